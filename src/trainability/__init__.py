@@ -1,0 +1,33 @@
+"""See whether information gets through a deep network, learn why it does not, and make it get through.
+
+>>> import trainability as tr
+>>> sorted(tr.__all__)
+['Flow', 'Init', 'LBE', 'Selection', 'UnsupportedModelError', 'Verdict', 'apply_', 'batch_entropy', 'diagnose',
+ 'differential_entropy', 'measure', 'neuron_entropy', 'select']
+"""
+
+from trainability.diagnose import Verdict, diagnose
+from trainability.entropy import batch_entropy, differential_entropy, neuron_entropy
+from trainability.errors import UnsupportedModelError
+from trainability.flow import Flow, measure
+from trainability.layers import Selection, select
+from trainability.lbe import LBE
+from trainability.remedies import Init, apply_
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LBE",
+    "Flow",
+    "Init",
+    "Selection",
+    "UnsupportedModelError",
+    "Verdict",
+    "apply_",
+    "batch_entropy",
+    "diagnose",
+    "differential_entropy",
+    "measure",
+    "neuron_entropy",
+    "select",
+]

@@ -1,0 +1,182 @@
+"""Batch entropy: how much information a layer passes on, in nats per neuron."""
+
+import math
+from typing import Literal, TypeGuard
+
+import torch
+from torch import Tensor
+
+from trainability.moments import Moments, Neurons, sample_count, samples
+
+Convention = Literal["paper", "published-code"]
+
+_CONSTANTS = {"paper": 2 * math.pi * math.e, "published-code": math.pi * math.e}
+
+
+def entropy_constant(convention: Convention) -> float:
+    """The constant c of ``log(c σ² + 1)``: 2πe in the paper, πe in the code published with it."""
+    try:
+        return _CONSTANTS[convention]
+    except (KeyError, TypeError):
+        raise ValueError(f"convention is {convention!r}; choose 'paper' or 'published-code'") from None
+
+
+def batch_entropy(
+    a: Tensor,
+    *,
+    convention: Convention = "paper",
+    neurons: Neurons = "position",
+    channel_dim: int | None = None,
+) -> Tensor:
+    """Entropy of a layer over a mini-batch, averaged over its neurons.
+
+    H = (1/n) Σ_k ½ log(c σ_k² + 1), where σ_k² is the unbiased variance of neuron k over the batch and
+    c = 2πe (``convention="paper"``) or πe (``"published-code"``, which the tables of the paper were made with).
+
+    Args:
+        a: activation ``(B, ...)``, floating point, at least two samples per neuron.
+        convention: which constant.
+        neurons: ``"position"``: every entry of ``a[0]`` is a neuron, as in the paper. ``"channel"``: a channel
+            is a neuron and its positions are further samples.
+        channel_dim: the channel's dimension where it is not 1 (4 or 5 dimensions) or last (otherwise).
+
+    Returns:
+        A scalar in nats: float32 for half types, the dtype of ``a`` otherwise. 0 means that the layer says
+        the same about every input. Differentiable once.
+
+    Raises:
+        TypeError: ``a`` is not a floating-point tensor.
+        ValueError: fewer than two samples per neuron, no neurons, or an unknown ``convention`` or ``neurons``.
+
+    Reference: Peer et al. (2022), eq. 2 and 3.
+
+    >>> import torch
+    >>> batch_entropy(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))  # σ² is 2 for one neuron and 0 for the other
+    tensor(0.8900)
+    """
+    return _gaussian(a, convention, neurons, channel_dim)[0].mean()
+
+
+def neuron_entropy(
+    a: Tensor,
+    *,
+    convention: Convention = "paper",
+    neurons: Neurons = "position",
+    channel_dim: int | None = None,
+) -> Tensor:
+    """Entropy of every neuron over a mini-batch: H_k = ½ log(c σ_k² + 1), in nats.
+
+    Arguments and errors are those of `batch_entropy`. The result has the shape of ``a[0]`` for
+    ``neurons="position"`` and ``(channels,)`` for ``"channel"``.
+
+    Reference: Peer et al. (2022), eq. 2.
+
+    >>> import torch
+    >>> neuron_entropy(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    tensor([1.7799, 0.0000])
+    """
+    if neurons == "position" and isinstance(a, Tensor):
+        a = a.contiguous()  # so that the neurons come in the order of their positions
+    entropy, _ = _gaussian(a, convention, neurons, channel_dim)
+    return entropy.reshape(a.shape[1:]) if neurons == "position" else entropy
+
+
+def differential_entropy(
+    a: Tensor,
+    *,
+    method: Literal["gaussian", "knn"] = "knn",
+    k: int = 3,
+    neurons: Neurons = "position",
+    channel_dim: int | None = None,
+) -> Tensor:
+    """Differential entropy of every neuron, to see how Gaussian the neurons are.
+
+    ``"gaussian"`` is ½ log(2πe σ²), the most that any distribution of variance σ² can have. ``"knn"`` is the
+    nearest-neighbour estimate ψ(S) − ψ(k) + log 2 + (1/S) Σ_s log ε_s, with ε_s the distance from sample s to its
+    k-th nearest neighbour among S. What "gaussian" exceeds "knn" by is how far from Gaussian the neuron is.
+
+    Neither has the ``+ 1`` of the batch entropy: both are −inf for a neuron with an atom, such as the exact zeros
+    of a ReLU. Not meant for training: there is no gradient through ``"knn"``.
+
+    Args:
+        a: activation ``(B, ...)`` with more than ``k`` samples per neuron.
+        method: which estimate.
+        k: which neighbour; more lowers the variance and raises the bias.
+        neurons: as in `batch_entropy`.
+        channel_dim: as in `batch_entropy`.
+
+    Returns:
+        ``(n,)`` in nats, one per neuron.
+
+    Raises:
+        TypeError: ``a`` is not a floating-point tensor.
+        ValueError: an unknown ``method``, or not more than ``k`` samples.
+
+    Reference: Kozachenko and Leonenko (1987); Kraskov, Stögbauer and Grassberger (2004), eq. 20.
+
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
+    >>> x = torch.rand(4000, 1)  # uniform on [0, 1]: its entropy is 0, that of a Gaussian of its variance 0.176
+    >>> [round(differential_entropy(x, method=method).item(), 1) for method in ("gaussian", "knn")]
+    [0.2, 0.0]
+    """
+    x = _checked_samples(a, neurons, channel_dim)
+    x = x if x.dim() == 2 else x.movedim(1, -1).flatten(0, 1)
+    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    count = x.shape[0]
+    if method == "gaussian":
+        return 0.5 * torch.log(2 * math.pi * math.e * x.var(0))
+    if method != "knn":
+        raise ValueError(f"method is {method!r}; choose 'gaussian' or 'knn'")
+    if not 0 < k < count:
+        raise ValueError(f"k is {k}; it must be at least 1 and less than the {count} samples of a neuron")
+    ordered = x.detach().sort(dim=0).values
+    # In one dimension the k-th neighbour is one end of a window of k + 1 ordered samples that holds the sample.
+    distance = torch.full_like(ordered, math.inf)
+    for left in range(k + 1):
+        low = ordered[: count - k]
+        high = ordered[k:]
+        middle = ordered[left : count - k + left]
+        reach = torch.maximum(middle - low, high - middle)
+        distance[left : count - k + left] = torch.minimum(distance[left : count - k + left], reach)
+    digamma = torch.special.digamma(torch.tensor([float(count), float(k)], dtype=torch.float64))
+    bias = (digamma[0] - digamma[1]).item() + math.log(2)
+    return distance.log().mean(0) + bias
+
+
+def entropy_from_variance(variance: Tensor, count: int, constant: float) -> Tensor:
+    """½ log(c σ² + 1), with σ² the unbiased form of a biased ``variance`` over ``count`` samples."""
+    return torch.log1p(variance * (constant * count / (count - 1))) * 0.5
+
+
+def is_activation(a: object) -> TypeGuard[Tensor]:
+    """Whether ``a`` is something whose entropy is defined: a floating-point tensor with neurons in it."""
+    return isinstance(a, Tensor) and a.is_floating_point() and a.dim() > 0 and a.numel() > 0
+
+
+def _gaussian(
+    a: Tensor, convention: Convention, neurons: Neurons, channel_dim: int | None
+) -> tuple[Tensor, int]:
+    constant = entropy_constant(convention)
+    x = _checked_samples(a, neurons, channel_dim)
+    count = sample_count(x)
+    if count < 2:
+        raise ValueError(
+            f"an activation of shape {tuple(a.shape)} has one sample per neuron; "
+            "the entropy over a batch needs at least two"
+        )
+    _, variance = Moments.apply(x)  # type: ignore[no-untyped-call]
+    return entropy_from_variance(variance, count, constant), count
+
+
+def _checked_samples(a: Tensor, neurons: Neurons, channel_dim: int | None) -> Tensor:
+    if not isinstance(a, Tensor) or not a.is_floating_point():
+        kind = a.dtype if isinstance(a, Tensor) else type(a).__name__
+        raise TypeError(f"an activation must be a floating-point tensor, not {kind}")
+    if neurons not in ("position", "channel"):
+        raise ValueError(f"neurons is {neurons!r}; choose 'position' or 'channel'")
+    if a.dim() == 0 or a.numel() == 0:
+        raise ValueError(f"an activation of shape {tuple(a.shape)} has no samples or no neurons")
+    if channel_dim is not None and not -a.dim() <= channel_dim < a.dim():
+        raise ValueError(f"channel_dim is {channel_dim}, but the activation has {a.dim()} dimensions")
+    return samples(a, neurons, channel_dim)

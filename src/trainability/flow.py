@@ -1,0 +1,240 @@
+"""The flow of information through a model on one batch: `measure`."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from trainability.entropy import Convention, entropy_constant, entropy_from_variance, is_activation
+from trainability.errors import UnsupportedModelError
+from trainability.layers import Selection, Where, select
+from trainability.moments import Neurons, sample_count, samples, statistics
+from trainability.observe import call, observing, tensors_in, unwrap
+from trainability.taps import Taps, reading_name
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True)
+class LayerFlow:
+    """What one layer passed on.
+
+    ``entropy`` is the batch entropy in nats; ``mean`` the mean of all its values; ``std`` the root mean square
+    over neurons of their standard deviation over the batch; ``dead`` the share of neurons that gave every input
+    the same value; ``gradient`` the Frobenius norm of dloss/dactivation, ``None`` where no gradient was asked for or
+    none arrives.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    entropy: float
+    mean: float
+    std: float
+    dead: float
+    gradient: float | None = None
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The flow of a model on a batch: one `LayerFlow` per reading, in the order in which they ran."""
+
+    layers: tuple[LayerFlow, ...]
+    skipped: dict[str, str]
+    selection: Selection
+    convention: Convention
+    neurons: Neurons
+    loss: float | None = None
+
+    def __iter__(self) -> Iterator[LayerFlow]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, key: int | str) -> LayerFlow:
+        if isinstance(key, int):
+            return self.layers[key]
+        for layer in self.layers:
+            if layer.name == key:
+                return layer
+        raise KeyError(f"no reading named {key!r}; there are {', '.join(layer.name for layer in self.layers)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, dicts and numbers, ready for JSON."""
+        return {
+            "layers": [{**asdict(layer), "shape": list(layer.shape)} for layer in self.layers],
+            "skipped": dict(self.skipped),
+            "convention": self.convention,
+            "neurons": self.neurons,
+            "loss": self.loss,
+        }
+
+    def plot(self) -> "Figure":
+        """Draw entropy, standard deviation and gradient norm per layer (needs plotly)."""
+        try:
+            from trainability.report.figures import flow_figure
+        except ImportError as error:
+            raise ImportError("Flow.plot() needs plotly: pip install 'trainability[experiments]'") from error
+        return flow_figure(self)
+
+    def __repr__(self) -> str:
+        with_gradient = any(layer.gradient is not None for layer in self.layers)
+        header = ["layer", "kind", "shape", "entropy", "mean", "std", "dead", *(["gradient"] if with_gradient else [])]
+        rows = [
+            [
+                layer.name,
+                layer.kind,
+                "×".join(map(str, layer.shape)),
+                f"{layer.entropy:.4f}",
+                f"{layer.mean:.3g}",
+                f"{layer.std:.3g}",
+                f"{layer.dead:.0%}",
+                *([("-" if layer.gradient is None else f"{layer.gradient:.3g}")] if with_gradient else []),
+            ]
+            for layer in self.layers
+        ]
+        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+        lines = [
+            "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+            for row in [header, *rows]
+        ]
+        lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
+        lines += [f"note {path}: {note}" for path, note in self.selection.notes.items()]
+        return "\n".join([*lines, *([self.selection.remark] if self.selection.remark else [])])
+
+
+def measure(
+    model: nn.Module,
+    inputs: Any,
+    targets: Any = None,
+    loss: Callable[[Any, Any], Tensor] | None = None,
+    *,
+    where: Where | None = None,
+    convention: Convention = "paper",
+    neurons: Neurons = "position",
+    channel_dim: int | None = None,
+) -> Flow:
+    """Measure how much information every layer of a model passes on, on one batch.
+
+    The model runs in the mode it is in. Afterwards its mode, buffers, gradients and the random state are what they
+    were, to the bit.
+
+    Args:
+        model: any module.
+        inputs: a batch of at least two; a tensor means ``model(x)``, a tuple or list ``model(*x)``, a mapping ``model(**x)``.
+        targets: second argument of ``loss``.
+        loss: ``loss(output, targets)``, a scalar; given with ``targets``, adds the gradient norm of every layer.
+        where: which layers (`trainability.select`); the default is every hidden nonlinearity.
+        convention: the constant of the entropy (`trainability.batch_entropy`).
+        neurons: what counts as a neuron (`trainability.batch_entropy`).
+        channel_dim: as in `trainability.batch_entropy`.
+
+    Raises:
+        ValueError: NaN in the input, ``where`` that matches nothing, or a batch of one.
+        UnsupportedModelError: no selected layer ran, or none had an entropy.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> deep = nn.Sequential(*[m for _ in range(12) for m in (nn.Linear(64, 64), nn.ReLU())], nn.Linear(64, 2))
+    >>> flow = measure(deep, torch.randn(256, 64))
+    >>> flow[0].entropy > 0.5, flow[-1].entropy < 0.001  # PyTorch's default initialisation lets it die
+    (True, True)
+    """
+    model = unwrap(model)
+    entropy_constant(convention)
+    _check_inputs(inputs)
+    selection = select(model, where, inputs=inputs)
+    wants_gradient = loss is not None and targets is not None
+    reader = _FlowReader(model, convention, neurons, channel_dim, wants_gradient)
+    value = None
+    with observing(model), Taps(model, selection.paths, reader), torch.set_grad_enabled(wants_gradient):
+        output = call(model, inputs)
+        if wants_gradient:
+            assert loss is not None
+            result = loss(output, targets)
+            value = float(result.detach())
+            reader.backward(result, [p for p in model.parameters() if p.requires_grad])
+    layers, skipped = reader.finish()
+    for path in selection.paths:
+        if path not in reader.ran:
+            skipped[path] = "it did not run"
+    if not layers:
+        raise UnsupportedModelError("", "no selected layer could be measured\n" + "\n".join(f"{k}: {v}" for k, v in skipped.items()))
+    return Flow(tuple(layers), {**selection.skipped, **skipped} if where is not None else skipped, selection, convention, neurons, value)
+
+
+class _FlowReader:
+    """Collects the statistics of every reading, and the norm of its gradient once a backward pass has come by."""
+
+    def __init__(
+        self, model: nn.Module, convention: Convention, neurons: Neurons, channel_dim: int | None, gradients: bool
+    ) -> None:
+        self._kinds = {path: type(module).__name__ for path, module in model.named_modules()}
+        self._constant = entropy_constant(convention)
+        self._neurons: Neurons = neurons
+        self._channel_dim = channel_dim
+        self._gradients = gradients
+        self._records: list[tuple[str, str, tuple[int, ...], Tensor]] = []
+        self._norms: dict[str, Tensor] = {}
+        self._skipped: dict[str, str] = {}
+        self.ran: set[str] = set()
+
+    def begin(self, model: nn.Module) -> None:
+        """Start; nothing is carried over from another pass."""
+
+    def read(self, path: str, call: int, activation: Tensor | None) -> None:
+        """Reduce one activation to its statistics."""
+        self.ran.add(path)
+        name = reading_name(path, call)
+        if not is_activation(activation):
+            self._skipped[name] = "its output holds no floating-point tensor with values"
+            return
+        x = samples(activation.detach(), self._neurons, self._channel_dim)
+        count = sample_count(x)
+        if count < 2:
+            raise ValueError(
+                f"layer {name}: an activation of shape {tuple(activation.shape)} has one sample per neuron; "
+                "measure on a batch of at least two"
+            )
+        mean, variance = statistics(x)
+        entropy = entropy_from_variance(variance, count, self._constant).mean()
+        first = x[:1] if x.dim() == 2 else x[:1, :, :1]
+        constant = (x == first).all(0) if x.dim() == 2 else (x == first).all(0).all(-1)
+        numbers = torch.stack([t.double() for t in (entropy, mean.mean(), variance.mean().sqrt(), constant.double().mean())])
+        self._records.append((name, self._kinds[path], tuple(activation.shape), numbers))
+        if self._gradients and activation.requires_grad:
+            activation.register_hook(lambda g: self._norms.__setitem__(name, g.detach().float().norm()))
+
+    def backward(self, loss: Tensor, parameters: list[Tensor]) -> None:
+        """Send the gradient of ``loss`` past the readings without accumulating it anywhere."""
+        if loss.requires_grad and parameters:
+            torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    def finish(self) -> tuple[list[LayerFlow], dict[str, str]]:
+        """Bring the numbers to the host."""
+        layers = []
+        for name, kind, shape, numbers in self._records:
+            entropy, mean, std, dead = numbers.tolist()
+            norm = self._norms.get(name)
+            layers.append(LayerFlow(name, kind, shape, entropy, mean, std, dead, None if norm is None else float(norm)))
+        return layers, dict(self._skipped)
+
+
+def _check_inputs(inputs: Any) -> None:
+    for position, tensor in enumerate(tensors_in(inputs)):
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            where = "the input" if isinstance(inputs, Tensor) else f"tensor {position} of the input"
+            if isinstance(inputs, Mapping):
+                where = f"input {[key for key, value in inputs.items() if value is tensor]}"
+            raise ValueError(f"{where} contains NaN ({int(tensor.isnan().sum())} of {tensor.numel()} values)")
+
+
+def first_not_finite(flow: Flow) -> LayerFlow | None:
+    """The first reading whose statistics are not finite, if any."""
+    return next((layer for layer in flow if not math.isfinite(layer.entropy + layer.mean)), None)

@@ -1,0 +1,134 @@
+"""Mean and variance of every neuron over a batch, with a gradient that stores nothing new.
+
+The variance of neuron k over S samples is v_k = (1/S) sum_s (x_sk - m_k)^2, so
+
+    d v_k / d x_sk = (2/S) (x_sk - m_k)
+
+and the backward pass needs the activation itself (which the network keeps anyway), the means, and one
+coefficient per neuron. The centred activation is formed again in the backward pass rather than kept:
+subtracting first is exact where a dying signal is a millionth of its mean, which expanding the square
+would round away.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Neurons = Literal["position", "channel"]
+
+
+def samples(a: Tensor, neurons: Neurons = "position", channel_dim: int | None = None) -> Tensor:
+    """View an activation as samples of neurons: ``(S, n)``, or ``(B, n, P)`` for maps by channel.
+
+    ``"position"`` makes every entry of ``a[0]`` a neuron and the batch its samples. ``"channel"`` makes
+    the positions further samples; the channel is dimension 1 of maps (4 or 5 dimensions) and the last
+    dimension otherwise, unless ``channel_dim`` names it. The order of the neurons is that of memory.
+    """
+    if neurons == "position":
+        if a.dim() == 2:
+            return a
+        if a.dim() < 2:
+            return a.reshape(-1, 1)
+        if not a.is_contiguous():  # channels_last: walk the dimensions as they lie in memory, without a copy
+            order = sorted(range(1, a.dim()), key=a.stride, reverse=True)
+            a = a.permute(0, *order)
+        return a.flatten(1)
+    dim = channel_dim if channel_dim is not None else (1 if a.dim() in (4, 5) else -1)
+    dim %= a.dim()
+    if dim == a.dim() - 1:
+        return a.reshape(-1, a.shape[-1])
+    if a.dim() >= 4 and a.is_contiguous(memory_format=_channels_last(a.dim())) and dim == 1:
+        return a.movedim(1, -1).flatten(0, -2)
+    return a.movedim(dim, 1).flatten(2)
+
+
+def _channels_last(dims: int) -> torch.memory_format:
+    return torch.channels_last if dims == 4 else torch.channels_last_3d
+
+
+def sample_count(x: Tensor) -> int:
+    """The number of samples per neuron in what `samples` returned."""
+    return x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[2]
+
+
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per neuron, ``(n,)`` each; half types are accumulated in float32."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        # One call, two passes, vectorised over neurons; var_mean over dimension 0 is ten times slower here.
+        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+        return mean, variance
+    variance, mean = torch.var_mean(x, dim=0 if x.dim() == 2 else (0, 2), correction=0)
+    return mean, variance
+
+
+class Moments(torch.autograd.Function):
+    """``Moments.apply(x)`` is the mean and biased variance of every neuron, ``(n,)`` each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute both statistics."""
+        ctx.set_materialize_grads(False)
+        mean, variance = statistics(x)
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_mean: Tensor | None, grad_variance: Tensor | None) -> Tensor | None:
+        """Return (2/S) (x - m) grad_variance + grad_mean / S."""
+        x, mean = ctx.saved_tensors
+        count = sample_count(x)
+        if x.dim() == 3:  # (B, n, P)
+            mean, grad_mean, grad_variance = _column(mean), _column(grad_mean), _column(grad_variance)
+        return _input_gradient(x, mean, grad_mean, grad_variance, count)
+
+
+class GroupMoments(torch.autograd.Function):
+    """The same for L small ``(S, n)`` activations of one shape, ``(L, n)`` each.
+
+    It costs little more than one of them, since for small tensors the calls cost more than the arithmetic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *xs: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute both statistics for all."""
+        ctx.set_materialize_grads(False)
+        stacked = torch.stack(xs)  # (L, S, n)
+        means = stacked.mean(1)
+        variances = stacked.sub_(means.unsqueeze(1)).square_().mean(1)
+        ctx.save_for_backward(means, *xs)
+        return means, variances
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_mean: Tensor | None, grad_variance: Tensor | None) -> Any:
+        """Return the gradient of each."""
+        means, *xs = ctx.saved_tensors
+        count = xs[0].shape[0]
+        centred = torch.stack(xs).sub_(means.unsqueeze(1))
+        if grad_variance is None:
+            grad_variance = torch.zeros_like(means)
+        gradient = centred.mul_((grad_variance * (2.0 / count)).unsqueeze(1))
+        if grad_mean is not None:
+            gradient.add_((grad_mean / count).unsqueeze(1))
+        return gradient.unbind(0)
+
+
+def _column(t: Any) -> Any:
+    return t if t is None else t.unsqueeze(-1)
+
+
+def _input_gradient(
+    x: Tensor, mean: Tensor, grad_mean: Tensor | None, grad_variance: Tensor | None, count: int
+) -> Tensor | None:
+    """(2/count) (x - mean) grad_variance + grad_mean / count, broadcast over samples, in one new buffer."""
+    if grad_variance is None:
+        return None if grad_mean is None else (grad_mean / count).expand_as(x).to(x.dtype)
+    gradient = (x - mean).mul_(grad_variance * (2.0 / count))
+    if grad_mean is not None:
+        gradient.add_(grad_mean / count)
+    return gradient.to(x.dtype)
