@@ -1,6 +1,7 @@
 """Layerwise batch-entropy regularisation (LBE): a loss term that keeps information flowing through every layer."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
-from trainability.entropy import Convention, entropy_constant, entropy_from_variance, is_activation
+from trainability.entropy import Convention, entropy_constant, is_activation
 from trainability.errors import UnsupportedModelError
 from trainability.layers import Selection, Where, select
 from trainability.moments import GroupMoments, Moments, Neurons, sample_count, samples
@@ -20,8 +21,10 @@ from trainability.taps import Taps, reading_name
 
 # Below the first size a call costs more than its arithmetic, so activations are gathered up to the second.
 _SMALL = 2**15
-_GROUP = 2**18
+_GROUP = 2**17
 
+# Both are asked on every step, so the cheap way; where torch has them no longer, the answer is the safe one.
+_saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
 _in_backward = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
@@ -174,10 +177,15 @@ class LBE(nn.Module):
         names = tuple(name for batch in batches for name in batch.names)
         position = {path: row for row, path in enumerate(self.selection.paths)}
         rows = tuple(position[path] for batch in batches for path in batch.paths)
-        entropy, mean_loss = self._entropy(batches, loss.detach())
         alpha = self.alpha if rows == tuple(range(len(position))) else self.alpha[list(rows)]
-        total, lbe = _Total.apply(loss, mean_loss, entropy, alpha, self.beta, self.alpha_min)  # type: ignore[no-untyped-call]
-        self._last = Last(names, rows, loss.detach(), lbe, entropy.detach(), self.alpha.detach().clone(), self.alpha_min)
+        runs = _runs(batches)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            variances, counts, mean_loss = _over_ranks(runs, loss.detach())
+        else:
+            variances, counts, mean_loss = [run.variance for run in runs], [run.count for run in runs], loss.detach()
+        scales = [self._constant * n / (n - 1) for n in counts]  # c σ² with σ² unbiased
+        total, lbe, entropy = _Total.apply(loss, mean_loss, alpha, self.beta, self.alpha_min, scales, *variances)  # type: ignore[no-untyped-call]
+        self._last = Last(names, rows, loss.detach(), lbe, entropy, self.alpha.detach().clone(), self.alpha_min)
         return total
 
     @property
@@ -235,24 +243,6 @@ class LBE(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}
 
-    def _entropy(self, batches: list["_Batch"], loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Batch entropy per reading, ``(L,)``, and the mean loss, both over all ranks."""
-        runs = [list(run) for _, run in groupby(batches, key=lambda b: (b.variance.shape[-1], b.count, b.variance.device))]
-        counts = [run[0].count for run in runs]
-        means = [torch.cat([b.mean for b in run]) if len(run) > 1 else run[0].mean for run in runs]
-        variances = [torch.cat([b.variance for b in run]) if len(run) > 1 else run[0].variance for run in runs]
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            variances, totals, loss = _over_ranks(means, variances, counts, loss)
-            entropies = [
-                (torch.log1p(v * (self._constant * n / (n - 1))) * 0.5).mean(-1)
-                for v, n in zip(variances, totals, strict=True)
-            ]
-        else:
-            entropies = [entropy_from_variance(v, n, self._constant).mean(-1) for v, n in zip(variances, counts, strict=True)]
-        if len(devices := {e.device for e in entropies}) > 1 or self.alpha.device not in devices or entropies[0].dtype != self.alpha.dtype:
-            entropies = [e.to(self.alpha) for e in entropies]  # a model spread over devices
-        return torch.cat(entropies) if len(entropies) > 1 else entropies[0], loss
-
 
 @dataclass
 class _Batch:
@@ -276,7 +266,8 @@ class _Reader:
         self.skipped: dict[str, str] = {}
         self._overwritten: dict[str, bool] = {}  # whether the model changes this layer's output in place
         self._versions: list[tuple[str, Tensor, int]] = []
-        self._pending: list[tuple[str, str, Tensor]] = []
+        self._pending: list[tuple[str, str, Tensor]] = []  # small activations of one shape
+        self._room = 0  # how many more of them make one group
         self._batches: list[_Batch] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -300,7 +291,7 @@ class _Reader:
         """Take the moments of one activation, now or with the next few of its shape."""
         if not self.enabled or not self.model_training:
             return
-        name = reading_name(path, call)
+        name = path if call == 1 else reading_name(path, call)
         if not is_activation(activation):
             self.skipped[name] = "its output holds no floating-point tensor with values"
             return
@@ -314,15 +305,22 @@ class _Reader:
             # Until one pass has shown whether the output is changed in place later, and where it is: a copy.
             activation = activation.clone()
         x = self._samples(name, activation)
-        small = x.dim() == 2 and x.numel() <= _SMALL and x.is_cpu and x.dtype.itemsize >= 4
         # A checkpoint runs a layer again to restore its saved tensors, not to have it read twice.
         if recomputing:
-            if not small:
+            if not self._is_small(x):
                 Moments.apply(x)  # type: ignore[no-untyped-call]
-        elif small:
-            self._gather(path, name, x)
+        elif self._pending and self._pending[0][2].shape == x.shape and self._room:
+            self._room -= 1
+            self._pending.append((path, name, x))
+        elif self._is_small(x):
+            self._flush()
+            self._room = _GROUP // x.numel() - 1
+            self._pending.append((path, name, x))
         else:
             self._take(path, name, x)
+
+    def _is_small(self, x: Tensor) -> bool:
+        return x.dim() == 2 and x.numel() <= _SMALL and x.is_cpu and x.dtype in (torch.float32, torch.float64)
 
     def _samples(self, name: str, activation: Tensor) -> Tensor:
         x = samples(activation, self.neurons, self.channel_dim)
@@ -338,14 +336,6 @@ class _Reader:
         self._flush()
         self._batches.append(_Batch((path,), (name,), mean.unsqueeze(0), variance.unsqueeze(0), sample_count(x)))
 
-    def _gather(self, path: str, name: str, x: Tensor) -> None:
-        if self._pending:
-            first = self._pending[0][2]
-            full = (len(self._pending) + 1) * x.numel() > _GROUP
-            if full or first.shape != x.shape or first.dtype != x.dtype or first.requires_grad != x.requires_grad:
-                self._flush()
-        self._pending.append((path, name, x))
-
     def _flush(self) -> None:
         if not self._pending:
             return
@@ -353,7 +343,7 @@ class _Reader:
         self._pending.clear()
         # A group may reach over several checkpointed regions. What it saves must not count among the tensors that
         # one of them saves, or the recomputation would miss them; hooks of its own keep it out.
-        with saved_tensors_hooks(_itself, _itself):
+        with saved_tensors_hooks(_itself, _itself) if _saving_hooks(True) else nullcontext():
             mean, variance = GroupMoments.apply(*xs)  # type: ignore[no-untyped-call]
         self._batches.append(_Batch(paths, names, mean, variance, sample_count(xs[0])))
 
@@ -379,46 +369,77 @@ def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _over_ranks(
-    means: list[Tensor], variances: list[Tensor], counts: list[int], loss: Tensor
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Global variance and sample count of every run of readings, and the mean loss, by one all-reduce."""
-    device = loss.device
-    sizes = [m.numel() for m in means]
-    flat_mean = torch.cat([m.flatten() for m in means]).to(device)
-    flat_variance = torch.cat([v.flatten() for v in variances]).to(device)
-    count = torch.cat([torch.full((size,), float(n), dtype=torch.float64) for size, n in zip(sizes, counts, strict=True)]).to(device)
-    variance, total, loss = _GlobalVariance.apply(flat_mean, flat_variance, count, loss)  # type: ignore[no-untyped-call]
-    parts = [v.view_as(m) for v, m in zip(variance.split(sizes), means, strict=True)]
-    totals = [t[0] for t in total.split(sizes)]
-    return parts, totals, loss
+def _runs(batches: list[_Batch]) -> list[_Batch]:
+    """Join neighbours with as many neurons and samples, so that what follows is one operation for all of them."""
+    runs = []
+    for _, same in groupby(batches, key=lambda b: (b.variance.shape[-1], b.count, b.variance.device, b.variance.dtype)):
+        group = list(same)
+        if len(group) == 1:
+            runs += group
+        else:
+            names = tuple(name for batch in group for name in batch.names)
+            mean, variance = torch.cat([b.mean for b in group]), torch.cat([b.variance for b in group])
+            runs.append(_Batch((), names, mean, variance, group[0].count))
+    return runs
+
+
+def _over_ranks(runs: list[_Batch], loss: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Variance and sample count of every run over the samples of all ranks, and the mean loss, by one all-reduce."""
+    sizes = [run.mean.numel() for run in runs]
+    counts = [torch.full((size,), float(run.count), dtype=torch.float64) for size, run in zip(sizes, runs, strict=True)]
+    variance, total, loss = _GlobalVariance.apply(  # type: ignore[no-untyped-call]
+        torch.cat([run.mean.flatten().to(loss.device) for run in runs]),
+        torch.cat([run.variance.flatten().to(loss.device) for run in runs]),
+        torch.cat(counts).to(loss.device),
+        loss,
+    )
+    variances = [v.view_as(run.mean) for v, run in zip(variance.split(sizes), runs, strict=True)]
+    return variances, [t[0] for t in total.split(sizes)], loss
 
 
 class _Total(torch.autograd.Function):
-    """``loss + |loss| L_BE`` and L_BE; written by hand because these few numbers cost more calls than arithmetic.
+    """From variances ``(L_r, n_r)`` of runs of readings to ``loss + |loss| L_BE``, L_BE and the entropies.
 
-    d total = d loss (1 + L_BE) + |mean loss| d L_BE, the first being d loss alone where the loss is negative.
+    Written by hand because these few numbers cost more calls than arithmetic. With s = c σ² per neuron,
+    H = mean ½ log(1 + s), so dH/dσ² = c / (2 n (1 + s)); and d total = d loss (1 + L_BE) + |mean loss| d L_BE, the first
+    being d loss alone where the loss is negative.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, loss: Tensor, mean_loss: Tensor, entropy: Tensor, alpha: Tensor, beta: float, alpha_min: float
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any,
+        loss: Tensor,
+        mean_loss: Tensor,
+        alpha: Tensor,
+        beta: float,
+        alpha_min: float,
+        scales: list[float | Tensor],
+        *variances: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        scaled = [v * scale for v, scale in zip(variances, scales, strict=True)]
+        entropies = [torch.log1p(s).mean(-1).to(alpha) for s in scaled]
+        entropy = (torch.cat(entropies) if len(entropies) > 1 else entropies[0]).mul_(0.5)
         error = entropy - alpha.abs().clamp_(min=alpha_min)
         lbe = torch.dot(error, error) * (beta / len(error))
-        ctx.save_for_backward(mean_loss, error, alpha, lbe)
-        ctx.settings = (beta, alpha_min)
-        ctx.mark_non_differentiable(lbe)
-        return loss + loss.abs() * lbe.to(loss.dtype), lbe
+        ctx.save_for_backward(mean_loss, error, alpha, lbe, *scaled)
+        ctx.settings = (beta, alpha_min, scales)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(lbe, entropy)
+        return loss + loss.abs() * lbe.to(loss), lbe, entropy
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor, _lbe: Any) -> Any:
-        mean_loss, error, alpha, lbe = ctx.saved_tensors
-        beta, alpha_min = ctx.settings
+    def backward(ctx: Any, grad: Tensor, _lbe: Any, _entropy: Any) -> Any:
+        mean_loss, error, alpha, lbe, *scaled = ctx.saved_tensors
+        beta, alpha_min, scales = ctx.settings
         by_entropy = error * (grad * mean_loss.abs() * (2 * beta / len(error)))
-        by_alpha = by_entropy * alpha.sign() * (alpha.abs() >= alpha_min)
-        return grad * (1 + lbe * (mean_loss >= 0)), None, by_entropy, by_alpha.neg_(), None, None
+        by_alpha = (by_entropy * alpha.sign()).mul_(alpha.abs() >= alpha_min).neg_()
+        by_variance = [
+            (g.to(s) * (scale / (2 * s.shape[-1]))).unsqueeze(-1) / (s + 1)
+            for g, s, scale in zip(by_entropy.split([len(s) for s in scaled]), scaled, scales, strict=True)
+        ]
+        by_loss = grad * (1 + lbe.to(grad) * (mean_loss >= 0))
+        return by_loss, None, by_alpha, None, None, None, *by_variance
 
 
 class _GlobalVariance(torch.autograd.Function):

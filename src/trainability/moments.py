@@ -109,13 +109,14 @@ class GroupMoments(torch.autograd.Function):
         """Return the gradient of each."""
         means, *xs = ctx.saved_tensors
         count = xs[0].shape[0]
-        centred = torch.stack(xs).sub_(means.unsqueeze(1))
         if grad_variance is None:
             grad_variance = torch.zeros_like(means)
-        gradient = centred.mul_((grad_variance * (2.0 / count)).unsqueeze(1))
+        # One tensor per activation and not slices of one, so that autograd adds to them in place.
+        gradients = torch._foreach_sub(xs, means.unbind(0))
+        torch._foreach_mul_(gradients, (grad_variance * (2.0 / count)).unbind(0))
         if grad_mean is not None:
-            gradient.add_((grad_mean / count).unsqueeze(1))
-        return gradient.unbind(0)
+            torch._foreach_add_(gradients, (grad_mean / count).unbind(0))
+        return tuple(gradients)
 
 
 def _column(t: Any) -> Any:
