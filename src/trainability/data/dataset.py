@@ -1,0 +1,82 @@
+"""A data set in memory: images as uint8, labels, seeded splits, normalisation."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images ``(N, C, H, W)`` as uint8 and labels ``(N,)``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> "Split":
+        """Return the samples at ``index``."""
+        return Split(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device | str) -> "Split":
+        """Move to a device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training, validation and test splits, with the mean and standard deviation of the training pixels per channel."""
+
+    name: str
+    classes: int
+    train: Split
+    val: Split
+    test: Split
+    mean: Tensor
+    std: Tensor
+    source: str
+    split_seed: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape ``(C, H, W)`` of one image."""
+        return tuple(self.train.images.shape[1:])
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """Move everything to a device."""
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in ("train", "val", "test", "mean", "std")}
+        return replace(self, **moved)
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Turn uint8 images into float32 with mean 0 and variance 1 per channel over the training set."""
+        return self.normalise(images.float().div_(255))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Normalise pixels in [0, 1]."""
+        return (pixels - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+
+    def describe(self) -> dict[str, Any]:
+        """What a record keeps of it."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "split_seed": self.split_seed,
+            "train": len(self.train),
+            "val": len(self.val),
+            "test": len(self.test),
+        }
+
+
+def split(name: str, classes: int, pool: Split, test: Split | None, held_out: int, source: str, seed: int) -> Dataset:
+    """Draw ``held_out`` validation samples (and as many test samples where there is no test set) by ``seed``."""
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
+    val, rest = pool.take(order[:held_out]), order[held_out:]
+    if test is None:
+        test, rest = pool.take(rest[:held_out]), rest[held_out:]
+    train = pool.take(rest)
+    pixels = train.images.float().div_(255)
+    std, mean = torch.std_mean(pixels, dim=(0, 2, 3), correction=0)
+    return Dataset(name, classes, train, val, test, mean, std, source, seed)

@@ -1,0 +1,146 @@
+"""Loading data sets: embedded digits, official idx files, or the Hugging Face hub."""
+
+import gzip
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainability.data.dataset import Dataset, Split, split
+
+
+class DataError(ValueError):
+    """Data that is unknown, missing or damaged."""
+
+
+@dataclass(frozen=True)
+class _Idx:
+    """Where the official files of an idx data set lie, their MD5 sums, and the id on the hub."""
+
+    folder: str
+    hub: str
+    md5: dict[str, str]
+
+
+_PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_IDX = {
+    "mnist": _Idx(
+        "MNIST/raw",
+        "ylecun/mnist",
+        dict(
+            zip(
+                _PARTS,
+                (
+                    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+                    "d53e105ee54ea40749a09fcbcd1e9432",
+                    "9fb629c4189551a2d022fa330f9573f3",
+                    "ec29112dd5afa0611ce80d1b7f02629c",
+                ),
+                strict=True,
+            )
+        ),
+    ),
+    "fashion-mnist": _Idx(
+        "FashionMNIST/raw",
+        "zalando-datasets/fashion_mnist",
+        dict(
+            zip(
+                _PARTS,
+                (
+                    "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                    "25c81989df183df01b3e8a0aad5dffbe",
+                    "bef4ecab320f06d8554ea6380940ec79",
+                    "bb300cfdad3c16e7a12a480ee83cd310",
+                ),
+                strict=True,
+            )
+        ),
+    ),
+}
+
+NAMES = ("digits", *_IDX)
+
+
+def load(name: str, data_dir: Path | str | None = None, *, hub: bool = False, split_seed: int = 0) -> Dataset:
+    """Load a data set with a seeded validation split.
+
+    Args:
+        name: ``"digits"`` (scikit-learn's 1,797 images of 8×8; needs no files), ``"mnist"`` or ``"fashion-mnist"``.
+        data_dir: folder of the official files, such as ``DIR/MNIST/raw/train-images-idx3-ubyte.gz``; checksums are
+            verified.
+        hub: take them from the Hugging Face hub instead (needs ``trainability[hub]``).
+        split_seed: seed of the split: 10,000 of the 60,000 training images are held out for validation; of digits 360
+            for validation and 360 for testing.
+
+    Raises:
+        DataError: an unknown name, or a file that is missing or damaged.
+
+    >>> digits = load("digits")
+    >>> digits.shape, len(digits.train), len(digits.val), len(digits.test)
+    ((1, 8, 8), 1077, 360, 360)
+    """
+    if name == "digits":
+        return _digits(split_seed)
+    if name not in _IDX:
+        raise DataError(f"there is no data set {name!r}; choose from {', '.join(NAMES)}")
+    spec = _IDX[name]
+    if hub:
+        train, test = _from_hub(spec.hub)
+        return split(name, 10, train, test, 10_000, f"hub:{spec.hub}", split_seed)
+    if data_dir is None:
+        raise DataError(
+            f"{name} needs its official files: name their folder with --data-dir DIR, take them from the Hugging Face hub "
+            "with --hub, or use --data digits, which needs none"
+        )
+    folder = Path(data_dir) / spec.folder
+    train_x, train_y, test_x, test_y = (_idx(folder / f"{part}.gz", spec.md5[part]) for part in _PARTS)
+    return split(name, 10, Split(train_x.unsqueeze(1), train_y.long()), Split(test_x.unsqueeze(1), test_y.long()), 10_000, "files", split_seed)
+
+
+def _digits(seed: int) -> Dataset:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError("digits comes with scikit-learn: pip install 'trainability[experiments]'") from error
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # 0 to 16 in the source
+    return split("digits", 10, Split(images, torch.from_numpy(bunch.target).long()), None, 360, "scikit-learn", seed)
+
+
+def _idx(path: Path, md5: str) -> Tensor:
+    """Read an idx file of unsigned bytes after checking that it is the official one."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; put the official file there, or use --hub") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise DataError(f"{path} is damaged: its MD5 is {found}, that of the official file {md5}; download it again")
+    content = gzip.decompress(raw)
+    dims = content[3]
+    shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims)]
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dims, count=math.prod(shape)).view(shape)
+
+
+def _from_hub(identifier: str) -> tuple[Split, Split]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError("--hub needs the datasets library: pip install 'trainability[hub]'") from error
+    try:
+        both = datasets.load_dataset(identifier)
+    except Exception as error:  # no network, no such data set, a full cache: the library raises many kinds
+        raise DataError(f"{identifier} could not be loaded from the hub: {str(error).splitlines()[0]}") from error
+    return _split_of(both["train"]), _split_of(both["test"])
+
+
+def _split_of(rows: Any) -> Split:
+    rows = rows.with_format("torch")
+    images = torch.stack([image.to(torch.uint8) for image in rows["image"]])
+    return Split(images if images.dim() == 4 else images.unsqueeze(1), torch.as_tensor(rows["label"][:]).long())

@@ -1,0 +1,1 @@
+"""Experiments: recipes and the comparison of remedies."""

@@ -1,0 +1,94 @@
+"""What a comparison says, in sentences: which remedy rescued what, and how far the seeds spread."""
+
+from statistics import mean, median
+
+from trainability.diagnose import SILENT
+from trainability.experiments.arms import ARMS
+from trainability.experiments.compare import Comparison
+from trainability.training.run import Record
+
+
+def accuracies(runs: list[Record]) -> list[float]:
+    """Test accuracies in percent, one per seed."""
+    return [run.accuracy[-1][2] for run in runs]
+
+
+def spread(values: list[float]) -> str:
+    """``76.6 % (71.6 to 90.5 over 5 seeds)``: the median and the range."""
+    if len(values) == 1:
+        return f"{values[0]:.2f} % (one seed)"
+    if max(values) - min(values) < 0.005:
+        return f"{values[0]:.2f} % on each of {len(values)} seeds"
+    return f"{median(values):.1f} % (median; {min(values):.1f} to {max(values):.1f} over {len(values)} seeds)"
+
+
+def narrate(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Return a title and sentences for every depth and learning rate."""
+    return [
+        (f"{depth} layers, learning rate {lr:g}", _cell(arms, comparison.chance))
+        for depth, lr, arms in comparison.cells()
+        if arms
+    ]
+
+
+def _cell(arms: dict[str, list[Record]], chance: float) -> list[str]:
+    sentences = []
+    for name, runs in arms.items():
+        values = accuracies(runs)
+        arm = ARMS[name]
+        subject = f"{name} ({arm.what})" if arm.base is None else f"{name} ({arm.what}, otherwise as {arm.base})"
+        start = [run.flow[0][1][-1] for run in runs]
+        signal = f"At the start its last hidden layer carries {mean(start):.2g} nats."
+        if _at_chance(values, chance):
+            sentences.append(f"{subject} does not learn: {spread(values)}, where always naming one class gives {chance:.2f} %. {signal}")
+        elif min(values) < chance + 5:
+            stuck = sum(v < chance + 5 for v in values)
+            sentences.append(f"{subject} learns on some seeds only: {spread(values)}; {stuck} of {len(values)} stay near chance. {signal}")
+        else:
+            sentences.append(f"{subject} learns: {spread(values)}. {signal}")
+        if any(run.status == "diverged" for run in runs):
+            sentences.append(f"{name} diverged on seeds {', '.join(str(r.seed) for r in runs if r.status == 'diverged')}.")
+        if arm.base in arms:
+            sentences.append(_against(name, values, arm.base, accuracies(arms[arm.base])))
+        if arm.lbe:
+            sentences += _revival(name, runs)
+    best = max(arms, key=lambda n: median(accuracies(arms[n])))
+    sentences.append(f"Strongest here: {best}, {spread(accuracies(arms[best]))}." + _seeds_warning(arms))
+    return sentences
+
+
+def _at_chance(values: list[float], chance: float) -> bool:
+    return max(values) < chance + 5
+
+
+def _against(name: str, values: list[float], base: str, base_values: list[float]) -> str:
+    gain = median(values) - median(base_values)
+    if min(values) > max(base_values):
+        return f"Every seed of {name} is above every seed of {base}; the medians differ by {gain:.1f} points."
+    if max(values) < min(base_values):
+        return f"Every seed of {name} is below every seed of {base}; the medians differ by {gain:.1f} points."
+    return f"The seeds of {name} and {base} overlap (medians differ by {gain:+.1f} points): no difference is shown."
+
+
+def _revival(name: str, runs: list[Record]) -> list[str]:
+    """When the last hidden layer first carried information, for runs that began without any, and what went with it."""
+    woke: dict[int, int | None] = {}
+    for run in runs:
+        if run.flow[0][1][-1] < SILENT:
+            woke[run.seed] = next((step for step, entropy, _ in run.flow if entropy[-1] >= SILENT), None)
+    if not woke:
+        return []
+    never = [seed for seed, step in woke.items() if step is None]
+    steps = {seed: step for seed, step in woke.items() if step is not None}
+    sentences = []
+    if steps:
+        when = ", ".join(f"seed {seed} by step {step}" for seed, step in steps.items())
+        sentences.append(f"In {name} the term opens a network that began silent; the last hidden layer first carries {SILENT} nats: {when}.")
+    if never:
+        sentences.append(f"On {'seed' if len(never) == 1 else 'seeds'} {', '.join(map(str, never))} {name} did not open it.")
+    return sentences
+
+
+def _seeds_warning(arms: dict[str, list[Record]]) -> str:
+    fewest = min(len(runs) for runs in arms.values())
+    return " With fewer than three seeds this is an impression, not a result." if fewest < 3 else ""

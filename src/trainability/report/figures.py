@@ -1,0 +1,268 @@
+"""Figures, drawn with plotly."""
+
+from collections.abc import Iterable
+from html import escape
+from itertools import cycle
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from trainability.flow import Flow
+from trainability.training.run import Record
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b")
+Arms = dict[str, list[Record]]
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """One colour per remedy, the same in every figure."""
+    return dict(zip(names, cycle(_PALETTE), strict=False))
+
+
+def _style(figure: go.Figure, height: int = 380) -> go.Figure:
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 60, "r": 20, "t": 50, "b": 50},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )
+    return figure
+
+
+def _lines(figure: go.Figure, arms: Arms, palette: dict[str, str], points: str) -> None:
+    """One line per seed; the seeds of a remedy share a colour and a legend entry."""
+    for name, runs in arms.items():
+        for number, run in enumerate(runs):
+            pairs = getattr(run, points)
+            figure.add_scatter(
+                x=[p[0] for p in pairs],
+                y=[p[-1] for p in pairs],
+                mode="lines+markers" if len(pairs) < 8 else "lines",
+                line={"color": palette[name], "width": 1.6},
+                opacity=0.8,
+                name=escape(name),
+                legendgroup=name,
+                showlegend=number == 0,
+                hovertemplate=f"{escape(name)}, seed {run.seed}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
+            )
+
+
+def accuracy_figure(arms: Arms, palette: dict[str, str], chance: float) -> go.Figure:
+    """Test accuracy over training, one line per seed."""
+    figure = go.Figure()
+    _lines(figure, arms, palette, "accuracy")
+    figure.add_hline(y=chance, line={"dash": "dot", "color": "#888"}, annotation_text="one class", annotation_position="bottom right")
+    figure.update_xaxes(title="training step")
+    figure.update_yaxes(title="test accuracy, %", range=[0, 101])
+    return _style(figure)
+
+
+def spread_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
+    """Final test accuracy of every seed, with the median."""
+    figure = go.Figure()
+    for name, runs in arms.items():
+        figure.add_box(
+            y=[run.accuracy[-1][2] for run in runs],
+            text=[f"seed {run.seed}" for run in runs],
+            name=escape(name),
+            boxpoints="all",
+            jitter=0.5,
+            pointpos=0,
+            marker={"color": palette[name], "size": 8},
+            line={"width": 1.5},
+            fillcolor="rgba(0,0,0,0.04)",
+            showlegend=False,
+        )
+    figure.update_yaxes(title="test accuracy at the end, %")
+    return _style(figure)
+
+
+def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
+    """Cross-entropy, and the LBE term as a curve of its own."""
+    with_term = {name: runs for name, runs in arms.items() if any(run.lbe for run in runs)}
+    figure = make_subplots(rows=1, cols=2 if with_term else 1, subplot_titles=["cross-entropy", "L_BE"][: 2 if with_term else 1])
+    left, right = go.Figure(), go.Figure()
+    _lines(left, arms, palette, "train_loss")
+    _lines(right, with_term, palette, "lbe")
+    for trace in left.data:
+        figure.add_trace(trace, row=1, col=1)
+    for trace in right.data:
+        trace.showlegend = False
+        figure.add_trace(trace, row=1, col=2)
+    figure.update_xaxes(title="training step")
+    figure.update_yaxes(title="training cross-entropy, nats", row=1, col=1)
+    if with_term:
+        figure.update_yaxes(title="L_BE (total = CE · (1 + L_BE))", type="log", row=1, col=2)
+    return _style(figure)
+
+
+def entropy_figure(arms: Arms) -> go.Figure:
+    """Entropy of every layer of every run as a heatmap, with a slider over training steps."""
+    runs = [(f"{name}, seed {run.seed}", run) for name, group in arms.items() for run in group]
+    labels = [escape(label) for label, _ in runs]
+    depth = max(len(run.layers) for _, run in runs)
+    steps = sorted({step for _, run in runs for step, _, _ in run.flow})
+
+    def grid(step: int) -> list[list[float | None]]:
+        rows = []
+        for _, run in runs:
+            entropy = next(e for s, e, _ in reversed(run.flow) if s <= step)
+            rows.append([*entropy, *([None] * (depth - len(entropy)))])
+        return rows
+
+    top = max(1.0, max(e for _, run in runs for _, entropies, _ in run.flow for e in entropies if e == e))
+
+    def heatmap(step: int) -> go.Heatmap:
+        return go.Heatmap(
+            z=grid(step),
+            x=list(range(1, depth + 1)),
+            y=labels,
+            zmin=0,
+            zmax=min(top, 3.0),
+            colorscale="Viridis",
+            colorbar={"title": "nats"},
+            hovertemplate="%{y}<br>layer %{x}: %{z:.4f} nats<extra></extra>",
+        )
+
+    figure = go.Figure(data=[heatmap(steps[-1])], frames=[go.Frame(data=[heatmap(s)], name=str(s)) for s in steps])
+    figure.update_xaxes(title="hidden layer")
+    figure.update_yaxes(autorange="reversed")
+    slider = {
+        "active": len(steps) - 1,
+        "currentvalue": {"prefix": "step "},
+        "pad": {"t": 45},
+        "steps": [
+            {"label": str(s), "method": "animate", "args": [[str(s)], {"mode": "immediate", "frame": {"duration": 0, "redraw": True}}]}
+            for s in steps
+        ],
+    }
+    figure.update_layout(sliders=[slider])
+    _style(figure, height=230 + 24 * len(runs))
+    return figure.update_layout(margin={"l": 130, "b": 90})
+
+
+def history_figure(arms: Arms) -> go.Figure:
+    """Entropy over training steps and layers, one heatmap per remedy, of the run of median accuracy."""
+    chosen = {name: sorted(runs, key=lambda r: r.accuracy[-1][2])[len(runs) // 2] for name, runs in arms.items()}
+    titles = [f"{escape(name)}, seed {run.seed}" for name, run in chosen.items()]
+    figure = make_subplots(rows=1, cols=len(chosen), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.02)
+    for column, run in enumerate(chosen.values(), 1):
+        figure.add_trace(
+            go.Heatmap(
+                z=list(zip(*(entropy for _, entropy, _ in run.flow), strict=True)),
+                x=[str(step) for step, _, _ in run.flow],
+                y=list(range(1, len(run.layers) + 1)),
+                coloraxis="coloraxis",
+                hovertemplate="step %{x}, layer %{y}: %{z:.4f} nats<extra></extra>",
+            ),
+            row=1,
+            col=column,
+        )
+    figure.update_xaxes(title="step", type="category", nticks=6)
+    figure.update_yaxes(title="hidden layer", row=1, col=1)
+    figure.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 0, "cmax": 3, "colorbar": {"title": "nats"}})
+    return _style(figure, 360)
+
+
+def alpha_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
+    """The learned alpha of every layer beside the entropy at the end; None where no run used LBE."""
+    figure = go.Figure()
+    for name, runs in arms.items():
+        for number, run in enumerate(r for r in runs if r.alpha):
+            figure.add_scatter(
+                x=list(range(1, len(run.alpha) + 1)),
+                y=[abs(a) for a in run.alpha],
+                mode="lines+markers",
+                line={"color": palette[name], "width": 1.4},
+                marker={"size": 4},
+                name=f"{escape(name)}",
+                legendgroup=name,
+                showlegend=number == 0,
+                hovertemplate=f"{escape(name)}, seed {run.seed}<br>layer %{{x}}: %{{y:.3f}}<extra></extra>",
+            )
+    if not figure.data:
+        return None
+    figure.update_xaxes(title="hidden layer")
+    figure.update_yaxes(title="|alpha| learned, nats")
+    return _style(figure)
+
+
+def neuron_figure(arms: Arms) -> go.Figure:
+    """Histogram of one neuron before its ReLU in the first, a middle and the last layer, before and after training."""
+    runs = {name: group[0] for name, group in arms.items() if group[0].neurons}
+    layers = sorted({row["layer"] for run in runs.values() for when in run.neurons for row in when["rows"]})
+    figure = make_subplots(
+        rows=len(runs),
+        cols=len(layers),
+        subplot_titles=[f"{escape(name)}, layer {layer}" for name in runs for layer in layers],
+        vertical_spacing=0.28 / max(len(runs), 1),
+        horizontal_spacing=0.06,
+    )
+    for row, run in enumerate(runs.values(), 1):
+        for when, colour in zip(run.neurons, ("#9aa5b1", "#D55E00"), strict=False):
+            for hist in when["rows"]:
+                count = len(hist["counts"])
+                width = (hist["high"] - hist["low"]) / count
+                total = sum(hist["counts"]) or 1
+                figure.add_trace(
+                    go.Bar(
+                        x=[hist["low"] + (i + 0.5) * width for i in range(count)],
+                        y=[c / total for c in hist["counts"]],
+                        width=width,
+                        marker={"color": colour, "line": {"width": 0}},
+                        opacity=0.65,
+                        name=when["when"],
+                        legendgroup=when["when"],
+                        showlegend=row == 1 and hist["layer"] == layers[0],
+                        hovertemplate=f"{when['when']}: {hist['entropy']:.3g} nats<extra></extra>",
+                    ),
+                    row=row,
+                    col=layers.index(hist["layer"]) + 1,
+                )
+    figure.update_layout(barmode="overlay", bargap=0)
+    figure.update_annotations(font={"size": 12})
+    return _style(figure, 60 + 210 * max(len(runs), 1))
+
+
+def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str], by: str) -> go.Figure:
+    """Accuracy against learning rate or depth, per remedy: every seed, and a line through the medians."""
+    figure = go.Figure()
+    index = 1 if by == "lr" else 0
+    fixed = sorted({cell[1 - index] for cell in cells})
+    for name, colour in palette.items():
+        for dash, other in zip(cycle(("solid", "dash", "dot", "dashdot")), fixed, strict=False):
+            points = [
+                (cell[index], sorted(run.accuracy[-1][2] for run in cell[2][name]))
+                for cell in cells
+                if cell[1 - index] == other and name in cell[2]
+            ]
+            if not points:
+                continue
+            label = escape(name) + (f", {'depth' if by == 'lr' else 'lr'} {other:g}" if len(fixed) > 1 else "")
+            figure.add_scatter(
+                x=[x for x, _ in points], y=[v[len(v) // 2] for _, v in points], mode="lines", name=label, legendgroup=label,
+                line={"color": colour, "dash": dash},
+            )
+            figure.add_scatter(
+                x=[x for x, values in points for _ in values], y=[v for _, values in points for v in values], mode="markers",
+                marker={"color": colour, "size": 7}, opacity=0.7, legendgroup=label, showlegend=False, name=label,
+            )
+    figure.update_xaxes(title="learning rate" if by == "lr" else "hidden layers", type="log" if by == "lr" else "linear")
+    figure.update_yaxes(title="test accuracy, %", range=[0, 101])
+    return _style(figure)
+
+
+def flow_figure(flow: Flow) -> go.Figure:
+    """Entropy, standard deviation and, where measured, gradient norm per layer."""
+    names = [escape(layer.name) for layer in flow]
+    gradients = [layer.gradient for layer in flow]
+    panels = [("batch entropy, nats", [layer.entropy for layer in flow], "linear"), ("std over the batch", [layer.std for layer in flow], "log")]
+    if any(g is not None for g in gradients):
+        panels.append(("gradient norm", gradients, "log"))
+    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[title for title, _, _ in panels])
+    for column, (title, values, scale) in enumerate(panels, 1):
+        figure.add_scatter(x=names, y=values, mode="lines+markers", name=title, showlegend=False, row=1, col=column)
+        figure.update_yaxes(type=scale, row=1, col=column)
+    return _style(figure)

@@ -1,0 +1,122 @@
+"""A report as one HTML file that needs nothing else: plotly's script is inside, once."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+from trainability.experiments.arms import ARMS
+from trainability.experiments.compare import Comparison
+from trainability.experiments.words import narrate
+from trainability.report import figures
+
+_ENVIRONMENT = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+
+
+def write_report(comparison: Comparison, out: Path) -> Path:
+    """Write ``report.html`` and ``results.json`` into ``out``, each whole or not at all, and return the report's path."""
+    write_whole(out / "results.json", json.dumps(finite({**comparison.to_json(), "records": [r.to_dict() for r in comparison.records]})))
+    return write_whole(out / "report.html", render(comparison))
+
+
+def finite(value: Any) -> Any:
+    """Replace NaN and infinities, which JSON does not have, by null."""
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a file beside its place and move it there, so that no half-written file is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def render(comparison: Comparison) -> str:
+    """Return the HTML."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("trainability.report"), **_ENVIRONMENT)  # type: ignore[arg-type]
+    palette = figures.colours(comparison.config.remedies)
+    words = dict(narrate(comparison))
+    cells = [(depth, lr, arms) for depth, lr, arms in comparison.cells() if arms]
+    sections = []
+    for depth, lr, arms in cells:
+        title = f"{depth} layers, learning rate {lr:g}"
+        sections.append({"title": title, "words": words[title], "rows": table(arms), "figures": _figures(arms, palette, comparison.chance)})
+    overview = []
+    for by, values in (("lr", comparison.config.lr), ("depth", comparison.config.depth)):
+        if len(values) > 1 and cells:
+            name = "learning rate" if by == "lr" else "depth"
+            overview.append(_figure(f"Accuracy against {name}", "", figures.versus_figure(cells, palette, by)))
+    return environment.get_template("compare.html").render(
+        comparison=comparison,
+        config=comparison.config.model_dump(mode="json"),
+        overview=overview,
+        sections=sections,
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def table(arms: figures.Arms) -> list[dict[str, Any]]:
+    """One row per remedy, the strongest first."""
+    rows = []
+    for name, runs in arms.items():
+        values = sorted(run.accuracy[-1][2] for run in runs)
+        rows.append(
+            {
+                "remedy": name,
+                "what": ARMS[name].what + (f", otherwise as {ARMS[name].base}" if ARMS[name].base else ""),
+                "seeds": [round(run.accuracy[-1][2], 2) for run in runs],
+                "median": values[len(values) // 2] if len(values) % 2 else (values[len(values) // 2 - 1] + values[len(values) // 2]) / 2,
+                "low": values[0],
+                "high": values[-1],
+                "entropy": sum(run.flow[0][1][-1] for run in runs) / len(runs),
+                "entropy_end": sum(run.flow[-1][1][-1] for run in runs) / len(runs),
+                "step_ms": sorted(run.step_ms or 0.0 for run in runs)[len(runs) // 2],
+            }
+        )
+    return sorted(rows, key=lambda row: -float(row["median"]))
+
+
+def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list[dict[str, Any]]:
+    drawn = [
+        ("Accuracy during training", "One line per seed.", figures.accuracy_figure(arms, palette, chance)),
+        ("Spread over seeds", "Every point is one seed; the line in the box is the median.", figures.spread_figure(arms, palette)),
+        (
+            "Information in every layer, step by step",
+            "Batch entropy of each hidden layer of each run; drag the slider through training. Dark: all inputs look alike.",
+            figures.entropy_figure(arms),
+        ),
+        ("The same over the whole training", "The run of median accuracy of each remedy. The steps lie denser at the start.", figures.history_figure(arms)),
+        ("Cross-entropy and the LBE term", "Apart, since the total loss multiplies them.", figures.loss_figure(arms, palette)),
+        ("Learned alpha", "The target each layer settled on; a target at alpha_min no longer learns.", figures.alpha_figure(arms, palette)),
+        (
+            "Single neurons",
+            "Values of one neuron of median variance before its ReLU over 512 training images, before (grey) and after training; first seed.",
+            figures.neuron_figure(arms),
+        ),
+    ]
+    return [_figure(title, caption, figure) for title, caption, figure in drawn if figure is not None]
+
+
+def _figure(title: str, caption: str, figure: Figure) -> dict[str, Any]:
+    html = figure.to_html(full_html=False, include_plotlyjs=False, auto_play=False, config={"displaylogo": False, "responsive": True})
+    return {"title": title, "caption": caption, "html": Markup(html)}
