@@ -42,7 +42,9 @@ def build(case: str) -> tuple[nn.Sequential, Tensor]:
     else:
         channels = [3] + [16] * 20
         layers = [
-            m for i, o in zip(channels, channels[1:], strict=False) for m in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())
+            m
+            for i, o in zip(channels, channels[1:], strict=False)
+            for m in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())
         ]
         model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
         x = torch.randn(batch, 3, 32, 32)
@@ -53,7 +55,9 @@ def build(case: str) -> tuple[nn.Sequential, Tensor]:
 class Published(nn.Module):
     """The published formula, layer by layer: 0.5 log(πe std² + 1), one parameter tensor per layer."""
 
-    def __init__(self, model: nn.Module, alpha: float = 0.5, beta: float = 0.2, alpha_min: float = 0.2) -> None:
+    def __init__(
+        self, model: nn.Module, alpha: float = 0.5, beta: float = 0.2, alpha_min: float = 0.2
+    ) -> None:
         super().__init__()
         self.taken: list[Tensor] = []
         relus = [m for m in model.modules() if isinstance(m, nn.ReLU)]
@@ -126,7 +130,10 @@ def measure(case: str, mode: str, rounds: int) -> dict[str, object]:
         "batch": CASES[case][0],
         "rounds": rounds,
         "plain_ms": round(1e3 * statistics.median(times["plain"]), 2),
-        "ratio": {n: round(statistics.median(b / a for a, b in zip(times["plain"], times[n], strict=True)), 3) for n in names[1:]},
+        "ratio": {
+            n: round(statistics.median(b / a for a, b in zip(times["plain"], times[n], strict=True)), 3)
+            for n in names[1:]
+        },
         "memory": {n: round(peaks[n] / peaks["plain"], 3) for n in names[1:]},
     }
 
@@ -138,7 +145,9 @@ def held_bytes(case: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--mode", nargs="+", choices=["eager", "compiled"], default=["eager", "compiled"])
     parser.add_argument("--rounds", type=int)
@@ -150,7 +159,9 @@ def main() -> None:
         for case in args.case:
             rows.append(row := measure(case, mode, args.rounds or CASES[case][1]))
             print(json.dumps(row), flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     record = {
         "command": "python benchmarks/overhead.py",
         "commit": commit,

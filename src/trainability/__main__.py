@@ -8,7 +8,10 @@ def main() -> None:
     try:
         from trainability.cli import app
     except ImportError as error:
-        print(f"trainability: {error.name} is missing; the command line needs: pip install 'trainability[experiments]'", file=sys.stderr)
+        print(
+            f"trainability: {error.name} is missing; the command line needs: pip install 'trainability[experiments]'",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     app()
 

@@ -31,22 +31,36 @@ def _about() -> None:
 def _compare(
     data: Annotated[str | None, typer.Option(help="digits, mnist or fashion-mnist.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
-    hub: Annotated[bool | None, typer.Option("--hub", help="Take the data from the Hugging Face hub.")] = None,
-    depth: Annotated[str | None, typer.Option(help="Hidden layers; a list such as 10,30 compares each.")] = None,
+    hub: Annotated[
+        bool | None, typer.Option("--hub", help="Take the data from the Hugging Face hub.")
+    ] = None,
+    depth: Annotated[
+        str | None, typer.Option(help="Hidden layers; a list such as 10,30 compares each.")
+    ] = None,
     width: Annotated[int | None, typer.Option(help="Neurons per hidden layer.")] = None,
     batch_size: Annotated[int | None, typer.Option()] = None,
     lr: Annotated[str | None, typer.Option(help="Learning rate of Adam; a list compares each.")] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
     seeds: Annotated[int | None, typer.Option(help="How many: 5 means seeds 0 to 4.")] = None,
-    remedies: Annotated[str | None, typer.Option(help="From default, he, lbe, he+lbe, batchnorm, residual.")] = None,
+    remedies: Annotated[
+        str | None, typer.Option(help="From default, he, lbe, he+lbe, batchnorm, residual.")
+    ] = None,
     alpha: Annotated[float | None, typer.Option(help="LBE: initial target of every layer, in nats.")] = None,
     beta: Annotated[float | None, typer.Option(help="LBE: strength.")] = None,
     alpha_min: Annotated[float | None, typer.Option(help="LBE: floor of the targets.")] = None,
-    augment: Annotated[bool | None, typer.Option("--augment", help="Random affine maps, brightness and contrast.")] = None,
+    augment: Annotated[
+        bool | None, typer.Option("--augment", help="Random affine maps, brightness and contrast.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of these settings; flags win over it.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report.html and results.json.")] = Path("runs/compare"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output, and nothing else there.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of these settings; flags win over it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.html and results.json.")] = Path(
+        "runs/compare"
+    ),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object to standard output, and nothing else there.")
+    ] = False,
 ) -> None:
     """Train one network with several remedies side by side, and report what rescued what."""
     given: dict[str, Any] = {
@@ -71,14 +85,18 @@ def _compare(
         _check_device(settings.device)
         dataset = load(settings.data, settings.data_dir, hub=settings.hub)
         if settings.batch_size > len(dataset.train):
-            raise ConfigError(f"batch_size: {settings.batch_size} is more than the {len(dataset.train)} training samples")
+            raise ConfigError(
+                f"batch_size: {settings.batch_size} is more than the {len(dataset.train)} training samples"
+            )
         _check_out(out)
     except (ConfigError, DataError) as error:
         _fail(str(error))
     console = Console(stderr=True)
     environment = {"allocator": tune_allocator()}
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        comparison = compare(settings, dataset, environment=environment, progress=lambda c: live.update(_progress(c)))
+        comparison = compare(
+            settings, dataset, environment=environment, progress=lambda c: live.update(_progress(c))
+        )
     if as_json:
         print(json.dumps(finite(comparison.to_json())))
     try:
@@ -124,7 +142,10 @@ def _duration(seconds: float | None) -> str:
 def _progress(comparison: Comparison) -> Table:
     """The live table: the runs in training, and how many are done."""
     done = sum(record.status in ("done", "diverged") for record in comparison.records)
-    grid = Table(title=f"{done} of {len(comparison.records)} runs done, {_duration(comparison.seconds_left())} left", title_justify="left")
+    grid = Table(
+        title=f"{done} of {len(comparison.records)} runs done, {_duration(comparison.seconds_left())} left",
+        title_justify="left",
+    )
     for heading in ("remedy", "depth", "lr", "seed"):
         grid.add_column(heading)
     for heading in ("epoch", "accuracy %", "loss", "nats: first", "lowest", "last", "ms/step"):
@@ -132,7 +153,12 @@ def _progress(comparison: Comparison) -> Table:
     started = [record for record in comparison.records if record.status != "waiting"]
     for record in started[-max(12, len(comparison.config.remedies)) :]:
         result = record.result()
-        cells = (result["test_accuracy"], result["train_loss"], *(result[f"entropy_{where}"] for where in ("first", "lowest", "last")), result["step_ms"])
+        cells = (
+            result["test_accuracy"],
+            result["train_loss"],
+            *(result[f"entropy_{where}"] for where in ("first", "lowest", "last")),
+            result["step_ms"],
+        )
         formats = (".2f", ".3f", ".2f", ".3f", ".3f", ".1f")
         grid.add_row(
             record.remedy,
@@ -170,4 +196,3 @@ def _show(comparison: Comparison, console: Console) -> None:
         console.print(grid)
         for sentence in words[title]:
             console.print(f"- {sentence}", highlight=False, markup=False)
-

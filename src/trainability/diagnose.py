@@ -37,7 +37,11 @@ class Verdict:
     predicted_std: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        sections = [("Evidence", self.evidence), ("What to try, in this order", self.remedies), ("Not computed", self.not_computed)]
+        sections = [
+            ("Evidence", self.evidence),
+            ("What to try, in this order", self.remedies),
+            ("Not computed", self.not_computed),
+        ]
         lines = [self.summary]
         for title, items in sections:
             if items:
@@ -86,13 +90,20 @@ def diagnose(
     parts = _Parts()
     flow = parts.run("the flow of information", lambda: measure(model, inputs, targets, loss, where=where))
     if flow is None:
-        flow = parts.run("the flow without gradients", lambda: measure(model, inputs, where=where), quiet=True)
-    predicted = parts.run("the standard deviation that the weights predict", lambda: predict_std(model, inputs, flow)) or {}
+        flow = parts.run(
+            "the flow without gradients", lambda: measure(model, inputs, where=where), quiet=True
+        )
+    predicted = (
+        parts.run("the standard deviation that the weights predict", lambda: predict_std(model, inputs, flow))
+        or {}
+    )
     dependence: float | None = None
     if targets is None or loss is None:
         parts.missing.append("gradients and their dependence on the labels: pass targets and loss")
     else:
-        dependence = parts.run("the dependence on the labels", lambda: label_dependence(model, inputs, targets, loss))
+        dependence = parts.run(
+            "the dependence on the labels", lambda: label_dependence(model, inputs, targets, loss)
+        )
     return _verdict(flow, predicted, dependence, history or {}, parts.missing)
 
 
@@ -128,13 +139,18 @@ def label_dependence(
     True
     """
     if not isinstance(targets, Tensor) or targets.dim() == 0 or len(targets) < 2:
-        raise ValueError("the labels must be a tensor with one entry per sample along dimension 0, to be permuted")
+        raise ValueError(
+            "the labels must be a tensor with one entry per sample along dimension 0, to be permuted"
+        )
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
     if not weights:
         raise ValueError("no weight matrix requires a gradient; the model is frozen")
 
     def gradient(labels: Tensor) -> Tensor:
-        with observing(model), torch.enable_grad():  # the same random state, hence the same dropout, every time
+        with (
+            observing(model),
+            torch.enable_grad(),
+        ):  # the same random state, hence the same dropout, every time
             value = loss(call(model, inputs), labels)
             parts = torch.autograd.grad(value, weights, allow_unused=True)
         return torch.cat([g.double().flatten() for g in parts if g is not None])
@@ -212,7 +228,9 @@ class _OrderReader:
         if a is not None and a.numel():
             _, variance = statistics(samples(a))
             values = a.float()
-            self.readings.append((path, values.mean().item(), variance.mean().sqrt().item(), values.std().item()))
+            self.readings.append(
+                (path, values.mean().item(), variance.mean().sqrt().item(), values.std().item())
+            )
 
 
 def _gain(weight_layer: nn.Module, nonlinearity: nn.Module, mean: float, spread: float) -> float:
@@ -220,7 +238,9 @@ def _gain(weight_layer: nn.Module, nonlinearity: nn.Module, mean: float, spread:
     weight = weight_layer.weight
     assert isinstance(weight, Tensor)
     fan_in = weight[0].numel()
-    return fan_in * weight.detach().double().var(correction=0).item() * _slope_square(nonlinearity, mean, spread)
+    return (
+        fan_in * weight.detach().double().var(correction=0).item() * _slope_square(nonlinearity, mean, spread)
+    )
 
 
 def _slope_square(nonlinearity: nn.Module, mean: float, spread: float) -> float:
@@ -234,7 +254,11 @@ def _slope_square(nonlinearity: nn.Module, mean: float, spread: float) -> float:
 
 
 def _verdict(
-    flow: Flow | None, predicted: dict[str, float], dependence: float | None, history: Mapping[int, Flow], missing: list[str]
+    flow: Flow | None,
+    predicted: dict[str, float],
+    dependence: float | None,
+    history: Mapping[int, Flow],
+    missing: list[str],
 ) -> Verdict:
     if flow is None:
         return Verdict(False, "No verdict: the model could not be measured.", (), (), tuple(missing))
@@ -244,7 +268,11 @@ def _verdict(
             False,
             f"The activations are not finite from layer {broken.name} on.",
             _explosion(flow),
-            ("lower the weights' variance: apply_(model, Init('he'))", "a lower learning rate", "gradient clipping"),
+            (
+                "lower the weights' variance: apply_(model, Init('he'))",
+                "a lower learning rate",
+                "gradient clipping",
+            ),
             tuple(missing),
             flow,
             broken.name,
@@ -260,7 +288,11 @@ def _verdict(
     if dependence is not None:
         evidence.append(
             f"Permuting the labels changes the gradient by {dependence:.2g} of its size: "
-            + ("it does not depend on which label belongs to which input." if blind else "the labels reach the weights.")
+            + (
+                "it does not depend on which label belongs to which input."
+                if blind
+                else "the labels reach the weights."
+            )
         )
     if silent is not None:
         at = flow.layers[silent].name
@@ -275,7 +307,9 @@ def _verdict(
     else:
         at, summary, remedies = None, "Information gets through all layers.", ()
     healthy = silent is None and not blind
-    return Verdict(healthy, summary, tuple(evidence), remedies, tuple(missing), flow, at, dependence, predicted)
+    return Verdict(
+        healthy, summary, tuple(evidence), remedies, tuple(missing), flow, at, dependence, predicted
+    )
 
 
 def _silent_from(flow: Flow) -> int | None:
@@ -297,7 +331,9 @@ def _entropy_words(flow: Flow) -> str:
 
 def _since(name: str, history: Mapping[int, Flow]) -> str:
     steps = sorted(history)
-    dead = [step for step in steps if (at := _silent_from(history[step])) is not None and at < len(history[step])]
+    dead = [
+        step for step in steps if (at := _silent_from(history[step])) is not None and at < len(history[step])
+    ]
     if not steps:
         return f"{name} is silent at the weights it has now; pass history= to learn since when."
     if not dead:
@@ -305,7 +341,9 @@ def _since(name: str, history: Mapping[int, Flow]) -> str:
     if dead[0] == 0:
         return "It was so at initialisation, before any training."
     alive = max((step for step in steps if step < dead[0]), default=None)
-    return f"It has been so since step {dead[0]}" + (f"; at step {alive} information still got through." if alive is not None else ".")
+    return f"It has been so since step {dead[0]}" + (
+        f"; at step {alive} information still got through." if alive is not None else "."
+    )
 
 
 def _weights_words(flow: Flow, predicted: dict[str, float], silent: int | None) -> tuple[bool, list[str]]:
@@ -315,7 +353,11 @@ def _weights_words(flow: Flow, predicted: dict[str, float], silent: int | None) 
         return False, []
     # Deep in a dead network rounding noise is all that is left, so the comparison ends where the signal does.
     alive = [name for name in both if predicted[name] > 1e-6 * predicted[both[0]]]
-    name = alive[-1] if silent is None else next((n for n in alive if measured[n] < 0.05 * measured[both[0]]), alive[-1])
+    name = (
+        alive[-1]
+        if silent is None
+        else next((n for n in alive if measured[n] < 0.05 * measured[both[0]]), alive[-1])
+    )
     steps = both.index(name)
     if steps == 0:
         return False, []
@@ -331,7 +373,9 @@ def _weights_words(flow: Flow, predicted: dict[str, float], silent: int | None) 
         return True, [words + ": the weights are too small, and that explains it."]
     if agrees:
         return False, [words + "."]
-    return False, [words + ": something else than the weights' variance (a shortcut, correlated inputs) is at work."]
+    return False, [
+        words + ": something else than the weights' variance (a shortcut, correlated inputs) is at work."
+    ]
 
 
 def _gradient_words(flow: Flow) -> list[str]:
@@ -342,7 +386,13 @@ def _gradient_words(flow: Flow) -> list[str]:
     if high == 0:
         return [f"The gradient of {last} is exactly 0."]
     ratio = low / high
-    tendency = "vanishes on its way back" if ratio < 1e-3 else "explodes on its way back" if ratio > 1e3 else "gets back"
+    tendency = (
+        "vanishes on its way back"
+        if ratio < 1e-3
+        else "explodes on its way back"
+        if ratio > 1e3
+        else "gets back"
+    )
     return [f"The gradient {tendency}: norm {high:.2g} at {last}, {low:.2g} at {first}."]
 
 
@@ -350,7 +400,9 @@ def _explosion(flow: Flow) -> tuple[str, ...]:
     finite = [layer for layer in flow if math.isfinite(layer.std)]
     if not finite:
         return ("Not even the first layer is finite: check the inputs and the weights for NaN.",)
-    return (f"The standard deviation over the batch grows from {finite[0].std:.2g} to {finite[-1].std:.2g} at {finite[-1].name}.",)
+    return (
+        f"The standard deviation over the batch grows from {finite[0].std:.2g} to {finite[-1].std:.2g} at {finite[-1].name}.",
+    )
 
 
 def _remedies(explained: bool) -> tuple[str, ...]:

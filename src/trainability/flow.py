@@ -62,7 +62,9 @@ class Flow:
         for layer in self.layers:
             if layer.name == key:
                 return layer
-        raise KeyError(f"no reading named {key!r}; there are {', '.join(layer.name for layer in self.layers)}")
+        raise KeyError(
+            f"no reading named {key!r}; there are {', '.join(layer.name for layer in self.layers)}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and numbers, ready for JSON."""
@@ -84,7 +86,16 @@ class Flow:
 
     def __repr__(self) -> str:
         with_gradient = any(layer.gradient is not None for layer in self.layers)
-        header = ["layer", "kind", "shape", "entropy", "mean", "std", "dead", *(["gradient"] if with_gradient else [])]
+        header = [
+            "layer",
+            "kind",
+            "shape",
+            "entropy",
+            "mean",
+            "std",
+            "dead",
+            *(["gradient"] if with_gradient else []),
+        ]
         rows = [
             [
                 layer.name,
@@ -100,7 +111,10 @@ class Flow:
         ]
         widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
         lines = [
-            "  ".join(cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+            "  ".join(
+                cell.ljust(w) if i < 3 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
             for row in [header, *rows]
         ]
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
@@ -165,15 +179,29 @@ def measure(
         if path not in reader.ran:
             skipped[path] = "it did not run"
     if not layers:
-        raise UnsupportedModelError("", "no selected layer could be measured\n" + "\n".join(f"{k}: {v}" for k, v in skipped.items()))
-    return Flow(tuple(layers), {**selection.skipped, **skipped} if where is not None else skipped, selection, convention, neurons, value)
+        raise UnsupportedModelError(
+            "", "no selected layer could be measured\n" + "\n".join(f"{k}: {v}" for k, v in skipped.items())
+        )
+    return Flow(
+        tuple(layers),
+        {**selection.skipped, **skipped} if where is not None else skipped,
+        selection,
+        convention,
+        neurons,
+        value,
+    )
 
 
 class _FlowReader:
     """Collects the statistics of every reading, and the norm of its gradient once a backward pass has come by."""
 
     def __init__(
-        self, model: nn.Module, convention: Convention, neurons: Neurons, channel_dim: int | None, gradients: bool
+        self,
+        model: nn.Module,
+        convention: Convention,
+        neurons: Neurons,
+        channel_dim: int | None,
+        gradients: bool,
     ) -> None:
         self._kinds = {path: type(module).__name__ for path, module in model.named_modules()}
         self._constant = entropy_constant(convention)
@@ -206,7 +234,9 @@ class _FlowReader:
         entropy = entropy_from_variance(variance, count, self._constant).mean()
         first = x[:1] if x.dim() == 2 else x[:1, :, :1]
         constant = (x == first).all(0) if x.dim() == 2 else (x == first).all(0).all(-1)
-        numbers = torch.stack([t.double() for t in (entropy, mean.mean(), variance.mean().sqrt(), constant.double().mean())])
+        numbers = torch.stack(
+            [t.double() for t in (entropy, mean.mean(), variance.mean().sqrt(), constant.double().mean())]
+        )
         self._records.append((name, self._kinds[path], tuple(activation.shape), numbers))
         if self._gradients and activation.requires_grad:
             activation.register_hook(lambda g: self._norms.__setitem__(name, g.detach().float().norm()))
@@ -222,7 +252,9 @@ class _FlowReader:
         for name, kind, shape, numbers in self._records:
             entropy, mean, std, dead = numbers.tolist()
             norm = self._norms.get(name)
-            layers.append(LayerFlow(name, kind, shape, entropy, mean, std, dead, None if norm is None else float(norm)))
+            layers.append(
+                LayerFlow(name, kind, shape, entropy, mean, std, dead, None if norm is None else float(norm))
+            )
         return layers, dict(self._skipped)
 
 

@@ -35,7 +35,9 @@ class Selection:
 
     def __str__(self) -> str:
         lines = [f"{len(self.paths)} {'layer' if len(self.paths) == 1 else 'layers'}"]
-        lines += [f"  {path}" + (f"  ({self.notes[path]})" if path in self.notes else "") for path in self.paths]
+        lines += [
+            f"  {path}" + (f"  ({self.notes[path]})" if path in self.notes else "") for path in self.paths
+        ]
         if self.skipped:
             lines.append(f"{len(self.skipped)} skipped")
             lines += [f"  {path}: {reason}" for path, reason in self.skipped.items()]
@@ -79,7 +81,9 @@ def select(model: nn.Module, where: Where | None = None, *, inputs: Any = None) 
         else:
             seen[id(module)] = path
     if not seen:
-        raise ValueError(f"where={_shown(where)} matched no layer of {type(model).__name__}{_nearest(model, where)}")
+        raise ValueError(
+            f"where={_shown(where)} matched no layer of {type(model).__name__}{_nearest(model, where)}"
+        )
     return Selection(tuple(seen.values()), {}, skipped)
 
 
@@ -96,14 +100,25 @@ def _default(model: nn.Module, calls: ActivationCalls | None) -> Selection:
             skipped[path] = "its output is the output of the model, not a hidden layer"
         for path, function in calls.after_weight.items():
             notes[path] = f"before {function}, which is called as a function and has no module to tap"
-        skipped.update({path: f"{function} is called there, but after no weight layer" for path, function in calls.orphans.items()})
+        skipped.update(
+            {
+                path: f"{function} is called there, but after no weight layer"
+                for path, function in calls.orphans.items()
+            }
+        )
     elif hidden:
         remark = "Activations called as functions could not be looked for; pass inputs= to have them found."
     else:
         for path in weights[:-1]:
             notes[path] = "the weight layer; no nonlinearity has a module, and the model cannot be traced"
     chosen = set(hidden) | set(notes)
-    skipped.update({path: "a weight layer; the nonlinearity after it, if any, is the layer" for path in weights if path not in chosen})
+    skipped.update(
+        {
+            path: "a weight layer; the nonlinearity after it, if any, is the layer"
+            for path in weights
+            if path not in chosen
+        }
+    )
     if not chosen:
         raise ValueError(
             f"{type(model).__name__} has no hidden nonlinearity that could be found; "
@@ -124,7 +139,9 @@ def _matcher(where: Where) -> type_of_callable:
         return lambda path, module: any(part(path, module) for part in parts)
     if callable(where):
         return where
-    raise TypeError(f"where must be a glob, a compiled regex, a type, a callable or a list of these, not {where!r}")
+    raise TypeError(
+        f"where must be a glob, a compiled regex, a type, a callable or a list of these, not {where!r}"
+    )
 
 
 def _shown(where: Where) -> str:

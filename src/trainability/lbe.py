@@ -150,7 +150,9 @@ class LBE(nn.Module):
             )
         like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
         dtype = like.dtype if like.dtype == torch.float64 else torch.float32
-        self.alpha = nn.Parameter(torch.full((len(self.selection.paths),), float(alpha), dtype=dtype, device=like.device))
+        self.alpha = nn.Parameter(
+            torch.full((len(self.selection.paths),), float(alpha), dtype=dtype, device=like.device)
+        )
         self.beta = float(beta)
         self.alpha_min = float(alpha_min)
         self.convention = convention
@@ -162,7 +164,9 @@ class LBE(nn.Module):
     def forward(self, loss: Tensor) -> Tensor:
         """Return loss · (1 + L_BE) for the readings of the last forward pass, and forget them."""
         if not isinstance(loss, Tensor) or loss.dim() != 0:
-            what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            what = (
+                f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            )
             raise ValueError(f"lbe(loss) needs a scalar loss, not {what}; reduce it with .mean() first")
         if not self.training or not self._reader.model_training:
             self._reader.clear()
@@ -182,10 +186,18 @@ class LBE(nn.Module):
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             variances, counts, mean_loss = _over_ranks(runs, loss.detach())
         else:
-            variances, counts, mean_loss = [run.variance for run in runs], [run.count for run in runs], loss.detach()
+            variances, counts, mean_loss = (
+                [run.variance for run in runs],
+                [run.count for run in runs],
+                loss.detach(),
+            )
         scales = [self._constant * n / (n - 1) for n in counts]  # c σ² with σ² unbiased
-        total, lbe, entropy = _Total.apply(loss, mean_loss, alpha, self.beta, self.alpha_min, scales, *variances)  # type: ignore[no-untyped-call]
-        self._last = Last(names, rows, loss.detach(), lbe, entropy, self.alpha.detach().clone(), self.alpha_min)
+        total, lbe, entropy = _Total.apply(
+            loss, mean_loss, alpha, self.beta, self.alpha_min, scales, *variances
+        )  # type: ignore[no-untyped-call]
+        self._last = Last(
+            names, rows, loss.detach(), lbe, entropy, self.alpha.detach().clone(), self.alpha_min
+        )
         return total
 
     @property
@@ -194,6 +206,11 @@ class LBE(nn.Module):
         if self._last is None:
             raise RuntimeError("lbe.last is empty: lbe(loss) has not run in training mode yet")
         return self._last
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Readings that had no entropy, such as integers, with the reason."""
+        return dict(self._reader.skipped)
 
     def parameter_groups(self, model: nn.Module, **options: Any) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser, with ``options`` for the model and no weight decay on alpha.
@@ -234,7 +251,9 @@ class LBE(nn.Module):
         """Check the names of the layers."""
         if list(state) != list(self.selection.paths):
             differ = sorted(set(state) ^ set(self.selection.paths)) or ["the order"]
-            raise ValueError(f"this state belongs to an LBE of other layers; they differ in {', '.join(differ[:5])}")
+            raise ValueError(
+                f"this state belongs to an LBE of other layers; they differ in {', '.join(differ[:5])}"
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -295,7 +314,9 @@ class _Reader:
         if not is_activation(activation):
             self.skipped[name] = "its output holds no floating-point tensor with values"
             return
-        if torch.compiler.is_compiling():  # in-place changes are traced away, and the compiler fuses better than a group
+        if (
+            torch.compiler.is_compiling()
+        ):  # in-place changes are traced away, and the compiler fuses better than a group
             self._take(path, name, self._samples(name, activation))
             return
         recomputing = _in_backward() != -1
@@ -334,7 +355,9 @@ class _Reader:
     def _take(self, path: str, name: str, x: Tensor) -> None:
         mean, variance = Moments.apply(x)  # type: ignore[no-untyped-call]
         self._flush()
-        self._batches.append(_Batch((path,), (name,), mean.unsqueeze(0), variance.unsqueeze(0), sample_count(x)))
+        self._batches.append(
+            _Batch((path,), (name,), mean.unsqueeze(0), variance.unsqueeze(0), sample_count(x))
+        )
 
     def _flush(self) -> None:
         if not self._pending:
@@ -357,7 +380,8 @@ class _Reader:
                 self._overwritten[path] = True
                 self.clear()
                 raise UnsupportedModelError(
-                    path, "its output was changed in place in this pass though not in earlier ones; from now on LBE "
+                    path,
+                    "its output was changed in place in this pass though not in earlier ones; from now on LBE "
                     "keeps a copy, so repeat the step",
                 )
             self._overwritten[path] = changed or self._overwritten.get(path, False)
@@ -372,7 +396,9 @@ def _itself(tensor: Tensor) -> Tensor:
 def _runs(batches: list[_Batch]) -> list[_Batch]:
     """Join neighbours with as many neurons and samples, so that what follows is one operation for all of them."""
     runs = []
-    for _, same in groupby(batches, key=lambda b: (b.variance.shape[-1], b.count, b.variance.device, b.variance.dtype)):
+    for _, same in groupby(
+        batches, key=lambda b: (b.variance.shape[-1], b.count, b.variance.device, b.variance.dtype)
+    ):
         group = list(same)
         if len(group) == 1:
             runs += group
@@ -386,7 +412,10 @@ def _runs(batches: list[_Batch]) -> list[_Batch]:
 def _over_ranks(runs: list[_Batch], loss: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Variance and sample count of every run over the samples of all ranks, and the mean loss, by one all-reduce."""
     sizes = [run.mean.numel() for run in runs]
-    counts = [torch.full((size,), float(run.count), dtype=torch.float64) for size, run in zip(sizes, runs, strict=True)]
+    counts = [
+        torch.full((size,), float(run.count), dtype=torch.float64)
+        for size, run in zip(sizes, runs, strict=True)
+    ]
     variance, total, loss = _GlobalVariance.apply(  # type: ignore[no-untyped-call]
         torch.cat([run.mean.flatten().to(loss.device) for run in runs]),
         torch.cat([run.variance.flatten().to(loss.device) for run in runs]),
@@ -450,7 +479,9 @@ class _GlobalVariance(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, mean: Tensor, variance: Tensor, count: Tensor, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, mean: Tensor, variance: Tensor, count: Tensor, loss: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         m = mean.double()
         sums = torch.cat([count, count * m, count * (variance.double() + m * m), loss.double().view(1)])
         dist.all_reduce(sums)

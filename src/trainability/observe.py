@@ -50,7 +50,9 @@ def observing(model: nn.Module) -> Iterator[None]:
     Gradients are left alone by calling `torch.autograd.grad` instead of ``backward``.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(module._buffers, name, b) for module in model.modules() for name, b in module._buffers.items()]
+    buffers = [
+        (module._buffers, name, b) for module in model.modules() for name, b in module._buffers.items()
+    ]
     copies = {id(b): b.detach().clone() for _, _, b in buffers if b is not None}
     devices = sorted({t.device.index for t in model.parameters() if t.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
@@ -67,4 +69,6 @@ def observing(model: nn.Module) -> Iterator[None]:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a != a, b != b))
+    return a.shape == b.shape and bool(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a != a, b != b)
+    )

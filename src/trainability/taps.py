@@ -92,5 +92,3 @@ def activation_of(output: Any) -> Tensor | None:
 def reading_name(path: str, call: int) -> str:
     """``path`` for the first call in a pass, ``path#2`` for the second."""
     return path if call == 1 else f"{path}#{call}"
-
-

@@ -45,13 +45,18 @@ class Augmentation:
         else:
             cos_x, sin_x = cos, sin
         ratio = images.shape[-2] / images.shape[-1]
-        shift_x, shift_y = uniform(-2 * self.translate, 2 * self.translate), uniform(-2 * self.translate, 2 * self.translate)
+        shift_x, shift_y = (
+            uniform(-2 * self.translate, 2 * self.translate),
+            uniform(-2 * self.translate, 2 * self.translate),
+        )
         rows = torch.stack([cos_x, sin * ratio, shift_x, -sin_x / ratio, cos, shift_y], dim=1)
         grid = F.affine_grid(rows.view(batch, 2, 3), list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, align_corners=False)
         images = images.mul_(_per_image(uniform(1 - self.brightness, 1 + self.brightness))).clamp_(0, 1)
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
-        return torch.lerp(mean, images, _per_image(uniform(1 - self.contrast, 1 + self.contrast))).clamp_(0, 1)
+        return torch.lerp(mean, images, _per_image(uniform(1 - self.contrast, 1 + self.contrast))).clamp_(
+            0, 1
+        )
 
 
 def _per_image(factor: Tensor) -> Tensor:

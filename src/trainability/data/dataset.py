@@ -47,7 +47,9 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Move everything to a device."""
-        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in ("train", "val", "test", "mean", "std")}
+        moved: dict[str, Any] = {
+            name: getattr(self, name).to(device) for name in ("train", "val", "test", "mean", "std")
+        }
         return replace(self, **moved)
 
     def inputs(self, images: Tensor) -> Tensor:
@@ -70,7 +72,9 @@ class Dataset:
         }
 
 
-def split(name: str, classes: int, pool: Split, test: Split | None, held_out: int, source: str, seed: int) -> Dataset:
+def split(
+    name: str, classes: int, pool: Split, test: Split | None, held_out: int, source: str, seed: int
+) -> Dataset:
     """Draw ``held_out`` validation samples (and as many test samples where there is no test set) by ``seed``."""
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     val, rest = pool.take(order[:held_out]), order[held_out:]

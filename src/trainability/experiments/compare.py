@@ -46,7 +46,9 @@ class Comparison:
         """Yield depth, learning rate and the records per remedy that have a result."""
         for depth, lr in product(self.config.depth, self.config.lr):
             here = {
-                name: [r for r in self.records if (r.remedy, r.depth, r.lr) == (name, depth, lr) and r.accuracy]
+                name: [
+                    r for r in self.records if (r.remedy, r.depth, r.lr) == (name, depth, lr) and r.accuracy
+                ]
                 for name in self.config.remedies
             }
             yield depth, lr, {name: runs for name, runs in here.items() if runs}
@@ -89,7 +91,11 @@ def compare(
     data = data.to(config.device)
     try:
         for start in range(0, len(records), len(config.remedies)):
-            _side_by_side([_run(r, config, data) for r in records[start : start + len(config.remedies)]], comparison, progress)
+            _side_by_side(
+                [_run(r, config, data) for r in records[start : start + len(config.remedies)]],
+                comparison,
+                progress,
+            )
     except KeyboardInterrupt:
         comparison.interrupted = True
         for record in records:

@@ -38,7 +38,12 @@ def fnn(
     >>> [name for name, _ in fnn(64, depth=2, width=16, classes=10).named_children()]
     ['flatten', 'linear1', 'relu1', 'linear2', 'relu2', 'classifier']
     """
-    for name, value in (("in_features", in_features), ("depth", depth), ("width", width), ("classes", classes)):
+    for name, value in (
+        ("in_features", in_features),
+        ("depth", depth),
+        ("width", width),
+        ("classes", classes),
+    ):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]

@@ -25,7 +25,9 @@ class Change:
 class Remedy(Protocol):
     """A way to make a network trainable, as a frozen dataclass."""
 
-    def plan(self, model: nn.Module, where: Where | None) -> tuple[list[tuple[Change, Callable[[], None]]], dict[str, str]]:
+    def plan(
+        self, model: nn.Module, where: Where | None
+    ) -> tuple[list[tuple[Change, Callable[[], None]]], dict[str, str]]:
         """Every change with the function that makes it, and what is skipped with the reason."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,7 +114,9 @@ def apply_(model: nn.Module, remedy: Remedy, *, where: Where | None = None, dry_
     return report
 
 
-def chosen(model: nn.Module, where: Where | None, fits: Callable[[nn.Module], bool], reason: str) -> tuple[list[str], dict[str, str]]:
+def chosen(
+    model: nn.Module, where: Where | None, fits: Callable[[nn.Module], bool], reason: str
+) -> tuple[list[str], dict[str, str]]:
     """Paths that ``where`` selects and ``fits`` accepts, and the others of the selection with the reason."""
     selection: Selection = select(model, (lambda _, m: fits(m)) if where is None else where)
     fitting = [path for path in selection.paths if fits(model.get_submodule(path))]

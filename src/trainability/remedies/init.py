@@ -33,7 +33,9 @@ class Init:
         """Return the JSON form."""
         return {"remedy": "init", **asdict(self)}
 
-    def plan(self, model: nn.Module, where: Where | None) -> tuple[list[tuple[Change, Callable[[], None]]], dict[str, str]]:
+    def plan(
+        self, model: nn.Module, where: Where | None
+    ) -> tuple[list[tuple[Change, Callable[[], None]]], dict[str, str]]:
         """Plan one change per weight layer."""
         paths, skipped = chosen(model, where, is_weight_layer, "not a weight layer")
         planned = []
@@ -46,7 +48,12 @@ class Init:
                 continue
             fan_in = weight[0].numel()
             after = math.sqrt(2 / fan_in) if self.scheme == "he" else math.sqrt(1 / (3 * fan_in))
-            change = Change(path, f"std {float(weight.detach().std(correction=0)):.3g}", f"std {after:.3g}", f"{self.scheme}, fan-in {fan_in}")
+            change = Change(
+                path,
+                f"std {float(weight.detach().std(correction=0)):.3g}",
+                f"std {after:.3g}",
+                f"{self.scheme}, fan-in {fan_in}",
+            )
             planned.append((change, self._setter(module)))
         return planned, skipped
 

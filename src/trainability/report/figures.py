@@ -53,7 +53,12 @@ def accuracy_figure(arms: Arms, palette: dict[str, str], chance: float) -> go.Fi
     """Test accuracy over training, one line per seed."""
     figure = go.Figure()
     _lines(figure, arms, palette, "accuracy")
-    figure.add_hline(y=chance, line={"dash": "dot", "color": "#888"}, annotation_text="one class", annotation_position="bottom right")
+    figure.add_hline(
+        y=chance,
+        line={"dash": "dot", "color": "#888"},
+        annotation_text="one class",
+        annotation_position="bottom right",
+    )
     figure.update_xaxes(title="training step")
     figure.update_yaxes(title="test accuracy, %", range=[0, 101])
     return _style(figure)
@@ -82,7 +87,9 @@ def spread_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
 def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
     """Cross-entropy, and the LBE term as a curve of its own."""
     with_term = {name: runs for name, runs in arms.items() if any(run.lbe for run in runs)}
-    figure = make_subplots(rows=1, cols=2 if with_term else 1, subplot_titles=["cross-entropy", "L_BE"][: 2 if with_term else 1])
+    figure = make_subplots(
+        rows=1, cols=2 if with_term else 1, subplot_titles=["cross-entropy", "L_BE"][: 2 if with_term else 1]
+    )
     left, right = go.Figure(), go.Figure()
     _lines(left, arms, palette, "train_loss")
     _lines(right, with_term, palette, "lbe")
@@ -126,7 +133,9 @@ def entropy_figure(arms: Arms) -> go.Figure:
             hovertemplate="%{y}<br>layer %{x}: %{z:.4f} nats<extra></extra>",
         )
 
-    figure = go.Figure(data=[heatmap(steps[-1])], frames=[go.Frame(data=[heatmap(s)], name=str(s)) for s in steps])
+    figure = go.Figure(
+        data=[heatmap(steps[-1])], frames=[go.Frame(data=[heatmap(s)], name=str(s)) for s in steps]
+    )
     figure.update_xaxes(title="hidden layer")
     figure.update_yaxes(autorange="reversed")
     slider = {
@@ -134,7 +143,11 @@ def entropy_figure(arms: Arms) -> go.Figure:
         "currentvalue": {"prefix": "step "},
         "pad": {"t": 45},
         "steps": [
-            {"label": str(s), "method": "animate", "args": [[str(s)], {"mode": "immediate", "frame": {"duration": 0, "redraw": True}}]}
+            {
+                "label": str(s),
+                "method": "animate",
+                "args": [[str(s)], {"mode": "immediate", "frame": {"duration": 0, "redraw": True}}],
+            }
             for s in steps
         ],
     }
@@ -145,9 +158,13 @@ def entropy_figure(arms: Arms) -> go.Figure:
 
 def history_figure(arms: Arms) -> go.Figure:
     """Entropy over training steps and layers, one heatmap per remedy, of the run of median accuracy."""
-    chosen = {name: sorted(runs, key=lambda r: r.accuracy[-1][2])[len(runs) // 2] for name, runs in arms.items()}
+    chosen = {
+        name: sorted(runs, key=lambda r: r.accuracy[-1][2])[len(runs) // 2] for name, runs in arms.items()
+    }
     titles = [f"{escape(name)}, seed {run.seed}" for name, run in chosen.items()]
-    figure = make_subplots(rows=1, cols=len(chosen), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.02)
+    figure = make_subplots(
+        rows=1, cols=len(chosen), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.02
+    )
     for column, run in enumerate(chosen.values(), 1):
         figure.add_trace(
             go.Heatmap(
@@ -162,7 +179,9 @@ def history_figure(arms: Arms) -> go.Figure:
         )
     figure.update_xaxes(title="step", type="category", nticks=6)
     figure.update_yaxes(title="hidden layer", row=1, col=1)
-    figure.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 0, "cmax": 3, "colorbar": {"title": "nats"}})
+    figure.update_layout(
+        coloraxis={"colorscale": "Viridis", "cmin": 0, "cmax": 3, "colorbar": {"title": "nats"}}
+    )
     return _style(figure, 360)
 
 
@@ -240,16 +259,30 @@ def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str],
             ]
             if not points:
                 continue
-            label = escape(name) + (f", {'depth' if by == 'lr' else 'lr'} {other:g}" if len(fixed) > 1 else "")
+            label = escape(name) + (
+                f", {'depth' if by == 'lr' else 'lr'} {other:g}" if len(fixed) > 1 else ""
+            )
             figure.add_scatter(
-                x=[x for x, _ in points], y=[v[len(v) // 2] for _, v in points], mode="lines", name=label, legendgroup=label,
+                x=[x for x, _ in points],
+                y=[v[len(v) // 2] for _, v in points],
+                mode="lines",
+                name=label,
+                legendgroup=label,
                 line={"color": colour, "dash": dash},
             )
             figure.add_scatter(
-                x=[x for x, values in points for _ in values], y=[v for _, values in points for v in values], mode="markers",
-                marker={"color": colour, "size": 7}, opacity=0.7, legendgroup=label, showlegend=False, name=label,
+                x=[x for x, values in points for _ in values],
+                y=[v for _, values in points for v in values],
+                mode="markers",
+                marker={"color": colour, "size": 7},
+                opacity=0.7,
+                legendgroup=label,
+                showlegend=False,
+                name=label,
             )
-    figure.update_xaxes(title="learning rate" if by == "lr" else "hidden layers", type="log" if by == "lr" else "linear")
+    figure.update_xaxes(
+        title="learning rate" if by == "lr" else "hidden layers", type="log" if by == "lr" else "linear"
+    )
     figure.update_yaxes(title="test accuracy, %", range=[0, 101])
     return _style(figure)
 
@@ -258,11 +291,16 @@ def flow_figure(flow: Flow) -> go.Figure:
     """Entropy, standard deviation and, where measured, gradient norm per layer."""
     names = [escape(layer.name) for layer in flow]
     gradients = [layer.gradient for layer in flow]
-    panels = [("batch entropy, nats", [layer.entropy for layer in flow], "linear"), ("std over the batch", [layer.std for layer in flow], "log")]
+    panels = [
+        ("batch entropy, nats", [layer.entropy for layer in flow], "linear"),
+        ("std over the batch", [layer.std for layer in flow], "log"),
+    ]
     if any(g is not None for g in gradients):
         panels.append(("gradient norm", gradients, "log"))
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[title for title, _, _ in panels])
     for column, (title, values, scale) in enumerate(panels, 1):
-        figure.add_scatter(x=names, y=values, mode="lines+markers", name=title, showlegend=False, row=1, col=column)
+        figure.add_scatter(
+            x=names, y=values, mode="lines+markers", name=title, showlegend=False, row=1, col=column
+        )
         figure.update_yaxes(type=scale, row=1, col=column)
     return _style(figure)

@@ -16,12 +16,20 @@ from trainability.experiments.compare import Comparison
 from trainability.experiments.words import narrate
 from trainability.report import figures
 
-_ENVIRONMENT = {"autoescape": True, "undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+_ENVIRONMENT = {
+    "autoescape": True,
+    "undefined": jinja2.StrictUndefined,
+    "trim_blocks": True,
+    "lstrip_blocks": True,
+}
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:
     """Write ``report.html`` and ``results.json`` into ``out``, each whole or not at all, and return the report's path."""
-    write_whole(out / "results.json", json.dumps(finite({**comparison.to_json(), "records": [r.to_dict() for r in comparison.records]})))
+    write_whole(
+        out / "results.json",
+        json.dumps(finite({**comparison.to_json(), "records": [r.to_dict() for r in comparison.records]})),
+    )
     return write_whole(out / "report.html", render(comparison))
 
 
@@ -60,12 +68,21 @@ def render(comparison: Comparison) -> str:
     sections = []
     for depth, lr, arms in cells:
         title = f"{depth} layers, learning rate {lr:g}"
-        sections.append({"title": title, "words": words[title], "rows": table(arms), "figures": _figures(arms, palette, comparison.chance)})
+        sections.append(
+            {
+                "title": title,
+                "words": words[title],
+                "rows": table(arms),
+                "figures": _figures(arms, palette, comparison.chance),
+            }
+        )
     overview = []
     for by, values in (("lr", comparison.config.lr), ("depth", comparison.config.depth)):
         if len(values) > 1 and cells:
             name = "learning rate" if by == "lr" else "depth"
-            overview.append(_figure(f"Accuracy against {name}", "", figures.versus_figure(cells, palette, by)))
+            overview.append(
+                _figure(f"Accuracy against {name}", "", figures.versus_figure(cells, palette, by))
+            )
     return environment.get_template("compare.html").render(
         comparison=comparison,
         config=comparison.config.model_dump(mode="json"),
@@ -85,7 +102,9 @@ def table(arms: figures.Arms) -> list[dict[str, Any]]:
                 "remedy": name,
                 "what": ARMS[name].what + (f", otherwise as {ARMS[name].base}" if ARMS[name].base else ""),
                 "seeds": [round(run.accuracy[-1][2], 2) for run in runs],
-                "median": values[len(values) // 2] if len(values) % 2 else (values[len(values) // 2 - 1] + values[len(values) // 2]) / 2,
+                "median": values[len(values) // 2]
+                if len(values) % 2
+                else (values[len(values) // 2 - 1] + values[len(values) // 2]) / 2,
                 "low": values[0],
                 "high": values[-1],
                 "entropy": sum(run.flow[0][1][-1] for run in runs) / len(runs),
@@ -99,15 +118,31 @@ def table(arms: figures.Arms) -> list[dict[str, Any]]:
 def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list[dict[str, Any]]:
     drawn = [
         ("Accuracy during training", "One line per seed.", figures.accuracy_figure(arms, palette, chance)),
-        ("Spread over seeds", "Every point is one seed; the line in the box is the median.", figures.spread_figure(arms, palette)),
+        (
+            "Spread over seeds",
+            "Every point is one seed; the line in the box is the median.",
+            figures.spread_figure(arms, palette),
+        ),
         (
             "Information in every layer, step by step",
             "Batch entropy of each hidden layer of each run; drag the slider through training. Dark: all inputs look alike.",
             figures.entropy_figure(arms),
         ),
-        ("The same over the whole training", "The run of median accuracy of each remedy. The steps lie denser at the start.", figures.history_figure(arms)),
-        ("Cross-entropy and the LBE term", "Apart, since the total loss multiplies them.", figures.loss_figure(arms, palette)),
-        ("Learned alpha", "The target each layer settled on; a target at alpha_min no longer learns.", figures.alpha_figure(arms, palette)),
+        (
+            "The same over the whole training",
+            "The run of median accuracy of each remedy. The steps lie denser at the start.",
+            figures.history_figure(arms),
+        ),
+        (
+            "Cross-entropy and the LBE term",
+            "Apart, since the total loss multiplies them.",
+            figures.loss_figure(arms, palette),
+        ),
+        (
+            "Learned alpha",
+            "The target each layer settled on; a target at alpha_min no longer learns.",
+            figures.alpha_figure(arms, palette),
+        ),
         (
             "Single neurons",
             "Values of one neuron of median variance before its ReLU over 512 training images, before (grey) and after training; first seed.",
@@ -118,5 +153,10 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list
 
 
 def _figure(title: str, caption: str, figure: Figure) -> dict[str, Any]:
-    html = figure.to_html(full_html=False, include_plotlyjs=False, auto_play=False, config={"displaylogo": False, "responsive": True})
+    html = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        auto_play=False,
+        config={"displaylogo": False, "responsive": True},
+    )
     return {"title": title, "caption": caption, "html": Markup(html)}

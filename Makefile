@@ -1,0 +1,31 @@
+# `make demo` and `make test` need Python 3.11 or newer and make; they create .venv themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types tests benchmark clean
+
+demo: .venv/.installed
+	$(BIN)/trainability compare --out runs/demo
+
+test: lint types tests
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.installed
+	$(BIN)/mypy
+
+tests: .venv/.installed
+	$(BIN)/pytest
+
+benchmark: .venv/.installed
+	$(BIN)/python benchmarks/overhead.py --out results/overhead.json
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[experiments,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv dist .*_cache

@@ -1,0 +1,181 @@
+import gzip
+import hashlib
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from trainability.data import DataError, load
+from trainability.data import load as load_function
+from trainability.data.augment import Augmentation
+
+MODULE = sys.modules[load_function.__module__]
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes(), mtime=0))
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch):
+    """Small files in the official layout, whose checksums stand in for the official ones."""
+    folder = tmp_path / "MNIST/raw"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    arrays = {
+        "train-images-idx3-ubyte": random.integers(0, 256, (10_020, 4, 4), dtype=np.uint8),
+        "train-labels-idx1-ubyte": random.integers(0, 10, 10_020, dtype=np.uint8),
+        "t10k-images-idx3-ubyte": random.integers(0, 256, (30, 4, 4), dtype=np.uint8),
+        "t10k-labels-idx1-ubyte": random.integers(0, 10, 30, dtype=np.uint8),
+    }
+    sums = {name: write_idx(folder / f"{name}.gz", array) for name, array in arrays.items()}
+    monkeypatch.setitem(MODULE._IDX, "mnist", MODULE._Idx("MNIST/raw", "ylecun/mnist", sums))
+    return tmp_path, arrays
+
+
+def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    data = load("digits")
+    images = torch.cat([part.images for part in (data.train, data.val, data.test)])
+    labels = torch.cat([part.labels for part in (data.train, data.val, data.test)])
+    bunch = load_digits()
+    assert sorted(labels.tolist()) == sorted(bunch.target.tolist())
+    assert images.double().mul(16 / 255).round().sum().item() == bunch.images.sum()
+
+
+def test_splits_are_seeded_disjoint_and_recorded():
+    a, b, c = load("digits"), load("digits"), load("digits", split_seed=1)
+    assert torch.equal(a.val.images, b.val.images)
+    assert not torch.equal(a.val.images, c.val.images)
+    assert c.describe()["split_seed"] == 1
+    assert len(a.train) + len(a.val) + len(a.test) == 1797
+
+
+def test_inputs_are_normalised():
+    data = load("digits")
+    x = data.inputs(data.train.images)
+    assert x.mean().item() == pytest.approx(0, abs=1e-5)
+    assert x.std().item() == pytest.approx(1, abs=1e-3)
+    assert data.train.images.dtype == torch.uint8
+
+
+def test_official_files_are_read(mnist):
+    folder, arrays = mnist
+    data = load("mnist", folder)
+    assert (len(data.train), len(data.val), len(data.test)) == (20, 10_000, 30)
+    assert np.array_equal(data.test.images.squeeze(1).numpy(), arrays["t10k-images-idx3-ubyte"])
+    assert np.array_equal(data.test.labels.numpy(), arrays["t10k-labels-idx1-ubyte"])
+
+
+def test_damaged_and_missing_files_are_named(mnist):
+    folder, _ = mnist
+    file = folder / "MNIST/raw/t10k-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz is damaged: its MD5 is"):
+        load("mnist", folder)
+    file.unlink()
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte.gz is missing"):
+        load("mnist", folder)
+
+
+def test_unknown_data_and_no_folder():
+    with pytest.raises(DataError, match="no data set 'cifar'; choose from digits, mnist, fashion-mnist"):
+        load("cifar")
+    with pytest.raises(DataError, match="--data-dir DIR"):
+        load("mnist")
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_the_real_files(name):
+    data = load(name, ".data")
+    assert (len(data.train), len(data.val), len(data.test)) == (50_000, 10_000, 10_000)
+    assert data.shape == (1, 28, 28)
+    assert torch.bincount(data.test.labels).sum() == 10_000
+
+
+def test_hub_rows_become_splits(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (10_010, 3, 3), dtype=np.uint8)
+    rows = datasets.Dataset.from_dict(
+        {"image": [image.fromarray(p) for p in pixels], "label": [i % 10 for i in range(len(pixels))]},
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(10)}),
+    )
+    asked = []
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda name: asked.append(name) or {"train": rows, "test": rows.select(range(20))},
+    )
+    data = load("mnist", hub=True)
+    assert asked == ["ylecun/mnist"]
+    assert np.array_equal(data.test.images.squeeze(1).numpy(), pixels[:20])
+    assert data.test.labels.tolist() == [i % 10 for i in range(20)]
+
+
+def test_hub_without_network_or_library(monkeypatch):
+    fake = types.ModuleType("datasets")
+    fake.load_dataset = lambda name: (_ for _ in ()).throw(ConnectionError("no route"))
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    with pytest.raises(DataError, match="could not be loaded from the hub: no route"):
+        load("mnist", hub=True)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"pip install 'trainability\[hub\]'"):
+        load("mnist", hub=True)
+
+
+STILL = Augmentation(degrees=0, translate=0, scale=(1, 1), brightness=0, contrast=0)
+
+
+def test_augmentation_of_nothing_is_the_identity():
+    images = torch.rand(5, 2, 9, 7)
+    torch.testing.assert_close(STILL(images, torch.Generator()), images)
+
+
+def test_augmentation_rotates_scales_and_shifts_within_its_bounds():
+    """The centroid of a bright disc on the right tells what the affine map did."""
+    size = 65
+    axis = torch.arange(size) - size // 2
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    disc = (((x - 16) ** 2 + y**2) < 9).float().expand(300, 1, size, size).clone()
+
+    def centroid(augmentation: Augmentation) -> tuple[torch.Tensor, torch.Tensor]:
+        out = augmentation(disc, torch.Generator().manual_seed(0)).squeeze(1)
+        mass = out.sum((1, 2))
+        return (out * x).sum((1, 2)) / mass, (out * y).sum((1, 2)) / mass
+
+    cx, cy = centroid(Augmentation(degrees=20, translate=0, scale=(1, 1), brightness=0, contrast=0))
+    angle = torch.atan2(cy, cx).rad2deg()
+    assert angle.abs().max() < 20.5
+    assert angle.min() < -17 < 17 < angle.max()
+    torch.testing.assert_close(torch.hypot(cx, cy), torch.full((300,), 16.0), atol=0.2, rtol=0)
+    cx, cy = centroid(Augmentation(degrees=0, translate=0, scale=(0.9, 1.1), brightness=0, contrast=0))
+    assert 14.3 < cx.min() < 14.8 < 17.2 < cx.max() < 17.7
+    cx, cy = centroid(Augmentation(degrees=0, translate=0.1, scale=(1, 1), brightness=0, contrast=0))
+    assert (cx - 16).abs().max() < 6.6
+    assert (cx - 16).abs().max() > 5.5
+
+
+def test_augmentation_brightness_contrast_and_seed():
+    images = 0.5 * torch.rand(200, 1, 8, 8)
+    bright = Augmentation(degrees=0, translate=0, scale=(1, 1), brightness=0.2, contrast=0)(
+        images, torch.Generator().manual_seed(0)
+    )
+    ratio = (bright / images).mean((1, 2, 3))
+    assert 0.8 <= ratio.min() < 0.82
+    assert 1.18 < ratio.max() <= 1.2001
+    one, two = (Augmentation()(images, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one, two)
+    flipped = Augmentation(degrees=0, translate=0, scale=(1, 1), brightness=0, contrast=0, flip=True)(
+        images, torch.Generator().manual_seed(0)
+    )
+    mirrored = (flipped - images.flip(-1)).abs().amax((1, 2, 3)) < 1e-5
+    kept = (flipped - images).abs().amax((1, 2, 3)) < 1e-5
+    assert (mirrored ^ kept).all()
+    assert 60 < mirrored.sum() < 140

@@ -1,0 +1,122 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import trainability as tr
+from models_for_tests import Functional
+from trainability.diagnose import label_dependence, predict_std
+
+
+def deep(depth: int, width: int = 128, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    return nn.Sequential(
+        *[m for _ in range(depth) for m in (nn.Linear(width, width), act())], nn.Linear(width, 4)
+    )
+
+
+def batch(width: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(256, width), torch.randint(4, (256,))
+
+
+def test_default_initialisation_at_depth_30_is_found_dead_for_the_right_reason():
+    verdict = tr.diagnose(deep(30), *batch(), nn.functional.cross_entropy)
+    text = str(verdict)
+    assert not verdict.healthy
+    assert verdict.dies_at in ("3", "5", "7", "9")
+    assert "that explains it" in text
+    assert "vanishes on its way back" in text
+    assert verdict.label_dependence < 1e-3
+    assert verdict.remedies[0].startswith("initialise for the nonlinearity")
+
+
+def test_he_initialisation_is_healthy():
+    model = deep(10)
+    tr.apply_(model, tr.Init("he"))
+    verdict = tr.diagnose(model, *batch(), nn.functional.cross_entropy)
+    assert verdict.healthy, str(verdict)
+    assert verdict.label_dependence > 0.3
+
+
+@pytest.mark.parametrize(
+    ("act", "squares"), [(nn.ReLU, 0.5), (nn.Identity, None), (lambda: nn.LeakyReLU(0.3), (1 + 0.09) / 2)]
+)
+def test_predicted_std_uses_the_known_slope(act, squares):
+    """E[φ'²] is 1/2 for ReLU and (1 + s²)/2 for leaky ReLU; PyTorch's default has n Var w = 1/3."""
+    if squares is None:
+        return
+    model = deep(4, 1024, act)
+    values = list(predict_std(model, torch.randn(64, 1024)).values())
+    for a, b in zip(values, values[1:], strict=False):
+        assert b / a == pytest.approx(math.sqrt(squares / 3), rel=0.02)
+
+
+def test_tanh_slope_by_quadrature():
+    from trainability.diagnose import _slope_square
+
+    z = torch.linspace(-9, 9, 200_001, dtype=torch.float64)
+    exact = torch.trapezoid((1 - torch.tanh(z) ** 2) ** 2 * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi), z)
+    assert _slope_square(nn.Tanh(), 0.0, 1.0) == pytest.approx(exact.item(), rel=1e-3)
+
+
+def test_label_dependence_of_a_dead_layer_is_zero_and_of_a_live_one_is_not():
+    x, y = batch()
+    constant = nn.Sequential(nn.Linear(128, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.no_grad():
+        constant[0].weight.zero_()
+        constant[0].bias.fill_(1.0)
+    only_last = [p for p in constant[2].parameters()]
+    constant[0].requires_grad_(False)
+    assert only_last
+    assert label_dependence(constant, x, y, nn.functional.cross_entropy) < 1e-6
+    assert label_dependence(nn.Linear(128, 4), x, y, nn.functional.cross_entropy) > 0.5
+
+
+def test_parts_that_fail_are_named_and_the_rest_is_said():
+    model = deep(30)
+    verdict = tr.diagnose(model, batch()[0])
+    assert any("pass targets and loss" in part for part in verdict.not_computed)
+    assert verdict.dies_at
+
+    def broken(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("bad loss")
+
+    verdict = tr.diagnose(model, *batch(), broken)
+    assert any("bad loss" in part for part in verdict.not_computed)
+    assert verdict.dies_at
+
+
+def test_a_model_that_cannot_run_still_gets_a_verdict():
+    verdict = tr.diagnose(deep(3), torch.randn(4, 7))
+    assert not verdict.healthy
+    assert "could not be measured" in verdict.summary
+    assert verdict.not_computed
+
+
+def test_nan_and_explosion_name_the_layer():
+    model = deep(5)
+    with torch.no_grad():
+        model[4].weight.fill_(float("inf"))
+    verdict = tr.diagnose(model, *batch(), nn.functional.cross_entropy)
+    assert verdict.dies_at == "5"
+    assert "not finite" in verdict.summary
+
+
+def test_since_when():
+    model = deep(30)
+    x, _ = batch()
+    dead = tr.measure(model, x)
+    assert "at initialisation" in str(tr.diagnose(model, x, history={0: dead, 10: dead}))
+    tr.apply_(model, tr.Init("he"))
+    alive = tr.measure(model, x)
+    model_dead = deep(30)
+    assert "since step 20; at step 10" in str(
+        tr.diagnose(model_dead, x, history={0: alive, 10: alive, 20: dead})
+    )
+
+
+def test_functional_models_get_a_verdict_without_a_prediction():
+    verdict = tr.diagnose(
+        Functional(), torch.randn(32, 8), torch.randint(4, (32,)), nn.functional.cross_entropy
+    )
+    assert verdict.flow is not None

@@ -1,0 +1,167 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import trainability as tr
+from models_for_tests import Functional, Overwritten, Reused, Structured, mlp
+from reference import numpy_neuron_entropy
+from trainability.flow import measure
+
+
+def normed() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(8, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.5),
+        nn.utils.parametrizations.spectral_norm(nn.Linear(16, 8)),
+        nn.Tanh(),
+        nn.Linear(8, 4),
+    )
+
+
+def snapshot(model: nn.Module) -> dict[str, object]:
+    return {
+        "state": copy.deepcopy(model.state_dict()),
+        "modes": [m.training for m in model.modules()],
+        "grads": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "random": torch.get_rng_state(),
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        "requires": [p.requires_grad for p in model.parameters()],
+    }
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("look", [measure, tr.diagnose])
+def test_observing_changes_nothing(look, training):
+    model = normed().train(training)
+    model[1].eval()
+    x, y = torch.randn(32, 8), torch.randint(4, (32,))
+    nn.functional.cross_entropy(model(x), y).backward()
+    before = snapshot(model)
+    look(model, x, y, nn.functional.cross_entropy)
+    assert same(before, snapshot(model))
+
+
+def test_observing_restores_after_an_error():
+    model = normed()
+    x = torch.randn(8, 8)
+    before = snapshot(model)
+    with pytest.raises(ZeroDivisionError):
+        measure(model, x, torch.zeros(8), lambda out, y: 1 // 0)
+    assert same(before, snapshot(model))
+
+
+def test_numbers_equal_numpy():
+    model, x = mlp(2), torch.randn(64, 8)
+    flow = measure(model, x)
+    h = x
+    for index, layer in zip((1, 3), flow, strict=True):
+        h = model[index](model[index - 1](h))
+        a = h.detach().double().numpy()
+        assert layer.entropy == pytest.approx(numpy_neuron_entropy(a).mean(), rel=1e-4)
+        assert layer.mean == pytest.approx(a.mean(), rel=1e-4)
+        assert layer.std == pytest.approx(np.sqrt(a.var(axis=0).mean()), rel=1e-4)
+        assert layer.dead == pytest.approx((a.std(axis=0) == 0).mean())
+        assert layer.shape == (64, 8)
+
+
+@pytest.mark.parametrize("model", [mlp(3), mlp(3, inplace=True), Functional()])
+def test_gradient_norms_equal_those_of_retained_activations(model):
+    x, y = torch.randn(64, 8), torch.randint(4, (64,))
+    flow = measure(model, x, y, nn.functional.cross_entropy)
+    kept = []
+    for layer in flow:
+        model.get_submodule(layer.name).register_forward_hook(
+            lambda _m, _i, o: kept.append(o.clone()) or kept[-1]
+        )
+    for a in [nn.functional.cross_entropy(model(x), y)]:
+        grads = torch.autograd.grad(a, kept)
+    assert [layer.gradient for layer in flow] == pytest.approx([g.norm().item() for g in grads], rel=1e-5)
+
+
+def test_gradient_before_an_in_place_change():
+    model, x, y = Overwritten(), torch.randn(64, 8), torch.randint(4, (64,))
+    flow = measure(model, x, y, nn.functional.cross_entropy, where=["a", "b"])
+    a = model.a(x)
+    b = model.b(a.relu())
+    grads = torch.autograd.grad(nn.functional.cross_entropy(model.out((b * 2).relu()), y), [a, b])
+    assert [layer.gradient for layer in flow] == pytest.approx([g.norm().item() for g in grads], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "inputs", [torch.randn(4, 8), (torch.randn(4, 8),), [torch.randn(4, 8)], {"x": torch.randn(4, 8)}]
+)
+def test_every_form_of_inputs(inputs):
+    assert len(measure(Functional(), inputs)) == 2
+
+
+def test_calls_of_one_module_are_told_apart():
+    flow = measure(Reused(), torch.randn(4, 8))
+    assert [layer.name for layer in flow] == ["relu", "relu#2"]
+    assert flow["relu#2"] is flow[1]
+    with pytest.raises(KeyError, match="no reading named 'x'"):
+        flow["x"]
+
+
+@pytest.mark.parametrize("kind", ["integer", "empty", "none"])
+def test_outputs_without_entropy_are_skipped_and_said_so(kind):
+    flow = measure(Structured(kind), torch.randn(4, 8), where=["wrap", "relu"])
+    assert [layer.name for layer in flow] == ["relu"]
+    assert "skipped wrap: its output holds no floating-point tensor" in repr(flow)
+
+
+def test_a_layer_that_does_not_run_is_named():
+    model = mlp(2)
+    model.spare = nn.ReLU()
+    model.forward = lambda x: model[4](model[3](model[2](model[1](model[0](x)))))
+    assert "did not run" in measure(model, torch.randn(4, 8), where=nn.ReLU).skipped["spare"]
+
+
+def test_compiled_and_wrapped_models_are_unwrapped():
+    model = mlp(2)
+    assert repr(measure(torch.compile(model), torch.ones(4, 8))) == repr(measure(model, torch.ones(4, 8)))
+
+
+def test_frozen_model_has_no_gradient():
+    model = mlp(2).requires_grad_(False)
+    flow = measure(model, torch.randn(4, 8), torch.randint(4, (4,)), nn.functional.cross_entropy)
+    assert [layer.gradient for layer in flow] == [None, None]
+
+
+def test_to_dict_is_json_and_repr_is_a_table():
+    flow = measure(mlp(2), torch.randn(4, 8))
+    assert json.loads(json.dumps(flow.to_dict()))["layers"][0]["name"] == "1"
+    assert repr(flow).splitlines()[0].split() == ["layer", "kind", "shape", "entropy", "mean", "std", "dead"]
+
+
+def test_plot_draws_every_layer():
+    figure = measure(mlp(2), torch.randn(4, 8)).plot()
+    assert list(figure.data[0].x) == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (torch.full((4, 8), float("nan")), r"the input contains NaN \(32 of 32 values\)"),
+        ({"x": torch.full((4, 8), float("nan"))}, r"input \['x'\] contains NaN"),
+        (torch.randn(1, 8), "layer first: .*has one sample per neuron"),
+    ],
+)
+def test_bad_inputs(inputs, words):
+    with pytest.raises(ValueError, match=words):
+        measure(Functional(), inputs)

@@ -1,0 +1,95 @@
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import trainability as tr
+from models_for_tests import Functional, Reused, Untraceable, mlp
+
+
+class MyLinear(nn.Linear):
+    pass
+
+
+def nested() -> nn.Module:
+    model = nn.Module()
+    model.blocks = nn.ModuleList([mlp(1), mlp(1)])
+    model.head = MyLinear(4, 2)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("where", "paths"),
+    [
+        ("blocks.*.1", ("blocks.0.1", "blocks.1.1")),
+        ("head", ("head",)),
+        (re.compile(r"blocks\.1\.\d"), ("blocks.1.0", "blocks.1.1", "blocks.1.2")),
+        (nn.ReLU, ("blocks.0.1", "blocks.1.1")),
+        (nn.Linear, ("blocks.0.0", "blocks.0.2", "blocks.1.0", "blocks.1.2", "head")),
+        (lambda name, module: name.endswith("2"), ("blocks.0.2", "blocks.1.2")),
+        (["head", nn.ReLU, re.compile("blocks.0.0")], ("blocks.0.0", "blocks.0.1", "blocks.1.1", "head")),
+    ],
+)
+def test_every_kind_of_where(where, paths):
+    assert tr.select(nested(), where).paths == paths
+
+
+def test_a_glob_must_match_the_whole_path():
+    with pytest.raises(ValueError, match=r"where='hea' matched no layer of Module; its paths are like head"):
+        tr.select(nested(), "hea")
+
+
+@pytest.mark.parametrize("where", [re.compile("x"), nn.Conv2d, lambda n, m: False, ["x", nn.Conv2d], []])
+def test_nothing_matched_is_an_error(where):
+    with pytest.raises(ValueError, match="matched no layer"):
+        tr.select(nested(), where)
+
+
+def test_wrong_kind_of_where():
+    with pytest.raises(TypeError, match="a glob, a compiled regex"):
+        tr.select(nested(), 3)
+
+
+def test_default_is_every_hidden_nonlinearity():
+    selection = tr.select(mlp(3))
+    assert selection.paths == ("1", "3", "5")
+    assert "a weight layer" in selection.skipped["0"]
+
+
+def test_default_leaves_out_a_nonlinearity_that_is_the_output():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4), nn.Sigmoid())
+    for inputs in (None, torch.randn(2, 8)):
+        selection = tr.select(model, inputs=inputs)
+        assert selection.paths == ("1",)
+        assert "output of the model" in selection.skipped["3"]
+
+
+@pytest.mark.parametrize("inputs", [None, torch.randn(4, 8)])
+def test_functional_activations_are_tapped_at_their_weight_layer_and_said_so(inputs):
+    selection = tr.select(Functional(), inputs=inputs)
+    assert selection.paths == ("first", "second")
+    assert "before relu, which is called as a function" in str(selection)
+    assert "before tanh" in str(selection)
+
+
+def test_untraceable_model_without_inputs_says_what_it_does_not_know():
+    selection = tr.select(Untraceable())
+    assert selection.paths == ("first", "second")
+    assert "cannot be traced" in str(selection)
+    assert "called as a function" in str(tr.select(Untraceable(), inputs=torch.randn(4, 8)))
+
+
+def test_shared_modules_count_once():
+    model = nn.Module()
+    model.a = nn.ReLU()
+    model.b = model.a
+    selection = tr.select(model, nn.ReLU)
+    assert selection.paths == ("a",)
+    assert selection.skipped == {"b": "the same module as a"}
+    assert tr.select(Reused()).paths == ("relu",)
+
+
+def test_a_linear_model_has_no_hidden_layer():
+    with pytest.raises(ValueError, match="say which layers are meant with where="):
+        tr.select(nn.Linear(3, 3))
