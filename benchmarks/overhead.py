@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -37,15 +38,11 @@ def build(case: str) -> tuple[nn.Sequential, Tensor]:
     if case.startswith("fnn"):
         depth, width = map(int, case[3:].split("x"))
         sizes = [784] + [width] * depth
-        layers = [m for i, o in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(i, o), nn.ReLU())]
+        layers = [m for i, o in pairwise(sizes) for m in (nn.Linear(i, o), nn.ReLU())]
         model, x = nn.Sequential(*layers, nn.Linear(width, 10)), torch.randn(batch, 784)
     else:
         channels = [3] + [16] * 20
-        layers = [
-            m
-            for i, o in zip(channels, channels[1:], strict=False)
-            for m in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())
-        ]
+        layers = [m for i, o in pairwise(channels) for m in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())]
         model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
         x = torch.randn(batch, 3, 32, 32)
     tr.apply_(model, tr.Init("he"))
@@ -55,9 +52,7 @@ def build(case: str) -> tuple[nn.Sequential, Tensor]:
 class Published(nn.Module):
     """The published formula, layer by layer: 0.5 log(πe std² + 1), one parameter tensor per layer."""
 
-    def __init__(
-        self, model: nn.Module, alpha: float = 0.5, beta: float = 0.2, alpha_min: float = 0.2
-    ) -> None:
+    def __init__(self, model: nn.Module, alpha: float = 0.5, beta: float = 0.2, alpha_min: float = 0.2) -> None:
         super().__init__()
         self.taken: list[Tensor] = []
         relus = [m for m in model.modules() if isinstance(m, nn.ReLU)]
@@ -145,9 +140,7 @@ def held_bytes(case: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--mode", nargs="+", choices=["eager", "compiled"], default=["eager", "compiled"])
     parser.add_argument("--rounds", type=int)

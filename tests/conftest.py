@@ -14,9 +14,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reasons = {
         "gpu": None if torch.cuda.is_available() else "no CUDA device here",
         "browser": None if browser() else "no Chromium here; install Debian's chromium package or Chrome",
-        "real_data": None
-        if (root / ".data/MNIST/raw").is_dir()
-        else "the official MNIST files are not under .data",
+        "real_data": None if (root / ".data/MNIST/raw").is_dir() else "the official MNIST files are not under .data",
     }
     for item in items:
         for name, reason in reasons.items():

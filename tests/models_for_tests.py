@@ -104,9 +104,9 @@ class Structured(nn.Module):
         if self.kind in ("integer", "empty", "none"):
             h = x
         else:
-            h = {"tuple": lambda a: a[1], "dict": lambda a: a["hidden"], "dataclass": lambda a: a.hidden}[
-                self.kind
-            ](answer)
+            h = {"tuple": lambda a: a[1], "dict": lambda a: a["hidden"], "dataclass": lambda a: a.hidden}[self.kind](
+                answer
+            )
         return self.out(self.relu(h))
 
 
@@ -114,8 +114,7 @@ class Checkpointed(nn.Module):
     def __init__(self, width: int, on: bool) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-            for _ in range(3)
+            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()) for _ in range(3)
         )
         self.out, self.on = nn.Linear(width, 4), on
 

@@ -209,9 +209,7 @@ def test_interrupt_keeps_what_is_done_and_writes_the_report(tmp_path):
         "--out",
         str(tmp_path),
     ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     time.sleep(12)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -242,7 +240,8 @@ def test_report_draws_in_a_browser_without_a_console_error(small, tmp_path):
         )
         page.goto(path.as_uri())
         page.wait_for_function(
-            "document.querySelectorAll('.plotly-graph-div').length == document.querySelectorAll('.plotly-graph-div .main-svg:first-child').length"
+            "(n => n('.plotly-graph-div') == n('.plotly-graph-div .main-svg:first-child'))"
+            "(s => document.querySelectorAll(s).length)"
         )
         plots, drawn = (
             page.locator(s).count() for s in (".plotly-graph-div", ".plotly-graph-div .main-svg:first-child")

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -6,13 +7,11 @@ from torch import nn
 
 import trainability as tr
 from models_for_tests import Functional
-from trainability.diagnose import label_dependence, predict_std
+from trainability.evidence import label_dependence, predict_std
 
 
 def deep(depth: int, width: int = 128, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    return nn.Sequential(
-        *[m for _ in range(depth) for m in (nn.Linear(width, width), act())], nn.Linear(width, 4)
-    )
+    return nn.Sequential(*[m for _ in range(depth) for m in (nn.Linear(width, width), act())], nn.Linear(width, 4))
 
 
 def batch(width: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,12 +46,12 @@ def test_predicted_std_uses_the_known_slope(act, squares):
         return
     model = deep(4, 1024, act)
     values = list(predict_std(model, torch.randn(64, 1024)).values())
-    for a, b in zip(values, values[1:], strict=False):
+    for a, b in pairwise(values):
         assert b / a == pytest.approx(math.sqrt(squares / 3), rel=0.02)
 
 
 def test_tanh_slope_by_quadrature():
-    from trainability.diagnose import _slope_square
+    from trainability.evidence import _slope_square
 
     z = torch.linspace(-9, 9, 200_001, dtype=torch.float64)
     exact = torch.trapezoid((1 - torch.tanh(z) ** 2) ** 2 * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi), z)
@@ -65,9 +64,7 @@ def test_label_dependence_of_a_dead_layer_is_zero_and_of_a_live_one_is_not():
     with torch.no_grad():
         constant[0].weight.zero_()
         constant[0].bias.fill_(1.0)
-    only_last = [p for p in constant[2].parameters()]
     constant[0].requires_grad_(False)
-    assert only_last
     assert label_dependence(constant, x, y, nn.functional.cross_entropy) < 1e-6
     assert label_dependence(nn.Linear(128, 4), x, y, nn.functional.cross_entropy) > 0.5
 
@@ -110,13 +107,9 @@ def test_since_when():
     tr.apply_(model, tr.Init("he"))
     alive = tr.measure(model, x)
     model_dead = deep(30)
-    assert "since step 20; at step 10" in str(
-        tr.diagnose(model_dead, x, history={0: alive, 10: alive, 20: dead})
-    )
+    assert "since step 20; at step 10" in str(tr.diagnose(model_dead, x, history={0: alive, 10: alive, 20: dead}))
 
 
 def test_functional_models_get_a_verdict_without_a_prediction():
-    verdict = tr.diagnose(
-        Functional(), torch.randn(32, 8), torch.randint(4, (32,)), nn.functional.cross_entropy
-    )
+    verdict = tr.diagnose(Functional(), torch.randn(32, 8), torch.randint(4, (32,)), nn.functional.cross_entropy)
     assert verdict.flow is not None

@@ -17,17 +17,13 @@ pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built
 
 def build() -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 300), nn.ReLU(), nn.Linear(300, 4)
-    ).double()
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 300), nn.ReLU(), nn.Linear(300, 4)).double()
     x = 5 + torch.randn(40, 8, dtype=torch.float64)
     x[20:] *= 3  # so that the ranks' own statistics differ from the global ones
     return model, x, torch.randint(4, (40,))
 
 
-def steps(
-    forward: nn.Module, model: nn.Module, lbe: tr.LBE, x: torch.Tensor, y: torch.Tensor
-) -> dict[str, object]:
+def steps(forward: nn.Module, model: nn.Module, lbe: tr.LBE, x: torch.Tensor, y: torch.Tensor) -> dict[str, object]:
     optimizer = torch.optim.SGD([*forward.parameters(), *lbe.parameters()], lr=0.01)
     for _ in range(3):
         optimizer.zero_grad()

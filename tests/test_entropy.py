@@ -16,9 +16,7 @@ SHAPES = [(2, 1), (7,), (5, 3), (64, 33), (9, 4, 5), (6, 3, 4, 2), (3, 2, 2, 3, 
 def test_equals_the_formula_in_numpy(shape, convention):
     a = torch.randn(shape, dtype=torch.float64) * torch.rand(shape[1:], dtype=torch.float64)
     expected = numpy_neuron_entropy(a.numpy(), CONSTANTS[convention])
-    np.testing.assert_allclose(
-        tr.neuron_entropy(a, convention=convention).numpy(), expected, rtol=1e-12, atol=1e-14
-    )
+    np.testing.assert_allclose(tr.neuron_entropy(a, convention=convention).numpy(), expected, rtol=1e-12, atol=1e-14)
     assert tr.batch_entropy(a, convention=convention).item() == pytest.approx(expected.mean(), rel=1e-12)
 
 
@@ -48,9 +46,7 @@ def test_channels_take_positions_as_samples(shape, dim, channel_dim):
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
     if len(shape) == 4 and dim == 1:
         lasting = a.contiguous(memory_format=torch.channels_last)
-        np.testing.assert_allclose(
-            tr.neuron_entropy(lasting, neurons="channel").numpy(), expected, rtol=1e-12
-        )
+        np.testing.assert_allclose(tr.neuron_entropy(lasting, neurons="channel").numpy(), expected, rtol=1e-12)
 
 
 def test_channels_last_memory_gives_the_same_neurons_and_gradient():

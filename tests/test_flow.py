@@ -86,9 +86,7 @@ def test_gradient_norms_equal_those_of_retained_activations(model):
     flow = measure(model, x, y, nn.functional.cross_entropy)
     kept = []
     for layer in flow:
-        model.get_submodule(layer.name).register_forward_hook(
-            lambda _m, _i, o: kept.append(o.clone()) or kept[-1]
-        )
+        model.get_submodule(layer.name).register_forward_hook(lambda _m, _i, o: kept.append(o.clone()) or kept[-1])
     for a in [nn.functional.cross_entropy(model(x), y)]:
         grads = torch.autograd.grad(a, kept)
     assert [layer.gradient for layer in flow] == pytest.approx([g.norm().item() for g in grads], rel=1e-5)

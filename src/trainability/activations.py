@@ -13,7 +13,32 @@ from torch.overrides import TorchFunctionMode
 from trainability.observe import call, observing
 
 _NOT_ELEMENTWISE = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
-_NAMES = ["celu", "elu", "gelu", "glu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold"]
+_NAMES = [
+    "celu",
+    "elu",
+    "gelu",
+    "glu",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "logsigmoid",
+    "mish",
+    "prelu",
+    "relu",
+    "relu6",
+    "rrelu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "softshrink",
+    "softsign",
+    "tanh",
+    "tanhshrink",
+    "threshold",
+]
 _FUNCTIONS: dict[Callable[..., Any], str] = {
     function: name
     for owner in (F, torch, Tensor)
@@ -29,8 +54,7 @@ def is_nonlinearity(module: nn.Module) -> bool:
         return False
     defined_in = {cls.__module__ for cls in type(module).__mro__}
     return activation.__name__ in defined_in or any(
-        name.rpartition(".")[2] in ("activations", "activation")
-        for name in defined_in - {activation.__name__}
+        name.rpartition(".")[2] in ("activations", "activation") for name in defined_in - {activation.__name__}
     )
 
 
@@ -47,9 +71,7 @@ class ActivationCalls:
     """Activations called as functions in one pass of a model, and the modules whose output is the model's."""
 
     after_weight: dict[str, str] = field(default_factory=dict)  # weight layer -> function called after it
-    orphans: dict[str, str] = field(
-        default_factory=dict
-    )  # calling module -> function, no weight layer before
+    orphans: dict[str, str] = field(default_factory=dict)  # calling module -> function, no weight layer before
     outputs: set[str] = field(default_factory=set)
 
     def add(self, function: str, weight: str | None, caller: str) -> None:

@@ -31,20 +31,14 @@ def _about() -> None:
 def _compare(
     data: Annotated[str | None, typer.Option(help="digits, mnist or fashion-mnist.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
-    hub: Annotated[
-        bool | None, typer.Option("--hub", help="Take the data from the Hugging Face hub.")
-    ] = None,
-    depth: Annotated[
-        str | None, typer.Option(help="Hidden layers; a list such as 10,30 compares each.")
-    ] = None,
+    hub: Annotated[bool | None, typer.Option("--hub", help="Take the data from the Hugging Face hub.")] = None,
+    depth: Annotated[str | None, typer.Option(help="Hidden layers; a list such as 10,30 compares each.")] = None,
     width: Annotated[int | None, typer.Option(help="Neurons per hidden layer.")] = None,
     batch_size: Annotated[int | None, typer.Option()] = None,
     lr: Annotated[str | None, typer.Option(help="Learning rate of Adam; a list compares each.")] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
     seeds: Annotated[int | None, typer.Option(help="How many: 5 means seeds 0 to 4.")] = None,
-    remedies: Annotated[
-        str | None, typer.Option(help="From default, he, lbe, he+lbe, batchnorm, residual.")
-    ] = None,
+    remedies: Annotated[str | None, typer.Option(help="From default, he, lbe, he+lbe, batchnorm, residual.")] = None,
     alpha: Annotated[float | None, typer.Option(help="LBE: initial target of every layer, in nats.")] = None,
     beta: Annotated[float | None, typer.Option(help="LBE: strength.")] = None,
     alpha_min: Annotated[float | None, typer.Option(help="LBE: floor of the targets.")] = None,
@@ -52,12 +46,8 @@ def _compare(
         bool | None, typer.Option("--augment", help="Random affine maps, brightness and contrast.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file of these settings; flags win over it.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report.html and results.json.")] = Path(
-        "runs/compare"
-    ),
+    config: Annotated[Path | None, typer.Option(help="YAML file of these settings; flags win over it.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for report.html and results.json.")] = Path("runs/compare"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object to standard output, and nothing else there.")
     ] = False,
@@ -94,9 +84,7 @@ def _compare(
     console = Console(stderr=True)
     environment = {"allocator": tune_allocator()}
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        comparison = compare(
-            settings, dataset, environment=environment, progress=lambda c: live.update(_progress(c))
-        )
+        comparison = compare(settings, dataset, environment=environment, progress=lambda c: live.update(_progress(c)))
     if as_json:
         print(json.dumps(finite(comparison.to_json())))
     try:

@@ -140,8 +140,8 @@ def differential_entropy(
         reach = torch.maximum(middle - low, high - middle)
         distance[left : count - k + left] = torch.minimum(distance[left : count - k + left], reach)
     digamma = torch.special.digamma(torch.tensor([float(count), float(k)], dtype=torch.float64))
-    bias = (digamma[0] - digamma[1]).item() + math.log(2)
-    return distance.log().mean(0) + bias
+    bias = float(digamma[0] - digamma[1]) + math.log(2)
+    return distance.log().mean(0).add(bias)
 
 
 def entropy_from_variance(variance: Tensor, count: int, constant: float) -> Tensor:
@@ -154,9 +154,7 @@ def is_activation(a: object) -> TypeGuard[Tensor]:
     return isinstance(a, Tensor) and a.is_floating_point() and a.dim() > 0 and a.numel() > 0
 
 
-def _gaussian(
-    a: Tensor, convention: Convention, neurons: Neurons, channel_dim: int | None
-) -> tuple[Tensor, int]:
+def _gaussian(a: Tensor, convention: Convention, neurons: Neurons, channel_dim: int | None) -> tuple[Tensor, int]:
     constant = entropy_constant(convention)
     x = _checked_samples(a, neurons, channel_dim)
     count = sample_count(x)

@@ -62,9 +62,7 @@ class Flow:
         for layer in self.layers:
             if layer.name == key:
                 return layer
-        raise KeyError(
-            f"no reading named {key!r}; there are {', '.join(layer.name for layer in self.layers)}"
-        )
+        raise KeyError(f"no reading named {key!r}; there are {', '.join(layer.name for layer in self.layers)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and numbers, ready for JSON."""
@@ -112,8 +110,7 @@ class Flow:
         widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
         lines = [
             "  ".join(
-                cell.ljust(w) if i < 3 else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+                cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
             for row in [header, *rows]
         ]
@@ -140,7 +137,8 @@ def measure(
 
     Args:
         model: any module.
-        inputs: a batch of at least two; a tensor means ``model(x)``, a tuple or list ``model(*x)``, a mapping ``model(**x)``.
+        inputs: a batch of at least two; a tensor means ``model(x)``, a tuple or list ``model(*x)``, a mapping
+            ``model(**x)``.
         targets: second argument of ``loss``.
         loss: ``loss(output, targets)``, a scalar; given with ``targets``, adds the gradient norm of every layer.
         where: which layers (`trainability.select`); the default is every hidden nonlinearity.
@@ -239,7 +237,9 @@ class _FlowReader:
         )
         self._records.append((name, self._kinds[path], tuple(activation.shape), numbers))
         if self._gradients and activation.requires_grad:
-            activation.register_hook(lambda g: self._norms.__setitem__(name, g.detach().float().norm()))
+            activation.register_hook(  # type: ignore[no-untyped-call]
+                lambda g: self._norms.__setitem__(name, g.detach().float().norm())
+            )
 
     def backward(self, loss: Tensor, parameters: list[Tensor]) -> None:
         """Send the gradient of ``loss`` past the readings without accumulating it anywhere."""
@@ -252,9 +252,7 @@ class _FlowReader:
         for name, kind, shape, numbers in self._records:
             entropy, mean, std, dead = numbers.tolist()
             norm = self._norms.get(name)
-            layers.append(
-                LayerFlow(name, kind, shape, entropy, mean, std, dead, None if norm is None else float(norm))
-            )
+            layers.append(LayerFlow(name, kind, shape, entropy, mean, std, dead, None if norm is None else float(norm)))
         return layers, dict(self._skipped)
 
 

@@ -35,9 +35,7 @@ class Selection:
 
     def __str__(self) -> str:
         lines = [f"{len(self.paths)} {'layer' if len(self.paths) == 1 else 'layers'}"]
-        lines += [
-            f"  {path}" + (f"  ({self.notes[path]})" if path in self.notes else "") for path in self.paths
-        ]
+        lines += [f"  {path}" + (f"  ({self.notes[path]})" if path in self.notes else "") for path in self.paths]
         if self.skipped:
             lines.append(f"{len(self.skipped)} skipped")
             lines += [f"  {path}: {reason}" for path, reason in self.skipped.items()]
@@ -81,9 +79,7 @@ def select(model: nn.Module, where: Where | None = None, *, inputs: Any = None) 
         else:
             seen[id(module)] = path
     if not seen:
-        raise ValueError(
-            f"where={_shown(where)} matched no layer of {type(model).__name__}{_nearest(model, where)}"
-        )
+        raise ValueError(f"where={_shown(where)} matched no layer of {type(model).__name__}{_nearest(model, where)}")
     return Selection(tuple(seen.values()), {}, skipped)
 
 
@@ -101,10 +97,7 @@ def _default(model: nn.Module, calls: ActivationCalls | None) -> Selection:
         for path, function in calls.after_weight.items():
             notes[path] = f"before {function}, which is called as a function and has no module to tap"
         skipped.update(
-            {
-                path: f"{function} is called there, but after no weight layer"
-                for path, function in calls.orphans.items()
-            }
+            {path: f"{function} is called there, but after no weight layer" for path, function in calls.orphans.items()}
         )
     elif hidden:
         remark = "Activations called as functions could not be looked for; pass inputs= to have them found."
@@ -139,9 +132,7 @@ def _matcher(where: Where) -> type_of_callable:
         return lambda path, module: any(part(path, module) for part in parts)
     if callable(where):
         return where
-    raise TypeError(
-        f"where must be a glob, a compiled regex, a type, a callable or a list of these, not {where!r}"
-    )
+    raise TypeError(f"where must be a glob, a compiled regex, a type, a callable or a list of these, not {where!r}")
 
 
 def _shown(where: Where) -> str:

@@ -77,7 +77,7 @@ class Moments(torch.autograd.Function):
         return mean, variance
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_mean: Tensor | None, grad_variance: Tensor | None) -> Tensor | None:
         """Return (2/S) (x - m) grad_variance + grad_mean / S."""
         x, mean = ctx.saved_tensors
@@ -104,7 +104,7 @@ class GroupMoments(torch.autograd.Function):
         return means, variances
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_mean: Tensor | None, grad_variance: Tensor | None) -> Any:
         """Return the gradient of each."""
         means, *xs = ctx.saved_tensors

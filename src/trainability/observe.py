@@ -50,9 +50,7 @@ def observing(model: nn.Module) -> Iterator[None]:
     Gradients are left alone by calling `torch.autograd.grad` instead of ``backward``.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module._buffers, name, b) for module in model.modules() for name, b in module._buffers.items()
-    ]
+    buffers = [(module._buffers, name, b) for module in model.modules() for name, b in module._buffers.items()]
     copies = {id(b): b.detach().clone() for _, _, b in buffers if b is not None}
     devices = sorted({t.device.index for t in model.parameters() if t.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices):
@@ -70,5 +68,5 @@ def observing(model: nn.Module) -> Iterator[None]:
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(
-        torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a != a, b != b)
+        torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
     )

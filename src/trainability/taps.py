@@ -17,7 +17,7 @@ class Reader(Protocol):
         """A forward pass of the whole model begins."""
 
     def read(self, path: str, call: int, activation: Tensor | None) -> None:
-        """Layer ``path`` returned ``activation`` (``None``: no tensor), for the ``call``-th time, from 1, in this pass."""
+        """Layer ``path`` returned ``activation`` (``None``: no tensor) for the ``call``-th time in this pass."""
 
 
 class Taps:

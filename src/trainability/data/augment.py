@@ -54,9 +54,7 @@ class Augmentation:
         images = F.grid_sample(images, grid, align_corners=False)
         images = images.mul_(_per_image(uniform(1 - self.brightness, 1 + self.brightness))).clamp_(0, 1)
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
-        return torch.lerp(mean, images, _per_image(uniform(1 - self.contrast, 1 + self.contrast))).clamp_(
-            0, 1
-        )
+        return torch.lerp(mean, images, _per_image(uniform(1 - self.contrast, 1 + self.contrast))).clamp_(0, 1)
 
 
 def _per_image(factor: Tensor) -> Tensor:

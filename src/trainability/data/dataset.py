@@ -72,9 +72,7 @@ class Dataset:
         }
 
 
-def split(
-    name: str, classes: int, pool: Split, test: Split | None, held_out: int, source: str, seed: int
-) -> Dataset:
+def split(name: str, classes: int, pool: Split, test: Split | None, held_out: int, source: str, seed: int) -> Dataset:
     """Draw ``held_out`` validation samples (and as many test samples where there is no test set) by ``seed``."""
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     val, rest = pool.take(order[:held_out]), order[held_out:]

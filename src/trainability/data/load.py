@@ -98,7 +98,7 @@ def load(name: str, data_dir: Path | str | None = None, *, hub: bool = False, sp
         return split(name, 10, train, test, 10_000, f"hub:{spec.hub}", split_seed)
     if data_dir is None:
         raise DataError(
-            f"{name} needs its official files: name their folder with --data-dir DIR, take them from the Hugging Face hub "
+            f"{name} needs its official files: name their folder with --data-dir DIR, take them from the hub "
             "with --hub, or use --data digits, which needs none"
         )
     folder = Path(data_dir) / spec.folder
@@ -120,12 +120,8 @@ def _digits(seed: int) -> Dataset:
     except ImportError as error:
         raise DataError("digits comes with scikit-learn: pip install 'trainability[experiments]'") from error
     bunch = load_digits()
-    images = (
-        torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
-    )  # 0 to 16 in the source
-    return split(
-        "digits", 10, Split(images, torch.from_numpy(bunch.target).long()), None, 360, "scikit-learn", seed
-    )
+    images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # 0 to 16 in the source
+    return split("digits", 10, Split(images, torch.from_numpy(bunch.target).long()), None, 360, "scikit-learn", seed)
 
 
 def _idx(path: Path, md5: str) -> Tensor:
@@ -138,15 +134,13 @@ def _idx(path: Path, md5: str) -> Tensor:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise DataError(
-            f"{path} is damaged: its MD5 is {found}, that of the official file {md5}; download it again"
-        )
+        raise DataError(f"{path} is damaged: its MD5 is {found}, that of the official file {md5}; download it again")
     content = gzip.decompress(raw)
     dims = content[3]
     shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims)]
-    return torch.frombuffer(
-        bytearray(content), dtype=torch.uint8, offset=4 + 4 * dims, count=math.prod(shape)
-    ).view(shape)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dims, count=math.prod(shape)).view(
+        shape
+    )
 
 
 def _from_hub(identifier: str) -> tuple[Split, Split]:
@@ -157,15 +151,11 @@ def _from_hub(identifier: str) -> tuple[Split, Split]:
     try:
         both = datasets.load_dataset(identifier)
     except Exception as error:  # no network, no such data set, a full cache: the library raises many kinds
-        raise DataError(
-            f"{identifier} could not be loaded from the hub: {str(error).splitlines()[0]}"
-        ) from error
+        raise DataError(f"{identifier} could not be loaded from the hub: {str(error).splitlines()[0]}") from error
     return _split_of(both["train"]), _split_of(both["test"])
 
 
 def _split_of(rows: Any) -> Split:
     rows = rows.with_format("torch")
     images = torch.stack([image.to(torch.uint8) for image in rows["image"]])
-    return Split(
-        images if images.dim() == 4 else images.unsqueeze(1), torch.as_tensor(rows["label"][:]).long()
-    )
+    return Split(images if images.dim() == 4 else images.unsqueeze(1), torch.as_tensor(rows["label"][:]).long())

@@ -46,9 +46,7 @@ class Comparison:
         """Yield depth, learning rate and the records per remedy that have a result."""
         for depth, lr in product(self.config.depth, self.config.lr):
             here = {
-                name: [
-                    r for r in self.records if (r.remedy, r.depth, r.lr) == (name, depth, lr) and r.accuracy
-                ]
+                name: [r for r in self.records if (r.remedy, r.depth, r.lr) == (name, depth, lr) and r.accuracy]
                 for name in self.config.remedies
             }
             yield depth, lr, {name: runs for name, runs in here.items() if runs}

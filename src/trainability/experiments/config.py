@@ -83,9 +83,7 @@ def configure(flags: dict[str, Any], file: Path | None = None) -> CompareConfig:
         name = str(first["loc"][0]) if first["loc"] else "settings"
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, CompareConfig.model_fields, n=1)
-            raise ConfigError(
-                f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else "")
-            ) from None
+            raise ConfigError(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else "")) from None
         message = first["msg"].removeprefix("Value error, ")
         shown = "" if first["type"] == "value_error" else f" (it is {first['input']!r})"
         raise ConfigError(f"{name}: {message}{shown}") from None

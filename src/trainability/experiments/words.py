@@ -36,19 +36,19 @@ def _cell(arms: dict[str, list[Record]], chance: float) -> list[str]:
     for name, runs in arms.items():
         values = accuracies(runs)
         arm = ARMS[name]
-        subject = (
-            f"{name} ({arm.what})" if arm.base is None else f"{name} ({arm.what}, otherwise as {arm.base})"
-        )
+        subject = f"{name} ({arm.what})" if arm.base is None else f"{name} ({arm.what}, otherwise as {arm.base})"
         start = [run.flow[0][1][-1] for run in runs]
         signal = f"At the start its last hidden layer carries {mean(start):.2g} nats."
         if _at_chance(values, chance):
             sentences.append(
-                f"{subject} does not learn: {spread(values)}, where always naming one class gives {chance:.2f} %. {signal}"
+                f"{subject} does not learn: {spread(values)}, where always naming one class gives {chance:.2f} %. "
+                + signal
             )
         elif min(values) < chance + 5:
             stuck = sum(v < chance + 5 for v in values)
             sentences.append(
-                f"{subject} learns on some seeds only: {spread(values)}; {stuck} of {len(values)} stay near chance. {signal}"
+                f"{subject} learns on some seeds only: {spread(values)}; {stuck} of {len(values)} stay near chance. "
+                + signal
             )
         else:
             sentences.append(f"{subject} learns: {spread(values)}. {signal}")
@@ -92,7 +92,8 @@ def _revival(name: str, runs: list[Record]) -> list[str]:
     if steps:
         when = ", ".join(f"seed {seed} by step {step}" for seed, step in steps.items())
         sentences.append(
-            f"In {name} the term opens a network that began silent; the last hidden layer first carries {SILENT} nats: {when}."
+            f"In {name} the term opens a network that began silent; its last hidden layer first carries {SILENT} "
+            f"nats: {when}."
         )
     if never:
         sentences.append(

@@ -87,7 +87,7 @@ def apply_(model: nn.Module, remedy: Remedy, *, where: Where | None = None, dry_
     """
     from trainability.lbe import LBE
 
-    if isinstance(remedy, LBE) or remedy is LBE:
+    if isinstance(remedy, LBE) or (isinstance(remedy, type) and issubclass(remedy, LBE)):
         raise TypeError(
             "LBE changes the loss and not the model, so apply_ has nothing to do; write lbe = LBE(model) and then "
             "loss = lbe(loss) in the training loop"

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from html import escape
 from itertools import cycle
+from math import isfinite
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -99,10 +101,10 @@ def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
         trace.showlegend = False
         figure.add_trace(trace, row=1, col=2)
     figure.update_xaxes(title="training step")
-    figure.update_yaxes(title="training cross-entropy, nats", row=1, col=1)
+    figure.update_yaxes(title="nats", row=1, col=1)
     if with_term:
-        figure.update_yaxes(title="L_BE (total = CE · (1 + L_BE))", type="log", row=1, col=2)
-    return _style(figure)
+        figure.update_yaxes(title="L_BE, where total = CE · (1 + L_BE)", type="log", row=1, col=2)
+    return _style(figure).update_layout(legend={"y": 1.12}, margin={"t": 80})
 
 
 def entropy_figure(arms: Arms) -> go.Figure:
@@ -119,7 +121,7 @@ def entropy_figure(arms: Arms) -> go.Figure:
             rows.append([*entropy, *([None] * (depth - len(entropy)))])
         return rows
 
-    top = max(1.0, max(e for _, run in runs for _, entropies, _ in run.flow for e in entropies if e == e))
+    top = max([1.0, *(e for _, run in runs for _, entropies, _ in run.flow for e in entropies if isfinite(e))])
 
     def heatmap(step: int) -> go.Heatmap:
         return go.Heatmap(
@@ -133,9 +135,7 @@ def entropy_figure(arms: Arms) -> go.Figure:
             hovertemplate="%{y}<br>layer %{x}: %{z:.4f} nats<extra></extra>",
         )
 
-    figure = go.Figure(
-        data=[heatmap(steps[-1])], frames=[go.Frame(data=[heatmap(s)], name=str(s)) for s in steps]
-    )
+    figure = go.Figure(data=[heatmap(steps[-1])], frames=[go.Frame(data=[heatmap(s)], name=str(s)) for s in steps])
     figure.update_xaxes(title="hidden layer")
     figure.update_yaxes(autorange="reversed")
     slider = {
@@ -158,13 +158,9 @@ def entropy_figure(arms: Arms) -> go.Figure:
 
 def history_figure(arms: Arms) -> go.Figure:
     """Entropy over training steps and layers, one heatmap per remedy, of the run of median accuracy."""
-    chosen = {
-        name: sorted(runs, key=lambda r: r.accuracy[-1][2])[len(runs) // 2] for name, runs in arms.items()
-    }
+    chosen = {name: sorted(runs, key=lambda r: r.accuracy[-1][2])[len(runs) // 2] for name, runs in arms.items()}
     titles = [f"{escape(name)}, seed {run.seed}" for name, run in chosen.items()]
-    figure = make_subplots(
-        rows=1, cols=len(chosen), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.02
-    )
+    figure = make_subplots(rows=1, cols=len(chosen), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.02)
     for column, run in enumerate(chosen.values(), 1):
         figure.add_trace(
             go.Heatmap(
@@ -179,9 +175,7 @@ def history_figure(arms: Arms) -> go.Figure:
         )
     figure.update_xaxes(title="step", type="category", nticks=6)
     figure.update_yaxes(title="hidden layer", row=1, col=1)
-    figure.update_layout(
-        coloraxis={"colorscale": "Viridis", "cmin": 0, "cmax": 3, "colorbar": {"title": "nats"}}
-    )
+    figure.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 0, "cmax": 3, "colorbar": {"title": "nats"}})
     return _style(figure, 360)
 
 
@@ -242,14 +236,15 @@ def neuron_figure(arms: Arms) -> go.Figure:
                 )
     figure.update_layout(barmode="overlay", bargap=0)
     figure.update_annotations(font={"size": 12})
-    return _style(figure, 60 + 210 * max(len(runs), 1))
+    rows = max(len(runs), 1)
+    return _style(figure, 110 + 210 * rows).update_layout(legend={"y": 1 + 0.2 / rows}, margin={"t": 90})
 
 
 def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str], by: str) -> go.Figure:
     """Accuracy against learning rate or depth, per remedy: every seed, and a line through the medians."""
     figure = go.Figure()
     index = 1 if by == "lr" else 0
-    fixed = sorted({cell[1 - index] for cell in cells})
+    fixed = sorted({float((depth, lr)[1 - index]) for depth, lr, _ in cells})
     for name, colour in palette.items():
         for dash, other in zip(cycle(("solid", "dash", "dot", "dashdot")), fixed, strict=False):
             points = [
@@ -259,9 +254,7 @@ def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str],
             ]
             if not points:
                 continue
-            label = escape(name) + (
-                f", {'depth' if by == 'lr' else 'lr'} {other:g}" if len(fixed) > 1 else ""
-            )
+            label = escape(name) + (f", {'depth' if by == 'lr' else 'lr'} {other:g}" if len(fixed) > 1 else "")
             figure.add_scatter(
                 x=[x for x, _ in points],
                 y=[v[len(v) // 2] for _, v in points],
@@ -291,7 +284,7 @@ def flow_figure(flow: Flow) -> go.Figure:
     """Entropy, standard deviation and, where measured, gradient norm per layer."""
     names = [escape(layer.name) for layer in flow]
     gradients = [layer.gradient for layer in flow]
-    panels = [
+    panels: list[tuple[str, list[Any], str]] = [
         ("batch entropy, nats", [layer.entropy for layer in flow], "linear"),
         ("std over the batch", [layer.std for layer in flow], "log"),
     ]
@@ -299,8 +292,6 @@ def flow_figure(flow: Flow) -> go.Figure:
         panels.append(("gradient norm", gradients, "log"))
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[title for title, _, _ in panels])
     for column, (title, values, scale) in enumerate(panels, 1):
-        figure.add_scatter(
-            x=names, y=values, mode="lines+markers", name=title, showlegend=False, row=1, col=column
-        )
+        figure.add_scatter(x=names, y=values, mode="lines+markers", name=title, showlegend=False, row=1, col=column)
         figure.update_yaxes(type=scale, row=1, col=column)
     return _style(figure)

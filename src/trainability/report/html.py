@@ -25,7 +25,7 @@ _ENVIRONMENT = {
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:
-    """Write ``report.html`` and ``results.json`` into ``out``, each whole or not at all, and return the report's path."""
+    """Write ``report.html`` and ``results.json`` into ``out``, each whole or not at all; return the report's path."""
     write_whole(
         out / "results.json",
         json.dumps(finite({**comparison.to_json(), "records": [r.to_dict() for r in comparison.records]})),
@@ -80,9 +80,7 @@ def render(comparison: Comparison) -> str:
     for by, values in (("lr", comparison.config.lr), ("depth", comparison.config.depth)):
         if len(values) > 1 and cells:
             name = "learning rate" if by == "lr" else "depth"
-            overview.append(
-                _figure(f"Accuracy against {name}", "", figures.versus_figure(cells, palette, by))
-            )
+            overview.append(_figure(f"Accuracy against {name}", "", figures.versus_figure(cells, palette, by)))
     return environment.get_template("compare.html").render(
         comparison=comparison,
         config=comparison.config.model_dump(mode="json"),
@@ -125,7 +123,7 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list
         ),
         (
             "Information in every layer, step by step",
-            "Batch entropy of each hidden layer of each run; drag the slider through training. Dark: all inputs look alike.",
+            "Batch entropy of each hidden layer of each run; drag the slider. Dark: all inputs look alike.",
             figures.entropy_figure(arms),
         ),
         (
@@ -145,7 +143,8 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list
         ),
         (
             "Single neurons",
-            "Values of one neuron of median variance before its ReLU over 512 training images, before (grey) and after training; first seed.",
+            "One neuron of median variance before its ReLU, over 512 training images, before (grey) and after "
+            "training; first seed.",
             figures.neuron_figure(arms),
         ),
     ]

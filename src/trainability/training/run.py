@@ -28,9 +28,7 @@ class Record:
     status: str = "waiting"  # waiting, training, done, diverged, interrupted
     steps: int = 0
     epochs: int = 0
-    train_loss: list[tuple[int, float]] = field(
-        default_factory=list
-    )  # (step, mean of the loss since the last)
+    train_loss: list[tuple[int, float]] = field(default_factory=list)  # (step, mean of the loss since the last)
     lbe: list[tuple[int, float]] = field(default_factory=list)  # (step, L_BE)
     accuracy: list[tuple[int, float, float]] = field(default_factory=list)  # (step, validation %, test %)
     layers: list[str] = field(default_factory=list)
@@ -98,9 +96,7 @@ class Run:
         self._optimizer = torch.optim.Adam([*model.parameters(), *(lbe.parameters() if lbe else [])], lr=lr)
         self._steps_per_epoch = max(1, len(data.train) // batch_size)
         total = self._steps_per_epoch * epochs
-        self._probe_at = {
-            round(total * (i / probes) ** 1.5) for i in range(1, probes + 1)
-        }  # denser at the start
+        self._probe_at = {round(total * (i / probes) ** 1.5) for i in range(1, probes + 1)}  # denser at the start
         self._log_at = {round(total * i / 200) for i in range(1, 201)}
         index = torch.arange(min(512, len(data.train)), device=device)
         self._probe = data.inputs(data.train.take(index).images)
@@ -132,9 +128,7 @@ class Run:
         self._log()
         record.epochs += 1
         record.step_ms = 1e3 * median(self._times)
-        record.accuracy.append(
-            (record.steps, self._accuracy(self._data.val), self._accuracy(self._data.test))
-        )
+        record.accuracy.append((record.steps, self._accuracy(self._data.val), self._accuracy(self._data.test)))
         if record.train_loss and not record.train_loss[-1][1] < float("inf"):
             record.status = "diverged"
 
@@ -152,9 +146,7 @@ class Run:
         """Measure the flow on a fixed batch of training images."""
         flow: Flow = measure(self.model, self._probe)
         self.record.layers = [layer.name for layer in flow]
-        self.record.flow.append(
-            (self.record.steps, [layer.entropy for layer in flow], [layer.std for layer in flow])
-        )
+        self.record.flow.append((self.record.steps, [layer.entropy for layer in flow], [layer.std for layer in flow]))
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         train = self._data.train
@@ -182,7 +174,7 @@ class Run:
         self.model.eval()
         right = sum(
             (self.model(self._data.inputs(images)).argmax(1) == labels).sum()
-            for images, labels in zip(part.images.split(2048), part.labels.split(2048), strict=True)
+            for images, labels in zip(torch.split(part.images, 2048), torch.split(part.labels, 2048), strict=True)
         )
         self.model.train()
         return 100.0 * float(right) / len(part)
