@@ -52,7 +52,7 @@ def test_program_and_plot_without_their_extras_say_what_to_install():
         "import torch, trainability as tr; m = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU());"
         "tr.measure(m, torch.randn(8, 4), where='1').plot()"
     )
-    assert "Flow.plot() needs plotly" in done.stderr
+    assert "plot() needs plotly" in done.stderr
 
 
 def test_import_leaves_the_process_as_it_was():

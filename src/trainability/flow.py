@@ -13,6 +13,7 @@ from trainability.errors import UnsupportedModelError
 from trainability.layers import Selection, Where, select
 from trainability.moments import Neurons, sample_count, samples, statistics
 from trainability.observe import call, observing, tensors_in, unwrap
+from trainability.plots import layer_figure
 from trainability.taps import Taps, reading_name
 
 if TYPE_CHECKING:
@@ -76,11 +77,14 @@ class Flow:
 
     def plot(self) -> "Figure":
         """Draw entropy, standard deviation and gradient norm per layer (needs plotly)."""
-        try:
-            from trainability.report.figures import flow_figure
-        except ImportError as error:
-            raise ImportError("Flow.plot() needs plotly: pip install 'trainability[experiments]'") from error
-        return flow_figure(self)
+        panels: list[tuple[str, list[float | None], str]] = [
+            ("batch entropy, nats", [layer.entropy for layer in self], "linear"),
+            ("std over the batch", [layer.std for layer in self], "log"),
+        ]
+        gradients = [layer.gradient for layer in self]
+        if any(gradient is not None for gradient in gradients):
+            panels.append(("gradient norm", gradients, "log"))
+        return layer_figure([layer.name for layer in self], panels)
 
     def __repr__(self) -> str:
         with_gradient = any(layer.gradient is not None for layer in self.layers)

@@ -4,12 +4,10 @@ from collections.abc import Iterable
 from html import escape
 from itertools import cycle
 from math import isfinite
-from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from trainability.flow import Flow
 from trainability.training.run import Record
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
@@ -277,21 +275,4 @@ def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str],
         title="learning rate" if by == "lr" else "hidden layers", type="log" if by == "lr" else "linear"
     )
     figure.update_yaxes(title="test accuracy, %", range=[0, 101])
-    return _style(figure)
-
-
-def flow_figure(flow: Flow) -> go.Figure:
-    """Entropy, standard deviation and, where measured, gradient norm per layer."""
-    names = [escape(layer.name) for layer in flow]
-    gradients = [layer.gradient for layer in flow]
-    panels: list[tuple[str, list[Any], str]] = [
-        ("batch entropy, nats", [layer.entropy for layer in flow], "linear"),
-        ("std over the batch", [layer.std for layer in flow], "log"),
-    ]
-    if any(g is not None for g in gradients):
-        panels.append(("gradient norm", gradients, "log"))
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[title for title, _, _ in panels])
-    for column, (title, values, scale) in enumerate(panels, 1):
-        figure.add_scatter(x=names, y=values, mode="lines+markers", name=title, showlegend=False, row=1, col=column)
-        figure.update_yaxes(type=scale, row=1, col=column)
     return _style(figure)

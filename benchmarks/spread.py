@@ -1,0 +1,46 @@
+"""What the spread of LBE over seeds comes from: initial weights or the order of the batches.
+
+Trains the default-initialised MNIST network of 30 layers with LBE for every pair of a seed of the weights and a seed
+of the order, and prints the test accuracy after every epoch and the lowest batch entropy of a layer at the end.
+
+    python benchmarks/spread.py --data-dir .data [--seeds 3] [--epochs 5] [--out FILE.json]
+"""
+
+import argparse
+import json
+from itertools import product
+from pathlib import Path
+
+import torch
+
+import trainability as tr
+from trainability.data import load
+from trainability.models import fnn
+from trainability.training.run import Record, Run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    data = load("mnist", args.data_dir)
+    rows = []
+    for weights, order in product(range(args.seeds), repeat=2):
+        torch.manual_seed(weights)
+        model = fnn(784, depth=30, width=128, classes=10)
+        record = Record("lbe", 30, 1e-3, order)
+        run = Run(record, model, data, lbe=tr.LBE(model), lr=1e-3, batch_size=512, epochs=args.epochs)
+        for _ in range(args.epochs):
+            run.epoch()
+        accuracy = [round(test, 2) for _, _, test in record.accuracy]
+        rows.append({"weights": weights, "order": order, "accuracy": accuracy, "lowest": min(record.flow[-1][1])})
+        print(json.dumps(rows[-1]), flush=True)
+    if args.out:
+        args.out.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
