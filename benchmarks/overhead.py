@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -29,7 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 import trainability as tr
 from trainability.training.runtime import tune_allocator
 
-CASES: dict[str, tuple[int, int]] = {"fnn30x100": (128, 200), "fnn50x1000": (512, 12), "conv20x16": (128, 30)}
+CASES: dict[str, tuple[int, int]] = {"fnn30x100": (128, 600), "fnn50x1000": (512, 30), "conv20x16": (128, 60)}
 
 
 def build(case: str) -> tuple[nn.Sequential, Tensor]:
@@ -112,8 +113,10 @@ def measure(case: str, mode: str, rounds: int) -> dict[str, object]:
         for _ in range(4):
             step()
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
-        for name in names if turn % 2 else reversed(names):
+    order = random.Random(0)
+    for _ in range(rounds):
+        # Shuffled, so that no side always follows one that left the caches as it likes them.
+        for name in order.sample(names, len(names)):
             begin = time.perf_counter()
             steps[name]()
             times[name].append(time.perf_counter() - begin)

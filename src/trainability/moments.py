@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_squared_error_gradient = torch.ops.aten.mse_loss_backward.grad_input
 Neurons = Literal["position", "channel"]
 
 
@@ -129,7 +130,12 @@ def _input_gradient(
     """(2/count) (x - mean) grad_variance + grad_mean / count, broadcast over samples, in one new buffer."""
     if grad_variance is None:
         return None if grad_mean is None else (grad_mean / count).expand_as(x).to(x.dtype)
-    gradient = (x - mean).mul_(grad_variance * (2.0 / count))
+    coefficient = grad_variance * (1.0 / count)
+    if x.is_cpu and x.dtype == mean.dtype and not torch.compiler.is_compiling():
+        # The gradient of a squared error is 2 (x - mean) times a coefficient, too, and one pass over memory.
+        gradient = _squared_error_gradient(coefficient, x, mean, 0, grad_input=torch.empty_like(x))
+    else:
+        gradient = (x - mean).mul_(2 * coefficient)
     if grad_mean is not None:
         gradient.add_(grad_mean / count)
     return gradient.to(x.dtype)
