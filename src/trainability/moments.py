@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_squared_error_gradient = torch.ops.aten.mse_loss_backward.grad_input
 Neurons = Literal["position", "channel"]
 
 
@@ -130,12 +129,17 @@ def _input_gradient(
     """(2/count) (x - mean) grad_variance + grad_mean / count, broadcast over samples, in one new buffer."""
     if grad_variance is None:
         return None if grad_mean is None else (grad_mean / count).expand_as(x).to(x.dtype)
-    coefficient = grad_variance * (1.0 / count)
-    if x.is_cpu and x.dtype == mean.dtype and not torch.compiler.is_compiling():
-        # The gradient of a squared error is 2 (x - mean) times a coefficient, too, and one pass over memory.
-        gradient = _squared_error_gradient(coefficient, x, mean, 0, grad_input=torch.empty_like(x))
-    else:
-        gradient = (x - mean).mul_(2 * coefficient)
+    gradient = _deviation_times(x, mean, grad_variance * (2.0 / count))
     if grad_mean is not None:
         gradient.add_(grad_mean / count)
     return gradient.to(x.dtype)
+
+
+def _deviation_times(x: Tensor, mean: Tensor, coefficient: Tensor) -> Tensor:
+    """(x - mean) · coefficient, subtracting first."""
+    if not x.is_cpu or x.dtype != mean.dtype or torch.compiler.is_compiling():
+        return (x - mean).mul_(coefficient)
+    # The gradient of a squared error is this, too, doubled, and takes one pass over memory instead of two.
+    gradient = torch.empty_like(x)
+    torch.ops.aten.mse_loss_backward.grad_input(coefficient * 0.5, x, mean, 0, grad_input=gradient)
+    return gradient

@@ -60,6 +60,7 @@ def _cell(arms: dict[str, list[Record]], chance: float) -> list[str]:
             sentences.append(_against(name, values, arm.base, accuracies(arms[arm.base])))
         if arm.lbe:
             sentences += _revival(name, runs)
+        sentences += _why_spread(name, runs, chance)
     best = max(arms, key=lambda n: median(accuracies(arms[n])))
     sentences.append(f"Strongest here: {best}, {spread(accuracies(arms[best]))}." + _seeds_warning(arms))
     return sentences
@@ -100,6 +101,19 @@ def _revival(name: str, runs: list[Record]) -> list[str]:
             f"On {'seed' if len(never) == 1 else 'seeds'} {', '.join(map(str, never))} {name} did not open it."
         )
     return sentences
+
+
+def _why_spread(name: str, runs: list[Record], chance: float) -> list[str]:
+    """What the records say of a wide spread: whether the runs were still moving when training ended."""
+    values = accuracies(runs)
+    if len(runs) < 2 or max(values) - min(values) < 5 or _at_chance(values, chance) or len(runs[0].accuracy) < 2:
+        return []
+    moves = [run.accuracy[-1][2] - run.accuracy[-2][2] for run in runs]
+    return [
+        f"The seeds of {name} lie {max(values) - min(values):.0f} points apart; in the last epoch alone they moved by "
+        f"{min(moves):+.1f} to {max(moves):+.1f} points"
+        + (", so the spread is of networks still in the midst of learning." if max(map(abs, moves)) > 2 else ".")
+    ]
 
 
 def _seeds_warning(arms: dict[str, list[Record]]) -> str:
