@@ -7,7 +7,11 @@ BIN := .venv/bin
 demo: .venv/.installed
 	$(BIN)/trainability compare --out runs/demo
 
-test: lint types tests
+test: .venv/.installed
+	@for part in lint types tests; do \
+	  begin=$$(date +%s); $(MAKE) --no-print-directory $$part || exit 1; \
+	  echo "$$part took $$(($$(date +%s) - begin)) s"; \
+	done
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from torch.profiler import ProfilerActivity, profile
 import trainability as tr
 from trainability.training.runtime import tune_allocator
 
-CASES: dict[str, tuple[int, int]] = {"fnn30x100": (128, 600), "fnn50x1000": (512, 30), "conv20x16": (128, 60)}
+CASES: dict[str, tuple[int, int]] = {"fnn30x100": (128, 600), "fnn50x1000": (512, 20), "conv20x16": (128, 60)}
 
 
 def build(case: str) -> tuple[nn.Sequential, Tensor]:
@@ -137,7 +137,7 @@ def measure(case: str, mode: str, rounds: int) -> dict[str, object]:
 
 
 def held_bytes(case: str) -> int:
-    """What the plain step holds between steps: parameters and Adam's two moments (gradients are freed)."""
+    """What every side holds when a step has freed the old gradients: parameters and Adam's two moments."""
     model, _ = build(case)
     return 3 * sum(p.numel() * p.element_size() for p in model.parameters())
 

@@ -37,13 +37,9 @@ def test_he_initialisation_is_healthy():
     assert verdict.label_dependence > 0.3
 
 
-@pytest.mark.parametrize(
-    ("act", "squares"), [(nn.ReLU, 0.5), (nn.Identity, None), (lambda: nn.LeakyReLU(0.3), (1 + 0.09) / 2)]
-)
+@pytest.mark.parametrize(("act", "squares"), [(nn.ReLU, 0.5), (lambda: nn.LeakyReLU(0.3), (1 + 0.09) / 2)])
 def test_predicted_std_uses_the_known_slope(act, squares):
     """E[φ'²] is 1/2 for ReLU and (1 + s²)/2 for leaky ReLU; PyTorch's default has n Var w = 1/3."""
-    if squares is None:
-        return
     model = deep(4, 1024, act)
     values = list(predict_std(model, torch.randn(64, 1024)).values())
     for a, b in pairwise(values):
@@ -100,16 +96,39 @@ def test_nan_and_explosion_name_the_layer():
 
 
 def test_since_when():
-    model = deep(30)
-    x, _ = batch()
-    dead = tr.measure(model, x)
-    assert "at initialisation" in str(tr.diagnose(model, x, history={0: dead, 10: dead}))
-    tr.apply_(model, tr.Init("he"))
-    alive = tr.measure(model, x)
-    model_dead = deep(30)
-    assert "since step 20; at step 10" in str(tr.diagnose(model_dead, x, history={0: alive, 10: alive, 20: dead}))
+    dying, x = deep(30), batch()[0]
+    dead = tr.measure(dying, x)
+    living = deep(30)
+    tr.apply_(living, tr.Init("he"))
+    alive = tr.measure(living, x)
+    for history, words in (
+        ({0: dead, 10: dead}, "silent at initialisation"),
+        ({0: alive, 10: alive, 20: dead}, "has been silent since step 20; at step 10 it was not"),
+        ({0: dead, 10: alive, 20: dead}, "has been silent since step 20; at step 10 it was not"),
+        ({0: alive}, "fell silent after step 0"),
+        ({5: dead}, "silent at step 5 already"),
+        (None, "pass history="),
+    ):
+        assert words in str(tr.diagnose(dying, x, history=history))
+
+
+def test_an_exploding_gradient_is_not_healthy():
+    model = deep(40, act=nn.Tanh)
+    for layer in model[:-1:2]:
+        nn.init.normal_(layer.weight, std=3 / 128**0.5)
+    verdict = tr.diagnose(model, *batch(), nn.functional.cross_entropy)
+    assert not verdict.healthy
+    assert "the gradient explodes" in verdict.summary
+    assert verdict.remedies
+
+
+def test_a_wrong_where_is_an_error_and_not_a_verdict():
+    with pytest.raises(ValueError, match="matched no layer"):
+        tr.diagnose(deep(2), batch()[0], where="x*")
 
 
 def test_functional_models_get_a_verdict_without_a_prediction():
     verdict = tr.diagnose(Functional(), torch.randn(32, 8), torch.randint(4, (32,)), nn.functional.cross_entropy)
     assert verdict.flow is not None
+    assert verdict.predicted_std == {}
+    assert any("needs nonlinearities as modules" in part for part in verdict.not_computed)

@@ -53,7 +53,6 @@ def worker(rank: int, world: int, kind: str, folder: str) -> None:
 
             fully_shard(model, mesh=dist.init_device_mesh("cpu", (world,)))
             forward, lbe = model, tr.LBE(model)
-            lbe.alpha.data = torch.full((2,), 0.5, dtype=torch.float64)
         torch.save(steps(forward, model, lbe, x[share], y[share]), f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()

@@ -1,5 +1,6 @@
 import copy
 import json
+import random
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 import trainability as tr
-from models_for_tests import Functional, Overwritten, Reused, Structured, mlp
+from models_for_tests import Checkpointed, Functional, Overwritten, Reused, Structured, mlp
 from reference import numpy_neuron_entropy
 from trainability.flow import measure
 
@@ -55,6 +56,42 @@ def test_observing_changes_nothing(look, training):
     before = snapshot(model)
     look(model, x, y, nn.functional.cross_entropy)
     assert same(before, snapshot(model))
+
+
+def test_a_backward_pass_that_waits_is_not_disturbed():
+    model, x = normed(), torch.randn(8, 8)
+    loss = model(x).sum()
+    measure(model, x)
+    loss.backward()
+
+
+def test_random_state_of_numpy_and_python_and_new_buffers():
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.relu, self.b = nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)
+            self.register_buffer("odd", torch.tensor([float("inf"), -0.0]))
+            self.register_buffer("eight", torch.ones(2).to(torch.float8_e4m3fn))
+
+        def forward(self, x):
+            self.odd.fill_(np.random.rand() + random.random())
+            self.register_buffer("late", x)
+            return self.b(self.relu(self.a(x)))
+
+    model = Draws()
+    before = (np.random.get_state()[1].tolist(), random.getstate(), model.odd)
+    measure(model, torch.randn(4, 8))
+    assert before == (np.random.get_state()[1].tolist(), random.getstate(), model.odd)
+    assert model.odd.tolist() == [float("inf"), 0.0]
+    assert "late" not in model.state_dict()
+
+
+def test_a_layer_with_one_sample_is_skipped_and_the_others_are_measured():
+    model = mlp(2)
+    model[3].forward = lambda h: h.relu()[:1]
+    flow = measure(model, torch.randn(4, 8))
+    assert [layer.name for layer in flow] == ["1"]
+    assert flow.skipped["3"] == "one sample per neuron (shape (1, 8)); two are the least"
 
 
 def test_observing_restores_after_an_error():
@@ -130,6 +167,16 @@ def test_a_layer_that_does_not_run_is_named():
     assert "did not run" in measure(model, torch.randn(4, 8), where=nn.ReLU).skipped["spare"]
 
 
+def test_a_checkpoint_is_read_once():
+    x, y = torch.randn(8, 16), torch.randint(4, (8,))
+    model = Checkpointed(16, True)
+    flow = measure(model, x, y, nn.functional.cross_entropy, where=nn.ReLU)
+    assert [layer.name for layer in flow] == [f"blocks.{i}.{j}" for i in range(3) for j in (1, 3)]
+    model.on = False
+    plain = measure(model, x, y, nn.functional.cross_entropy, where=nn.ReLU)
+    assert [a.gradient for a in flow] == pytest.approx([a.gradient for a in plain])
+
+
 def test_compiled_and_wrapped_models_are_unwrapped():
     model = mlp(2)
     assert repr(measure(torch.compile(model), torch.ones(4, 8))) == repr(measure(model, torch.ones(4, 8)))
@@ -139,6 +186,7 @@ def test_frozen_model_has_no_gradient():
     model = mlp(2).requires_grad_(False)
     flow = measure(model, torch.randn(4, 8), torch.randint(4, (4,)), nn.functional.cross_entropy)
     assert [layer.gradient for layer in flow] == [None, None]
+    assert flow.loss is not None
 
 
 def test_to_dict_is_json_and_repr_is_a_table():
@@ -157,9 +205,30 @@ def test_plot_draws_every_layer():
     [
         (torch.full((4, 8), float("nan")), r"the input contains NaN \(32 of 32 values\)"),
         ({"x": torch.full((4, 8), float("nan"))}, r"input \['x'\] contains NaN"),
-        (torch.randn(1, 8), "layer first: .*has one sample per neuron"),
+        (torch.randn(1, 8), "first: one sample per neuron"),
     ],
 )
 def test_bad_inputs(inputs, words):
     with pytest.raises(ValueError, match=words):
         measure(Functional(), inputs)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda m, x: measure("m", x), TypeError, "must be a torch.nn.Module"),
+        (lambda m, x: measure(m, x, x, lambda o, y: 3.0), ValueError, "must return a tensor with one value, not float"),
+        (lambda m, x: measure(m, x, x, lambda o, y: o), ValueError, "must return a tensor with one value"),
+        (lambda m, x: measure(m, x, neurons="chanel"), ValueError, "'position' or 'channel'"),
+        (lambda m, x: measure(m, x)[9], IndexError, "reading 9 of a flow with 2 readings"),
+        (
+            lambda m, x: measure(nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.Linear(3, 2)), x),
+            ValueError,
+            "0: it is lazily",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_wrong_arguments(call, error, words):
+    with pytest.raises(error, match=words):
+        call(Functional(), torch.randn(4, 8))

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -100,7 +101,8 @@ def test_eval_of_either_switches_the_term_off():
         ce = nn.functional.cross_entropy(model(x), y)
         assert lbe(ce) is ce
         module.train()
-    assert lbe(nn.functional.cross_entropy(model(x), y)) is not None
+    ce = nn.functional.cross_entropy(model(x), y)
+    assert lbe(ce) > ce
 
 
 def test_alpha_below_the_floor_is_reported_and_inert():
@@ -263,20 +265,97 @@ def test_backward_twice_with_retain_graph():
     torch.testing.assert_close(torch.autograd.grad(total, model[0].weight)[0], first)
 
 
-def test_compiles_without_graph_breaks_of_ours():
-    model, (x, y) = mlp().double(), batch(dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("build", "where"),
+    [
+        (mlp, None),
+        (lambda: mlp(inplace=True), None),
+        (Overwritten, ["a", "b"]),
+        (lambda: mlp(inplace=True), nn.Linear),
+        (Residual, None),
+    ],
+)
+def test_compiles_without_graph_breaks_of_ours(build, where):
+    model, (x, y) = build().double(), batch(dtype=torch.float64)
     twin = copy.deepcopy(model)
-    lbe, reference = tr.LBE(model), tr.LBE(twin)
+    lbe, reference = tr.LBE(model, where=where), tr.LBE(twin, where=where)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     for _ in range(3):
+        model.zero_grad()
+        twin.zero_grad()
         total = lbe(nn.functional.cross_entropy(compiled(x), y))
         expected = reference(nn.functional.cross_entropy(twin(x), y))
         torch.testing.assert_close(total, expected)
         total.backward()
         expected.backward()
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(p.grad, q.grad)
     assert list(lbe.last.entropy) == list(reference.last.entropy)
-    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad)
+
+
+def test_looking_between_a_pass_and_its_loss_disturbs_nothing():
+    model, (x, y) = mlp(), batch()
+    lbe = tr.LBE(model)
+    undisturbed = lbe(nn.functional.cross_entropy(model(x), y)).item()
+    ce = nn.functional.cross_entropy(model(x), y)
+    tr.diagnose(model, torch.randn(64, 8), torch.randint(4, (64,)), nn.functional.cross_entropy)
+    assert lbe(ce).item() == undisturbed
+
+
+def test_checkpointed_activations_are_not_kept():
+    model = Checkpointed(1200, True)
+    lbe = tr.LBE(model, where="blocks.*.1")
+    x, y = torch.randn(40, 1200), torch.randint(4, (40,))
+    for _ in range(2):  # the first pass keeps them, to learn whether they are overwritten
+        alive: list[weakref.ref[torch.Tensor]] = []
+        handle = model.blocks[0][1].register_forward_hook(lambda _m, _i, o, a=alive: a.append(weakref.ref(o)))
+        ce = nn.functional.cross_entropy(model(x), y)
+        handle.remove()
+        kept = [ref() is not None for ref in alive]
+        lbe(ce).backward()
+    assert kept == [False]
+
+
+def test_a_late_change_in_place_is_an_error_that_names_the_layer():
+    model, (x, y) = Overwritten(), batch()
+    lbe = tr.LBE(model, where="out")
+    late = False
+
+    def change(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return output.mul_(1.0) if late else output
+
+    model.out.register_forward_hook(change)
+    lbe(nn.functional.cross_entropy(model(x), y))
+    late = True
+    ce = nn.functional.cross_entropy(model(x), y)
+    with pytest.raises(tr.UnsupportedModelError, match="out: its output was changed in place in this pass"):
+        lbe(ce)
+    lbe(nn.functional.cross_entropy(model(x), y)).backward()
+
+
+def test_published_convention_has_pi_e():
+    model, (x, y) = mlp(1), batch()
+    lbe = tr.LBE(model, convention="published-code")
+    seen = collect(model)
+    lbe(nn.functional.cross_entropy(model(x), y))
+    expected = numpy_neuron_entropy(seen[0].detach().numpy(), np.pi * np.e).mean()
+    assert lbe.last.entropy["1"] == pytest.approx(expected, rel=1e-5)
+    assert tr.measure(model, x, convention="published-code")["1"].entropy == pytest.approx(expected, rel=1e-5)
+
+
+def test_with_form_takes_the_hooks_off():
+    model = mlp()
+    with tr.LBE(model):
+        assert model[1]._forward_hooks
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_readings_without_gradients():
+    model, (x, y) = mlp(), batch()
+    lbe = tr.LBE(model)
+    for quiet in (torch.no_grad, torch.inference_mode):
+        with quiet():
+            assert lbe(nn.functional.cross_entropy(model(x), y)).item() > 0
 
 
 def test_state_dict_round_trip_and_the_wrong_state():
@@ -287,9 +366,10 @@ def test_state_dict_round_trip_and_the_wrong_state():
     other = tr.LBE(mlp(2))
     other.load_state_dict(torch.load(file, weights_only=True))
     assert other.alpha.tolist() == lbe.alpha.tolist()
-    wrong = tr.LBE(mlp(2, act=nn.Tanh), where=nn.Linear)
-    with pytest.raises((ValueError, RuntimeError), match=r"other layers|size mismatch"):
+    wrong = tr.LBE(mlp(2), where=["0", "2"])
+    with pytest.raises(ValueError, match="an LBE of other layers; they differ in 0, 1, 2, 3"):
         wrong.load_state_dict(lbe.state_dict())
+    assert wrong.alpha.tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
@@ -355,9 +435,17 @@ def test_only_the_latest_pass_counts():
         (lambda lbe, model, x: lbe(model(x)), ValueError, "reduce it with .mean"),
         (lambda lbe, model, x: lbe(1.0), ValueError, "not float"),
         (lambda lbe, model, x: lbe(torch.tensor(1.0)), RuntimeError, "run model"),
-        (lambda lbe, model, x: model(x[:1]), ValueError, "layer 1: .* one sample per neuron"),
+        (
+            lambda lbe, model, x: lbe(model(x[:1]).mean()),
+            RuntimeError,
+            r"or more\n1: one sample per neuron",
+        ),
         (lambda lbe, model, x: lbe.last, RuntimeError, "has not run"),
-        (lambda lbe, model, x: tr.LBE(model, beta=-1), ValueError, "must not be negative"),
+        (lambda lbe, model, x: tr.LBE(model, beta=-1), ValueError, "not negative"),
+        (lambda lbe, model, x: tr.LBE(model, alpha=float("nan")), ValueError, "must be finite"),
+        (lambda lbe, model, x: tr.LBE(model, neurons="chanel"), ValueError, "'position' or 'channel'"),
+        (lambda lbe, model, x: tr.LBE("model"), TypeError, "must be a torch.nn.Module, not str"),
+        (lambda lbe, model, x: lbe(torch.tensor(1.0, device="meta")), ValueError, "lbe.to"),
         (lambda lbe, model, x: tr.LBE(model, where="x*"), ValueError, "matched no layer"),
         (lambda lbe, model, x: tr.LBE(model, convention="x"), ValueError, "published-code"),
         (lambda lbe, model, x: tr.apply_(model, lbe), TypeError, "changes the loss and not the model"),

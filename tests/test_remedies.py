@@ -59,3 +59,50 @@ def test_nothing_matched_and_wrong_arguments():
 
 def test_a_model_without_bias():
     tr.apply_(nn.Sequential(nn.Linear(4, 4, bias=False)), tr.Init())
+
+
+def test_what_init_leaves_alone_is_listed():
+    model = nn.Sequential(
+        nn.Linear(4, 4),
+        nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+        nn.ConvTranspose2d(4, 2, 3),
+        nn.MultiheadAttention(4, 2),
+    )
+    report = tr.apply_(model, tr.Init())
+    assert [change.path for change in report.changes] == ["0", "3.out_proj"]
+    assert "its fan-in cannot be read" in report.skipped["2"]
+    assert set(report.skipped) >= {"1.parametrizations.weight", "3"}
+
+
+class Conv1D(nn.Module):
+    """As in transformers: the weight is (in, out)."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.weight, self.bias = nf, nn.Parameter(torch.empty(nx, nf)), nn.Parameter(torch.zeros(nf))
+
+
+def test_a_transposed_weight_has_its_own_fan_in():
+    model = nn.Sequential(Conv1D(nf=4000, nx=50))
+    tr.apply_(model, tr.Init("he"))
+    assert model[0].weight.std().item() == pytest.approx(math.sqrt(2 / 50), rel=0.02)
+
+
+def test_a_weight_tied_to_an_embedding_is_left_alone():
+    model = nn.ModuleDict({"embed": nn.Embedding(10, 4), "hidden": nn.Linear(4, 4), "head": nn.Linear(4, 10)})
+    model["head"].weight = model["embed"].weight
+    before = model["embed"].weight.clone()
+    report = tr.apply_(model, tr.Init())
+    assert torch.equal(model["embed"].weight, before)
+    assert report.skipped["head"] == "its weight is also embed.weight"
+
+
+class OnlyWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+
+def test_a_layer_of_unknown_layout_is_skipped_and_nothing_fitting_is_an_error():
+    with pytest.raises(ValueError, match=r"found nothing to change[\s\S]*OnlyWeight: its fan-in"):
+        tr.apply_(nn.Sequential(OnlyWeight()), tr.Init())

@@ -6,14 +6,12 @@ import sys
 def main() -> None:
     """Run the command line, or say what it needs."""
     try:
-        from trainability.cli import app
+        from trainability.cli import run
     except ImportError as error:
-        print(
-            f"trainability: {error.name} is missing; the command line needs: pip install 'trainability[experiments]'",
-            file=sys.stderr,
-        )
+        needs = "the command line needs: pip install 'trainability[experiments]'"
+        print(f"trainability: {error.name} is missing; {needs}", file=sys.stderr)
         raise SystemExit(2) from None
-    app()
+    raise SystemExit(run())
 
 
 if __name__ == "__main__":

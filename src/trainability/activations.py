@@ -50,12 +50,24 @@ _FUNCTIONS: dict[Callable[..., Any], str] = {
 
 def is_nonlinearity(module: nn.Module) -> bool:
     """Whether a module is an elementwise nonlinearity: torch's own, or a class from a module of activations."""
-    if isinstance(module, _NOT_ELEMENTWISE):
+    if isinstance(module, _NOT_ELEMENTWISE) or any(True for _ in module.children()):
+        return False
+    if any(parameter.dim() >= 2 for parameter in module.parameters()):
         return False
     defined_in = {cls.__module__ for cls in type(module).__mro__}
     return activation.__name__ in defined_in or any(
-        name.rpartition(".")[2] in ("activations", "activation") for name in defined_in - {activation.__name__}
+        name.rpartition(".")[2] in ("activations", "activation") for name in defined_in
     )
+
+
+def fan_in(module: nn.Module) -> int | None:
+    """How many inputs meet in one output of a weight layer; None where that cannot be read off its weight."""
+    weight = module._parameters.get("weight")
+    if weight is None or weight.dim() < 2 or isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return None
+    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        return weight[0].numel()
+    return weight.shape[0] if hasattr(module, "nf") else None  # transformers' Conv1D keeps its weight as (in, out)
 
 
 def is_weight_layer(module: nn.Module) -> bool:
@@ -68,18 +80,25 @@ def is_weight_layer(module: nn.Module) -> bool:
 
 @dataclass
 class ActivationCalls:
-    """Activations called as functions in one pass of a model, and the modules whose output is the model's."""
+    """Activations called as functions in one pass of a model, and what the pass showed of its modules."""
 
-    after_weight: dict[str, str] = field(default_factory=dict)  # weight layer -> function called after it
-    orphans: dict[str, str] = field(default_factory=dict)  # calling module -> function, no weight layer before
-    outputs: set[str] = field(default_factory=set)
+    at: dict[str, str] = field(default_factory=dict)  # module to read -> what its output is to the function
+    orphans: dict[str, str] = field(default_factory=dict)  # calling module -> function without a weight layer before
+    outputs: dict[str, str] = field(default_factory=dict)  # module -> why it is not hidden
+    idle: set[str] = field(default_factory=set)  # modules that did not run
+    opaque: set[str] = field(default_factory=set)  # modules that were not looked into
 
-    def add(self, function: str, weight: str | None, caller: str) -> None:
-        """Record one call: it belongs to the weight layer that ran last before it."""
-        if weight is None:
-            self.orphans[caller or "the model"] = function
+    def add(self, function: str, at: str | None, caller: str, how: str) -> None:
+        """Record one call, to be read at module ``at``."""
+        if at is None:
+            self.orphans[caller or "the model"] = f"{function} is called there, but after no weight layer"
         else:
-            self.after_weight[weight] = function
+            self.at[at] = f"{how} {function}, which is called as a function and has no module to tap"
+
+    def final(self, function: str, at: str | None) -> None:
+        """Record a call that made the model's output."""
+        if at is not None:
+            self.outputs[at] = f"the {function} after it is the output of the model"
 
 
 def find_activation_calls(model: nn.Module, inputs: Any = None) -> ActivationCalls | None:
@@ -87,27 +106,33 @@ def find_activation_calls(model: nn.Module, inputs: Any = None) -> ActivationCal
     return _by_tracing(model) if inputs is None else _by_running(model, inputs)
 
 
+@dataclass
+class _Call:
+    function: str
+    argument: Any
+    result: Any
+    caller: str
+    weight: str | None  # the weight layer that ran last before it
+
+
 class _Watch(TorchFunctionMode):
     """Follows which module is running, and records activation functions called outside nonlinearity modules."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.calls = ActivationCalls()
+        self.calls: list[_Call] = []
         self.stack: list[tuple[str, nn.Module]] = [("", model)]
         self.weight: str | None = None
-        self.last: dict[str, Any] = {}
+        self.returned: dict[str, Any] = {}
 
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        result = func(*args, **(kwargs or {}))
         path, module = self.stack[-1]
-        if func in _FUNCTIONS and not is_nonlinearity(module):
-            self.calls.add(_FUNCTIONS[func], self.weight, path)
-        return func(*args, **(kwargs or {}))
+        if func in _FUNCTIONS and args and not is_nonlinearity(module):
+            self.calls.append(_Call(_FUNCTIONS[func], args[0], result, path, self.weight))
+        return result
 
     def enter(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, _args: Any) -> None:
@@ -118,28 +143,51 @@ class _Watch(TorchFunctionMode):
     def leave(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, _args: Any, output: Any) -> None:
             self.stack.pop()
-            self.last[path] = output
+            self.returned[path] = output
             if is_weight_layer(module):
                 self.weight = path
 
         return hook
+
+    def account(self, model: nn.Module, output: Any) -> ActivationCalls:
+        """Say where each call can be read.
+
+        Best is a module that returns the function's result; then one that returned its argument, such as a
+        normalisation; else the weight layer that ran last before it.
+        """
+        makers = {id(value): path for path, value in reversed(self.returned.items())}
+        found = ActivationCalls(idle={path for path, _ in model.named_modules() if path and path not in self.returned})
+        for call_ in self.calls:
+            after = makers.get(id(call_.result)) if call_.result is not call_.argument else None
+            before = makers.get(id(call_.argument))
+            if call_.result is output:
+                found.final(call_.function, before or call_.weight)
+            elif after is not None:
+                found.add(call_.function, after, call_.caller, "it returns the result of")
+            elif before is not None:
+                found.add(call_.function, before, call_.caller, "before")
+            else:
+                found.add(call_.function, call_.weight, call_.caller, "the last weight layer before")
+        for path, value in self.returned.items():
+            if value is output and is_nonlinearity(model.get_submodule(path)):
+                found.outputs[path] = "its output is the output of the model, not a hidden layer"
+        return found
 
 
 def _by_running(model: nn.Module, inputs: Any) -> ActivationCalls:
     watch = _Watch(model)
     handles = []
     try:
-        for path, module in model.named_modules():
-            if path:
-                handles.append(module.register_forward_pre_hook(watch.enter(path)))
-                handles.append(module.register_forward_hook(watch.leave(path)))
         with observing(model), torch.no_grad(), watch:
+            for path, module in model.named_modules():
+                if path:
+                    handles.append(module.register_forward_pre_hook(watch.enter(path)))
+                    handles.append(module.register_forward_hook(watch.leave(path)))
             output = call(model, inputs)
     finally:
         for handle in handles:
             handle.remove()
-    watch.calls.outputs = {path for path, value in watch.last.items() if value is output}
-    return watch.calls
+    return watch.account(model, output)
 
 
 def _by_tracing(model: nn.Module) -> ActivationCalls | None:
@@ -149,14 +197,32 @@ def _by_tracing(model: nn.Module) -> ActivationCalls | None:
         return None
     modules = dict(model.named_modules())
     calls = ActivationCalls()
+    results = {id(node.args[0]) for node in graph.nodes if node.op == "output"}
     weight = None
     for node in graph.nodes:
-        if node.op == "call_module" and is_weight_layer(modules[str(node.target)]):
-            weight = str(node.target)
-        elif node.op == "call_function" and node.target in _FUNCTIONS:
-            calls.add(_FUNCTIONS[node.target], weight, "")
-        elif node.op == "call_method" and str(node.target).rstrip("_") in _NAMES:
-            calls.add(str(node.target).rstrip("_"), weight, "")
-        elif node.op == "output" and isinstance(node.args[0], fx.Node) and node.args[0].op == "call_module":
-            calls.outputs.add(str(node.args[0].target))
+        path = str(node.target)
+        if node.op == "call_module":
+            if is_weight_layer(modules[path]):
+                weight = path
+            elif is_nonlinearity(modules[path]) and id(node) in results:
+                calls.outputs[path] = "its output is the output of the model, not a hidden layer"
+            elif any(True for _ in modules[path].children()):
+                calls.opaque.add(path)
+            continue
+        function = _traced_function(node)
+        if function is None:
+            continue
+        source = node.args[0] if node.args else None
+        before = str(source.target) if isinstance(source, fx.Node) and source.op == "call_module" else None
+        if id(node) in results:
+            calls.final(function, before or weight)
+        else:
+            calls.add(function, before or weight, "", "before" if before else "the last weight layer before")
     return calls
+
+
+def _traced_function(node: fx.Node) -> str | None:
+    if node.op == "call_function":
+        return _FUNCTIONS.get(node.target) if callable(node.target) else None
+    name = str(node.target).rstrip("_")
+    return name if node.op == "call_method" and name in _NAMES else None

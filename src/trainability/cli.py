@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+import trainability
 from trainability.data import DataError, load
 from trainability.experiments.compare import Comparison, compare
 from trainability.experiments.config import ConfigError, configure
@@ -19,33 +21,47 @@ from trainability.experiments.words import narrate
 from trainability.report.html import finite, table, write_report
 from trainability.training.runtime import tune_allocator
 
+_REPORT_BYTES = 20 * 10**6
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"trainability {trainability.__version__}, torch {torch.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _about() -> None:
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions.")
+    ] = False,
+) -> None:
     """See whether information gets through a deep network, and what makes it get through."""
 
 
 @app.command("compare")
 def _compare(
-    data: Annotated[str | None, typer.Option(help="digits, mnist or fashion-mnist.")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, mnist or fashion-mnist. Default digits.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
     hub: Annotated[bool | None, typer.Option("--hub", help="Take the data from the Hugging Face hub.")] = None,
-    depth: Annotated[str | None, typer.Option(help="Hidden layers; a list such as 10,30 compares each.")] = None,
-    width: Annotated[int | None, typer.Option(help="Neurons per hidden layer.")] = None,
-    batch_size: Annotated[int | None, typer.Option()] = None,
-    lr: Annotated[str | None, typer.Option(help="Learning rate of Adam; a list compares each.")] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many: 5 means seeds 0 to 4.")] = None,
-    remedies: Annotated[str | None, typer.Option(help="From default, he, lbe, he+lbe, batchnorm, residual.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="LBE: initial target of every layer, in nats.")] = None,
-    beta: Annotated[float | None, typer.Option(help="LBE: strength.")] = None,
-    alpha_min: Annotated[float | None, typer.Option(help="LBE: floor of the targets.")] = None,
+    depth: Annotated[str | None, typer.Option(help="Hidden layers; a list, 10,30, compares each. Default 30.")] = None,
+    width: Annotated[int | None, typer.Option(help="Neurons per hidden layer. Default 64.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per step. Default 128.")] = None,
+    lr: Annotated[str | None, typer.Option(help="Learning rate of Adam; a list compares each. Default 1e-3.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training set. Default 100.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many: 5 means seeds 0 to 4. Default 3.")] = None,
+    remedies: Annotated[
+        str | None, typer.Option(help="A list. Default default,he,lbe; more: he+lbe, batchnorm, residual.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="LBE: initial target, in nats. Default 0.5.")] = None,
+    beta: Annotated[float | None, typer.Option(help="LBE: strength. Default 0.2.")] = None,
+    alpha_min: Annotated[float | None, typer.Option(help="LBE: floor of the targets. Default 0.2.")] = None,
     augment: Annotated[
         bool | None, typer.Option("--augment", help="Random affine maps, brightness and contrast.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default cpu.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of these settings; flags win over it.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.html and results.json.")] = Path("runs/compare"),
     as_json: Annotated[
@@ -104,6 +120,9 @@ def _list(text: str | None) -> list[str] | None:
 
 def _check_device(name: str) -> None:
     try:
+        kind = torch.device(name).type
+        if kind not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("choose cpu, cuda or mps")
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
@@ -111,9 +130,16 @@ def _check_device(name: str) -> None:
 
 def _check_out(out: Path) -> None:
     """Find out before training, not after it, whether the report can be written; leave nothing behind."""
-    existing = next(folder for folder in [out.absolute(), *out.absolute().parents] if folder.exists())
+    try:
+        existing = next(folder for folder in [out.absolute(), *out.absolute().parents] if folder.exists())
+    except OSError as error:
+        raise ConfigError(f"out: {out} cannot be used: {error.strerror}") from None
     if not existing.is_dir():
         raise ConfigError(f"out: {existing} is a file, not a folder")
+    if shutil.disk_usage(existing).free < _REPORT_BYTES:
+        raise ConfigError(
+            f"out: no space is left on the disk of {existing}; a report takes {_REPORT_BYTES // 10**6} MB"
+        )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"out: {existing} cannot be written to")
 
@@ -130,13 +156,13 @@ def _duration(seconds: float | None) -> str:
 def _progress(comparison: Comparison) -> Table:
     """The live table: the runs in training, and how many are done."""
     done = sum(record.status in ("done", "diverged") for record in comparison.records)
-    grid = Table(
-        title=f"{done} of {len(comparison.records)} runs done, {_duration(comparison.seconds_left())} left",
-        title_justify="left",
-    )
-    for heading in ("remedy", "depth", "lr", "seed"):
-        grid.add_column(heading)
-    for heading in ("epoch", "accuracy %", "loss", "nats: first", "lowest", "last", "ms/step"):
+    title = f"{done} of {len(comparison.records)} runs done, {_duration(comparison.seconds_left())} left"
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    config = comparison.config
+    labels = ["remedy", *(["depth"] if len(config.depth) > 1 else []), *(["lr"] if len(config.lr) > 1 else []), "seed"]
+    for heading in labels:
+        grid.add_column(heading, no_wrap=True)
+    for heading in ("epoch", "acc. %", "loss", "first", "lowest", "last nats", "ms"):
         grid.add_column(heading, justify="right")
     started = [record for record in comparison.records if record.status != "waiting"]
     for record in started[-max(12, len(comparison.config.remedies)) :]:
@@ -149,10 +175,7 @@ def _progress(comparison: Comparison) -> Table:
         )
         formats = (".2f", ".3f", ".2f", ".3f", ".3f", ".1f")
         grid.add_row(
-            record.remedy,
-            str(record.depth),
-            f"{record.lr:g}",
-            str(record.seed),
+            *(f"{getattr(record, label):g}" if label == "lr" else str(getattr(record, label)) for label in labels),
             f"{record.epochs}/{comparison.config.epochs}",
             *("" if cell is None else format(cell, form) for cell, form in zip(cells, formats, strict=True)),
         )
@@ -184,3 +207,19 @@ def _show(comparison: Comparison, console: Console) -> None:
         console.print(grid)
         for sentence in words[title]:
             console.print(f"- {sentence}", highlight=False, markup=False)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; a wrong call is one sentence on standard error and 2."""
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="trainability", standalone_mode=False)
+    except typer.Abort:
+        return 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the parser's own errors have it, whichever parser typer brings
+            raise
+        message = str(error.format_message()).partition(", unable")[0]
+        if message:
+            print(f"trainability: {message}", file=sys.stderr)
+        return 2
+    return code if isinstance(code, int) else 0

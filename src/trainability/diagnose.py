@@ -9,13 +9,19 @@ from torch import Tensor, nn
 
 from trainability.evidence import label_dependence, predict_std
 from trainability.flow import Flow, first_not_finite, measure
-from trainability.layers import Where
+from trainability.layers import Where, select
 from trainability.observe import unwrap
 
 # A layer whose neurons vary by a thirtieth of a unit has 0.01 nats; networks that train stay above that at the start.
 SILENT = 0.01
 # Permuting the labels changes a live gradient by about its own size; below a hundredth, labels hardly matter.
 LABEL_BLIND = 0.01
+
+_GRADIENT_REMEDIES = (
+    "initialise for the nonlinearity: apply_(model, Init('he')) for ReLU networks",
+    "normalisation or shortcuts between the layers",
+    "gradient clipping, where it explodes",
+)
 
 
 @dataclass(frozen=True)
@@ -83,14 +89,22 @@ def diagnose(
     (False, True)
     """
     model = unwrap(model)
+    if where is not None:
+        select(model, where)  # a wrong argument is an error, not a part that could not be computed
     parts = _Parts()
     flow = parts.run("the flow of information", lambda: measure(model, inputs, targets, loss, where=where))
     if flow is None:
         flow = parts.run("the flow without gradients", lambda: measure(model, inputs, where=where), quiet=True)
     predicted = parts.run("the standard deviation that the weights predict", lambda: predict_std(model, inputs)) or {}
+    if flow is not None and len(predicted) < 2:
+        parts.missing.append(
+            "whether the weights' variance explains it: needs nonlinearities as modules, one after each weight layer"
+        )
     dependence: float | None = None
-    if targets is None or loss is None:
+    if loss is None:
         parts.missing.append("gradients and their dependence on the labels: pass targets and loss")
+    elif targets is None:
+        parts.missing.append("the dependence on the labels: pass targets, to be permuted")
     else:
         dependence = parts.run("the dependence on the labels", lambda: label_dependence(model, inputs, targets, loss))
     return _verdict(flow, predicted, dependence, history or {}, parts.missing)
@@ -107,7 +121,7 @@ class _Parts:
             return part()
         except Exception as error:  # the user's own model and loss run in there and may raise anything
             if not quiet:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+                reason = (str(error).strip() or "no message").splitlines()[0]
                 self.missing.append(f"{what}: {type(error).__name__}: {reason}")
             return None
 
@@ -139,11 +153,16 @@ def _verdict(
     silent = _silent_from(flow)
     blind = dependence is not None and dependence < LABEL_BLIND
     evidence = [_entropy_words(flow)]
+    quiet = [layer.name for layer in flow.layers[:silent] if layer.entropy < SILENT]
+    if quiet:
+        named = ", ".join(quiet[:5]) + (", ..." if len(quiet) > 5 else "")
+        evidence.append(f"Below {SILENT} nats though later layers are not, as on a branch that dies: {named}.")
     if silent is not None:
         evidence.append(_since(flow.layers[silent].name, history))
     explained, words = _weights_words(flow, predicted, silent)
     evidence += words
-    evidence += _gradient_words(flow)
+    fate, words = _gradient_words(flow)
+    evidence += words
     if dependence is not None:
         evidence.append(
             f"Permuting the labels changes the gradient by {dependence:.2g} of its size: "
@@ -163,9 +182,12 @@ def _verdict(
     elif blind:
         at, summary = None, "Information passes every layer, yet the gradient does not depend on the labels."
         remedies = ("check that the targets belong to the inputs", "check the last layer and the loss")
+    elif fate:
+        at, summary = None, f"Information gets through all layers, but the gradient {fate} on its way back."
+        remedies = _GRADIENT_REMEDIES
     else:
         at, summary, remedies = None, "Information gets through all layers.", ()
-    healthy = silent is None and not blind
+    healthy = silent is None and not blind and not fate
     return Verdict(healthy, summary, tuple(evidence), remedies, tuple(missing), flow, at, dependence, predicted)
 
 
@@ -188,18 +210,21 @@ def _entropy_words(flow: Flow) -> str:
 
 
 def _since(name: str, history: Mapping[int, Flow]) -> str:
+    """Since when ``name`` has been silent without a break, by the flows measured earlier."""
     steps = sorted(history)
-    dead = [step for step in steps if (at := _silent_from(history[step])) is not None and at < len(history[step])]
     if not steps:
         return f"{name} is silent at the weights it has now; pass history= to learn since when."
-    if not dead:
+    silent = [any(layer.name == name and layer.entropy < SILENT for layer in history[step]) for step in steps]
+    begin = len(steps)
+    while begin and silent[begin - 1]:
+        begin -= 1
+    if begin == len(steps):
         return f"{name} fell silent after step {steps[-1]}."
-    if dead[0] == 0:
-        return "It was so at initialisation, before any training."
-    alive = max((step for step in steps if step < dead[0]), default=None)
-    return f"It has been so since step {dead[0]}" + (
-        f"; at step {alive} information still got through." if alive is not None else "."
-    )
+    if begin == 0 and steps[0] == 0:
+        return f"{name} was silent at initialisation, before any training."
+    if begin == 0:
+        return f"{name} was silent at step {steps[0]} already, the first one known."
+    return f"{name} has been silent since step {steps[begin]}; at step {steps[begin - 1]} it was not."
 
 
 def _weights_words(flow: Flow, predicted: dict[str, float], silent: int | None) -> tuple[bool, list[str]]:
@@ -218,7 +243,7 @@ def _weights_words(flow: Flow, predicted: dict[str, float], silent: int | None) 
     factor = (predicted[name] / predicted[both[0]]) ** (1 / steps)
     seen = (measured[name] / measured[both[0]]) ** (1 / steps)
     agrees = abs(math.log(factor) - math.log(seen)) < 0.25
-    explained = agrees and factor < 0.9
+    explained = agrees and factor < 0.9 and silent is not None
     words = (
         f"The weights' variance predicts a factor of {factor:.2f} per layer in the standard deviation up to {name}; "
         f"measured is {seen:.2f}"
@@ -230,18 +255,18 @@ def _weights_words(flow: Flow, predicted: dict[str, float], silent: int | None) 
     return False, [words + ": something else than the weights' variance (a shortcut, correlated inputs) is at work."]
 
 
-def _gradient_words(flow: Flow) -> list[str]:
+def _gradient_words(flow: Flow) -> tuple[str, list[str]]:
+    """``"vanishes"``, ``"explodes"`` or ``""``, and the evidence."""
     norms = [(layer.name, layer.gradient) for layer in flow if layer.gradient is not None]
     if len(norms) < 2:
-        return []
+        return "", []
     (first, low), (last, high) = norms[0], norms[-1]
     if high == 0:
-        return [f"The gradient of {last} is exactly 0."]
+        return "vanishes", [f"The gradient of {last} is exactly 0."]
     ratio = low / high
-    tendency = (
-        "vanishes on its way back" if ratio < 1e-3 else "explodes on its way back" if ratio > 1e3 else "gets back"
-    )
-    return [f"The gradient {tendency}: norm {high:.2g} at {last}, {low:.2g} at {first}."]
+    fate = "vanishes" if ratio < 1e-3 else "explodes" if not ratio < 1e3 else ""
+    words = f"{fate} on its way back" if fate else "gets back"
+    return fate, [f"The gradient {words}: norm {high:.2g} at {last}, {low:.2g} at {first}."]
 
 
 def _explosion(flow: Flow) -> tuple[str, ...]:

@@ -95,8 +95,9 @@ def differential_entropy(
     nearest-neighbour estimate ψ(S) − ψ(k) + log 2 + (1/S) Σ_s log ε_s, with ε_s the distance from sample s to its
     k-th nearest neighbour among S. What "gaussian" exceeds "knn" by is how far from Gaussian the neuron is.
 
-    Neither has the ``+ 1`` of the batch entropy: both are −inf for a neuron with an atom, such as the exact zeros
-    of a ReLU. Not meant for training: there is no gradient through ``"knn"``.
+    Neither has the ``+ 1`` of the batch entropy. A neuron with an atom, such as the exact zeros of a ReLU, has the
+    differential entropy −inf; ``"knn"`` shows it, ``"gaussian"`` sees only the variance. There is no
+    gradient through ``"knn"``.
 
     Args:
         a: activation ``(B, ...)`` with more than ``k`` samples per neuron.
@@ -124,6 +125,8 @@ def differential_entropy(
     x = x if x.dim() == 2 else x.movedim(1, -1).flatten(0, 1)
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     count = x.shape[0]
+    if method == "gaussian" and count < 2:
+        raise ValueError(f"an activation of shape {tuple(a.shape)} has one sample per neuron; a variance needs two")
     if method == "gaussian":
         return 0.5 * torch.log(2 * math.pi * math.e * x.var(0))
     if method != "knn":
@@ -171,10 +174,6 @@ def _checked_samples(a: Tensor, neurons: Neurons, channel_dim: int | None) -> Te
     if not isinstance(a, Tensor) or not a.is_floating_point():
         kind = a.dtype if isinstance(a, Tensor) else type(a).__name__
         raise TypeError(f"an activation must be a floating-point tensor, not {kind}")
-    if neurons not in ("position", "channel"):
-        raise ValueError(f"neurons is {neurons!r}; choose 'position' or 'channel'")
     if a.dim() == 0 or a.numel() == 0:
         raise ValueError(f"an activation of shape {tuple(a.shape)} has no samples or no neurons")
-    if channel_dim is not None and not -a.dim() <= channel_dim < a.dim():
-        raise ValueError(f"channel_dim is {channel_dim}, but the activation has {a.dim()} dimensions")
     return samples(a, neurons, channel_dim)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainability.activations import is_nonlinearity, is_weight_layer
+from trainability.activations import fan_in, is_nonlinearity, is_weight_layer
 from trainability.moments import samples, statistics
 from trainability.observe import call, observing
-from trainability.taps import Taps, activation_of
+from trainability.taps import Taps, activation_of, pausing
 
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -95,7 +95,11 @@ def predict_std(model: nn.Module, inputs: Any) -> dict[str, float]:
         if previous is None and not predicted:
             previous = std
         elif previous is not None and len(between) == 1 and is_weight_layer(modules[between[0]]):
-            previous *= math.sqrt(_gain(modules[between[0]], modules[path], *before))
+            with pausing(model):
+                gain = _gain(modules[between[0]], modules[path], *before)
+            if gain is None:
+                break
+            previous *= math.sqrt(gain)
         else:
             break
         predicted[path] = previous
@@ -112,6 +116,9 @@ class _OrderReader:
     def begin(self, model: nn.Module) -> None:
         """Nothing is carried over."""
 
+    def recompute(self, path: str, activation: Tensor | None) -> None:
+        """Nothing: there is no backward pass."""
+
     def read(self, path: str, call: int, activation: Tensor | None) -> None:
         """Record one layer."""
         a = activation_of(activation)
@@ -121,12 +128,13 @@ class _OrderReader:
             self.readings.append((path, values.mean().item(), variance.mean().sqrt().item(), values.std().item()))
 
 
-def _gain(weight_layer: nn.Module, nonlinearity: nn.Module, mean: float, spread: float) -> float:
-    """The factor n Var w E[φ'(mean + spread z)²]."""
+def _gain(weight_layer: nn.Module, nonlinearity: nn.Module, mean: float, spread: float) -> float | None:
+    """The factor n Var w E[φ'(mean + spread z)²]; None where the fan-in of the layer is not known."""
+    inputs = fan_in(weight_layer)
     weight = weight_layer.weight
-    assert isinstance(weight, Tensor)
-    fan_in = weight[0].numel()
-    return fan_in * weight.detach().double().var(correction=0).item() * _slope_square(nonlinearity, mean, spread)
+    if inputs is None or not isinstance(weight, Tensor):
+        return None
+    return inputs * weight.detach().double().var(correction=0).item() * _slope_square(nonlinearity, mean, spread)
 
 
 def _slope_square(nonlinearity: nn.Module, mean: float, spread: float) -> float:

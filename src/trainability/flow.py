@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from trainability.entropy import Convention, entropy_constant, entropy_from_variance, is_activation
 from trainability.errors import UnsupportedModelError
 from trainability.layers import Selection, Where, select
-from trainability.moments import Neurons, sample_count, samples, statistics
-from trainability.observe import call, observing, tensors_in, unwrap
+from trainability.moments import Neurons, check_neurons, sample_count, samples, statistics
+from trainability.observe import call, observing, unwrap
 from trainability.plots import layer_figure
-from trainability.taps import Taps, reading_name
+from trainability.taps import Taps, reading_name, tensors_in
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -58,7 +59,9 @@ class Flow:
         return len(self.layers)
 
     def __getitem__(self, key: int | str) -> LayerFlow:
-        if isinstance(key, int):
+        if not isinstance(key, str):
+            if not -len(self) <= key < len(self):
+                raise IndexError(f"reading {key} of a flow with {len(self)} readings")
             return self.layers[key]
         for layer in self.layers:
             if layer.name == key:
@@ -144,7 +147,7 @@ def measure(
         inputs: a batch of at least two; a tensor means ``model(x)``, a tuple or list ``model(*x)``, a mapping
             ``model(**x)``.
         targets: second argument of ``loss``.
-        loss: ``loss(output, targets)``, a scalar; given with ``targets``, adds the gradient norm of every layer.
+        loss: ``loss(output, targets)``, a scalar; adds the gradient norm of every layer.
         where: which layers (`trainability.select`); the default is every hidden nonlinearity.
         convention: the constant of the entropy (`trainability.batch_entropy`).
         neurons: what counts as a neuron (`trainability.batch_entropy`).
@@ -164,9 +167,10 @@ def measure(
     """
     model = unwrap(model)
     entropy_constant(convention)
+    check_neurons(neurons, channel_dim)
     _check_inputs(inputs)
     selection = select(model, where, inputs=inputs)
-    wants_gradient = loss is not None and targets is not None
+    wants_gradient = loss is not None
     reader = _FlowReader(model, convention, neurons, channel_dim, wants_gradient)
     value = None
     with observing(model), Taps(model, selection.paths, reader), torch.set_grad_enabled(wants_gradient):
@@ -174,6 +178,9 @@ def measure(
         if wants_gradient:
             assert loss is not None
             result = loss(output, targets)
+            if not isinstance(result, Tensor) or result.numel() != 1:
+                what = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+                raise ValueError(f"loss(output, targets) must return a tensor with one value, not {what}")
             value = float(result.detach())
             reader.backward(result, [p for p in model.parameters() if p.requires_grad])
     layers, skipped = reader.finish()
@@ -228,10 +235,8 @@ class _FlowReader:
         x = samples(activation.detach(), self._neurons, self._channel_dim)
         count = sample_count(x)
         if count < 2:
-            raise ValueError(
-                f"layer {name}: an activation of shape {tuple(activation.shape)} has one sample per neuron; "
-                "measure on a batch of at least two"
-            )
+            self._skipped[name] = f"one sample per neuron (shape {tuple(activation.shape)}); two are the least"
+            return
         mean, variance = statistics(x)
         entropy = entropy_from_variance(variance, count, self._constant).mean()
         first = x[:1] if x.dim() == 2 else x[:1, :, :1]
@@ -241,9 +246,14 @@ class _FlowReader:
         )
         self._records.append((name, self._kinds[path], tuple(activation.shape), numbers))
         if self._gradients and activation.requires_grad:
-            activation.register_hook(  # type: ignore[no-untyped-call]
-                lambda g: self._norms.__setitem__(name, g.detach().float().norm())
-            )
+            activation.register_hook(partial(self._note_gradient, name))  # type: ignore[no-untyped-call]
+
+    def _note_gradient(self, name: str, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            self._norms[name] = gradient.detach().float().norm()
+
+    def recompute(self, path: str, activation: Tensor | None) -> None:
+        """Nothing: it was read in the forward pass."""
 
     def backward(self, loss: Tensor, parameters: list[Tensor]) -> None:
         """Send the gradient of ``loss`` past the readings without accumulating it anywhere."""

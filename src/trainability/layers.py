@@ -15,9 +15,10 @@ from typing import Any
 from torch import nn
 
 from trainability.activations import ActivationCalls, find_activation_calls, is_nonlinearity, is_weight_layer
+from trainability.observe import unwrap
 
-type_of_callable = Callable[[str, nn.Module], bool]
-Where = str | re.Pattern[str] | type[nn.Module] | type_of_callable | Sequence[Any]
+Predicate = Callable[[str, nn.Module], bool]
+Where = str | re.Pattern[str] | type[nn.Module] | Predicate | Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def select(model: nn.Module, where: Where | None = None, *, inputs: Any = None) 
       2
       4
     """
+    model = unwrap(model)
     if where is None:
         return _default(model, find_activation_calls(model, inputs))
     matches = _matcher(where)
@@ -91,36 +93,30 @@ def _default(model: nn.Module, calls: ActivationCalls | None) -> Selection:
     skipped: dict[str, str] = {}
     remark = ""
     if calls is not None:
-        for path in [p for p in hidden if p in calls.outputs]:
-            hidden.remove(path)
-            skipped[path] = "its output is the output of the model, not a hidden layer"
-        for path, function in calls.after_weight.items():
-            notes[path] = f"before {function}, which is called as a function and has no module to tap"
-        skipped.update(
-            {path: f"{function} is called there, but after no weight layer" for path, function in calls.orphans.items()}
-        )
+        skipped |= calls.outputs | calls.orphans
+        skipped |= {path: "it did not run" for path in hidden if path in calls.idle}
+        hidden = [path for path in hidden if path not in skipped]
+        notes |= calls.at
+        if calls.opaque:
+            remark = f"Not looked into: {', '.join(sorted(calls.opaque))}; pass inputs= to have its activations found."
     elif hidden:
         remark = "Activations called as functions could not be looked for; pass inputs= to have them found."
     else:
         for path in weights[:-1]:
             notes[path] = "the weight layer; no nonlinearity has a module, and the model cannot be traced"
     chosen = set(hidden) | set(notes)
-    skipped.update(
-        {
-            path: "a weight layer; the nonlinearity after it, if any, is the layer"
-            for path in weights
-            if path not in chosen
-        }
-    )
+    for path in weights:
+        if path not in chosen:
+            skipped.setdefault(path, "a weight layer; the nonlinearity after it, if any, is the layer")
     if not chosen:
         raise ValueError(
-            f"{type(model).__name__} has no hidden nonlinearity that could be found; "
-            "say which layers are meant with where=, a glob such as 'blocks.*' or a type such as nn.Linear"
+            f"{type(model).__name__} has no hidden nonlinearity that could be found; pass inputs= to have it looked "
+            "for, or say which layers are meant with where=, a glob such as 'blocks.*' or a type such as nn.Linear"
         )
     return Selection(tuple(path for path in modules if path in chosen), notes, skipped, remark)
 
 
-def _matcher(where: Where) -> type_of_callable:
+def _matcher(where: Where) -> Predicate:
     if isinstance(where, str):
         return lambda path, _: fnmatchcase(path, where)
     if isinstance(where, re.Pattern):

@@ -1,8 +1,10 @@
 """Layerwise batch-entropy regularisation (LBE): a loss term that keeps information flowing through every layer."""
 
+import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant
 from trainability.layers import Selection, Where, select
-from trainability.moments import Neurons
+from trainability.moments import Neurons, check_neurons
 from trainability.observe import unwrap
 from trainability.readings import Reader, join
 from trainability.taps import Taps
@@ -31,12 +33,12 @@ class Last:
 
     @property
     def ce(self) -> float:
-        """The loss that was passed in."""
+        """The loss that was passed in; on several ranks, this rank's."""
         return float(self._loss)
 
     @property
     def lbe(self) -> float:
-        """L_BE of eq. 5, the relative weight of the term: the total was ce (1 + lbe)."""
+        """L_BE of eq. 5, the relative weight of the term: the total was ce + |ce| lbe."""
         return float(self._lbe)
 
     @property
@@ -95,8 +97,8 @@ class LBE(nn.Module):
 
     Raises:
         ValueError: ``beta`` or ``alpha_min`` negative, or ``where`` matches nothing. A call raises it for a loss that
-            is not a scalar, and for a layer with one sample per neuron.
-        RuntimeError: a call without a forward pass before it.
+            is not a scalar.
+        RuntimeError: a call without a forward pass before it, or after one on a batch of one.
 
     Reference: Peer et al. (2022), eq. 3 to 6.
 
@@ -127,8 +129,11 @@ class LBE(nn.Module):
         channel_dim: int | None = None,
     ) -> None:
         super().__init__()
-        if not beta >= 0 or not alpha_min >= 0:
-            raise ValueError(f"beta and alpha_min must not be negative, but they are {beta} and {alpha_min}")
+        if not 0 <= beta < math.inf or not 0 <= alpha_min < math.inf or not math.isfinite(alpha):
+            raise ValueError(
+                f"alpha={alpha}, beta={beta}, alpha_min={alpha_min}: they must be finite, the last two not negative"
+            )
+        check_neurons(neurons, channel_dim)
         model = unwrap(model)
         self._constant = entropy_constant(convention)
         self.selection: Selection = select(model, where, inputs=inputs)
@@ -159,12 +164,18 @@ class LBE(nn.Module):
         if not self.training or not self._reader.model_training:
             self._reader.clear()
             return loss
+        if loss.device != self.alpha.device:
+            raise ValueError(
+                f"the loss is on {loss.device} and alpha on {self.alpha.device}; "
+                "move the LBE to the model's device with lbe.to(...)"
+            )
         batches = self._reader.take()
         self._taps.restart()
         if not batches:
+            reasons = self._reader.skipped or dict.fromkeys(self.selection.paths[:5], "it did not run")
             raise RuntimeError(
-                "lbe(loss) found no readings: run model(x) in training mode before each lbe(loss)"
-                + "".join(f"\n{name}: {why}" for name, why in self._reader.skipped.items())
+                "lbe(loss) found no readings: run model(x) in training mode before each lbe(loss), on a batch of two "
+                "or more" + "".join(f"\n{name}: {why}" for name, why in reasons.items())
             )
         names = tuple(name for batch in batches for name in batch.names)
         position = {path: row for row, path in enumerate(self.selection.paths)}
@@ -200,8 +211,9 @@ class LBE(nn.Module):
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Readings that had no entropy, such as integers, with the reason."""
-        return dict(self._reader.skipped)
+        """Readings that had no entropy, such as integers, and layers that did not run in the last pass."""
+        idle = set(self.selection.paths) - {self.selection.paths[row] for row in self._last._rows} if self._last else ()
+        return {**dict.fromkeys(sorted(idle), "it did not run"), **self._reader.skipped}
 
     def parameter_groups(self, model: nn.Module, **options: Any) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser, with ``options`` for the model and no weight decay on alpha.
@@ -223,6 +235,14 @@ class LBE(nn.Module):
         self._taps.remove()
         self._reader.clear()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
     def train(self, mode: bool = True) -> "LBE":
         """Switch the term, and the reading of activations, on or off."""
         super().train(mode)
@@ -240,10 +260,14 @@ class LBE(nn.Module):
         return list(self.selection.paths)
 
     def set_extra_state(self, state: Any) -> None:
-        """Check the names of the layers."""
-        if list(state) != list(self.selection.paths):
-            differ = sorted(set(state) ^ set(self.selection.paths)) or ["the order"]
+        """Nothing is left to do: the names were checked before anything was loaded."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        names = state_dict.get(f"{prefix}_extra_state", list(self.selection.paths))
+        if list(names) != list(self.selection.paths):
+            differ = sorted(set(names) ^ set(self.selection.paths)) or ["the order"]
             raise ValueError(f"this state belongs to an LBE of other layers; they differ in {', '.join(differ[:5])}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -26,6 +26,7 @@ def samples(a: Tensor, neurons: Neurons = "position", channel_dim: int | None = 
     the positions further samples; the channel is dimension 1 of maps (4 or 5 dimensions) and the last
     dimension otherwise, unless ``channel_dim`` names it. The order of the neurons is that of memory.
     """
+    check_neurons(neurons, channel_dim, a.dim())
     if neurons == "position":
         if a.dim() == 2:
             return a
@@ -42,6 +43,14 @@ def samples(a: Tensor, neurons: Neurons = "position", channel_dim: int | None = 
     if a.dim() >= 4 and a.is_contiguous(memory_format=_channels_last(a.dim())) and dim == 1:
         return a.movedim(1, -1).flatten(0, -2)
     return a.movedim(dim, 1).flatten(2)
+
+
+def check_neurons(neurons: str, channel_dim: int | None, dims: int | None = None) -> None:
+    """Raise ValueError for what `samples` does not know."""
+    if neurons not in {"position", "channel"}:
+        raise ValueError(f"neurons is {neurons!r}; choose 'position' or 'channel'")
+    if channel_dim is not None and dims is not None and not -dims <= channel_dim < dims:
+        raise ValueError(f"channel_dim is {channel_dim}, but the activation has {dims} dimensions")
 
 
 def _channels_last(dims: int) -> torch.memory_format:
@@ -61,6 +70,12 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
         # One call, two passes, vectorised over neurons; var_mean over dimension 0 is ten times slower here.
         mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
         return mean, variance
+    return plain_statistics(x)
+
+
+def plain_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by an operation that autograd knows."""
+    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     variance, mean = torch.var_mean(x, dim=0 if x.dim() == 2 else (0, 2), correction=0)
     return mean, variance
 

@@ -1,11 +1,16 @@
 """Looking at a model without changing it: calling it, and putting back whatever a forward pass touches."""
 
+import random
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from trainability.errors import UnsupportedModelError
+from trainability.taps import pausing
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -18,55 +23,54 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the user's own module inside `torch.compile` and DistributedDataParallel."""
+    """Return the user's own module inside `torch.compile` and DistributedDataParallel, if it is one to work with."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
     while True:
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model = inner
         elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
         else:
-            return model
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a tensor, tuple, list, mapping or dataclass, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors_in(item)
-    elif hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
-            yield from tensors_in(getattr(value, name))
+            break
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModelError("", "a ScriptModule takes no hooks; use the module that it was made from")
+    for path, module in model.named_modules():
+        if any(nn.parameter.is_lazy(t) for t in (*module._parameters.values(), *module._buffers.values())):
+            raise UnsupportedModelError(path, "it is lazily initialised; run the model once on a batch first")
+    return model
 
 
 @contextmanager
 def observing(model: nn.Module) -> Iterator[None]:
     """Within it, forward and backward passes leave no trace: buffers, modes and random state are put back.
 
-    Gradients are left alone by calling `torch.autograd.grad` instead of ``backward``.
+    The model works on copies of its buffers, so that a backward pass that still waits finds its own unchanged. Taps
+    that others have on the model are paused, so that an LBE does not take the pass for one of training. Gradients are
+    left alone by calling `torch.autograd.grad` instead of ``backward``. The random state is that of torch, of Python,
+    and of NumPy where it is loaded.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(module._buffers, name, b) for module in model.modules() for name, b in module._buffers.items()]
-    copies = {id(b): b.detach().clone() for _, _, b in buffers if b is not None}
+    buffers = [(module, dict(module._buffers), set(module._non_persistent_buffers_set)) for module in model.modules()]
+    copies: dict[int, Tensor] = {}
     devices = sorted({t.device.index for t in model.parameters() if t.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
+    python_state = random.getstate()
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy else None
+    with torch.random.fork_rng(devices=devices), pausing(model):
         try:
+            for module, own, _ in buffers:
+                for name, buffer in own.items():
+                    if buffer is not None:  # a buffer that several modules share stays one
+                        module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
             yield
         finally:
             for module, mode in modes:
                 module.training = mode
-            for owner, name, buffer in buffers:
-                owner[name] = buffer
-                if buffer is not None and not _same_bits(buffer, copies[id(buffer)]):
-                    with torch.no_grad():
-                        buffer.copy_(copies[id(buffer)])
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(
-        torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
-    )
+            for module, own, passing in buffers:
+                module._buffers.clear()
+                module._buffers.update(own)
+                module._non_persistent_buffers_set = passing
+            random.setstate(python_state)
+            if numpy:
+                numpy.random.set_state(numpy_state)

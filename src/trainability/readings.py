@@ -1,7 +1,10 @@
 """Turning activations into moments as they pass, for a loss term to take at the end of the pass."""
 
+import weakref
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -11,16 +14,15 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from trainability.entropy import is_activation
 from trainability.errors import UnsupportedModelError
-from trainability.moments import GroupMoments, Moments, Neurons, sample_count, samples
+from trainability.moments import GroupMoments, Moments, Neurons, plain_statistics, sample_count, samples, statistics
 from trainability.taps import reading_name
 
 # Below the first size a call costs more than its arithmetic, so activations are gathered up to the second.
 _SMALL = 2**15
 _GROUP = 2**17
 
-# Both are asked on every step, so the cheap way; where torch has them no longer, the answer is the safe one.
+# Asked on every step, so the cheap way; where torch has it no longer, the answer is the one that is always right.
 _saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
-_in_backward = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Reader:
         self.model_training = True
         self.skipped: dict[str, str] = {}
         self._overwritten: dict[str, bool] = {}  # whether the model changes this layer's output in place
-        self._versions: list[tuple[str, Tensor, int]] = []
+        self._versions: list[tuple[str, Callable[[], Tensor | None], int]] = []
         self._pending: list[tuple[str, str, Tensor]] = []  # small activations of one shape
         self._room = 0  # how many more of them make one group
         self._batches: list[Batch] = []
@@ -56,9 +58,8 @@ class Reader:
 
     def begin(self, model: nn.Module) -> None:
         """Drop what an earlier pass left; one loss belongs to one pass."""
-        if torch.compiler.is_compiling() or _in_backward() == -1:
-            self.clear()
-            self.model_training = model.training
+        self.clear()
+        self.model_training = model.training
 
     def clear(self) -> None:
         """Forget all readings."""
@@ -74,23 +75,20 @@ class Reader:
         if not is_activation(activation):
             self.skipped[name] = "its output holds no floating-point tensor with values"
             return
-        if (
-            torch.compiler.is_compiling()
-        ):  # in-place changes are traced away, and the compiler fuses better than a group
-            self._take(path, name, self._samples(name, activation))
+        compiling = torch.compiler.is_compiling()
+        # What is copied in a graph for the compiler is copied there only if it is overwritten later.
+        x = samples(activation.clone() if compiling else self._safe(path, activation), self.neurons, self.channel_dim)
+        if sample_count(x) < 2:
+            self.skipped[name] = f"one sample per neuron (shape {tuple(activation.shape)}); two are the least"
             return
-        recomputing = _in_backward() != -1
-        if not recomputing:
-            self._versions.append((path, activation, activation._version))
-        if self._overwritten.get(path, True):
-            # Until one pass has shown whether the output is changed in place later, and where it is: a copy.
-            activation = activation.clone()
-        x = self._samples(name, activation)
-        # A checkpoint runs a layer again to restore its saved tensors, not to have it read twice.
-        if recomputing:
-            if not self._is_small(x):
-                Moments.apply(x)  # type: ignore[no-untyped-call]
-        elif self._pending and self._pending[0][2].shape == x.shape and self._room:
+        if compiling:
+            # Plain operations, which the compiler differentiates and fuses.
+            self._keep(path, name, x, *plain_statistics(x))
+            return
+        if not torch.is_grad_enabled():
+            self._keep(path, name, x, *statistics(x))
+            return
+        if self._pending and self._pending[0][2].shape == x.shape and self._room:
             self._room -= 1
             self._pending.append((path, name, x))
         elif self._is_small(x):
@@ -98,22 +96,28 @@ class Reader:
             self._room = _GROUP // x.numel() - 1
             self._pending.append((path, name, x))
         else:
-            self._take(path, name, x)
+            self._keep(path, name, x, *Moments.apply(x))  # type: ignore[no-untyped-call]
+        overwritten = self._overwritten.get(path)
+        if overwritten is None:  # held until the pass has shown
+            self._versions.append((path, partial(_itself, activation), activation._version))
+        elif not overwritten:  # autograd holds it where it will be needed
+            self._versions.append((path, weakref.ref(x), x._version))
+
+    def recompute(self, path: str, activation: Tensor | None) -> None:
+        """Save again what `read` saved in the forward pass, since the checkpoint counts the saved tensors."""
+        if self.enabled and self.model_training and is_activation(activation):
+            x = samples(self._safe(path, activation), self.neurons, self.channel_dim)
+            if sample_count(x) > 1 and not self._is_small(x):
+                Moments.apply(x)  # type: ignore[no-untyped-call]
+
+    def _safe(self, path: str, activation: Tensor) -> Tensor:
+        """A copy, until one pass has shown whether the output is changed in place later, and where it is."""
+        return activation.clone() if self._overwritten.get(path, True) else activation
 
     def _is_small(self, x: Tensor) -> bool:
         return x.dim() == 2 and x.numel() <= _SMALL and x.is_cpu and x.dtype in (torch.float32, torch.float64)
 
-    def _samples(self, name: str, activation: Tensor) -> Tensor:
-        x = samples(activation, self.neurons, self.channel_dim)
-        if sample_count(x) < 2:
-            raise ValueError(
-                f"layer {name}: an activation of shape {tuple(activation.shape)} has one sample per neuron; LBE needs "
-                "a batch of at least two (drop_last=True in the data loader avoids a last batch of one)"
-            )
-        return x
-
-    def _take(self, path: str, name: str, x: Tensor) -> None:
-        mean, variance = Moments.apply(x)  # type: ignore[no-untyped-call]
+    def _keep(self, path: str, name: str, x: Tensor, mean: Tensor, variance: Tensor) -> None:
         self._flush()
         self._batches.append(Batch((path,), (name,), mean.unsqueeze(0), variance.unsqueeze(0), sample_count(x)))
 
@@ -132,7 +136,10 @@ class Reader:
         """Hand over the readings since the pass began, after checking that none was overwritten unnoticed."""
         self._flush()
         batches = self._batches.copy()
-        for path, activation, version in self._versions:
+        for path, find, version in self._versions:
+            activation = find()
+            if activation is None:  # gone with a checkpointed region, which runs it again
+                continue
             changed = activation._version != version
             if changed and self._overwritten.get(path) is False:
                 self._overwritten[path] = True

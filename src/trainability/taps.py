@@ -1,13 +1,16 @@
 """Reading activations as they pass, and nothing else."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from trainability.observe import tensors_in
+# Asked at every reading, so the cheap way. A torch without it would count the recomputation of a checkpoint as a call.
+_graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
 class Reader(Protocol):
@@ -18,6 +21,9 @@ class Reader(Protocol):
 
     def read(self, path: str, call: int, activation: Tensor | None) -> None:
         """Layer ``path`` returned ``activation`` (``None``: no tensor) for the ``call``-th time in this pass."""
+
+    def recompute(self, path: str, activation: Tensor | None) -> None:
+        """A checkpoint runs ``path`` again, in a backward pass, to restore the tensors that it saved."""
 
 
 class Taps:
@@ -57,9 +63,10 @@ class _Counter:
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.calls: dict[str, int] = {}
+        self.paused = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"reader": self.reader, "calls": {}}
+        return {"reader": self.reader, "calls": {}, "paused": False}
 
 
 class _Begin:
@@ -67,8 +74,9 @@ class _Begin:
         self.counter = counter
 
     def __call__(self, model: nn.Module, _args: Any) -> None:
-        self.counter.calls.clear()
-        self.counter.reader.begin(model)
+        if not self.counter.paused and not _recomputing():
+            self.counter.calls.clear()
+            self.counter.reader.begin(model)
 
 
 class _Tap:
@@ -77,9 +85,47 @@ class _Tap:
         self.counter = counter
 
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        calls = self.counter.calls
-        calls[self.path] = number = calls.get(self.path, 0) + 1
-        self.counter.reader.read(self.path, number, activation_of(output))
+        counter = self.counter
+        if counter.paused:
+            return
+        if _recomputing():
+            counter.reader.recompute(self.path, activation_of(output))
+            return
+        counter.calls[self.path] = number = counter.calls.get(self.path, 0) + 1
+        counter.reader.read(self.path, number, activation_of(output))
+
+
+def _recomputing() -> bool:
+    return not torch.compiler.is_compiling() and _graph_task() != -1
+
+
+@contextmanager
+def pausing(model: nn.Module) -> Iterator[None]:
+    """Within it, the taps that are on the model now read nothing."""
+    hooks = [h for m in model.modules() for h in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
+    counters = [hook.counter for hook in hooks if isinstance(hook, _Begin | _Tap) and not hook.counter.paused]
+    try:
+        for counter in counters:
+            counter.paused = True
+        yield
+    finally:
+        for counter in counters:
+            counter.paused = False
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a tensor, tuple, list, mapping or dataclass, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            yield from tensors_in(getattr(value, name))
 
 
 def activation_of(output: Any) -> Tensor | None:

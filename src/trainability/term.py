@@ -39,7 +39,8 @@ class Total(torch.autograd.Function):
         ctx.settings = (beta, alpha_min, scales)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(lbe, entropy)
-        return loss + loss.abs() * lbe.to(loss), lbe, entropy
+        weight = torch.where(mean_loss >= 0, loss, loss.abs())
+        return loss + weight * lbe.to(loss), lbe, entropy
 
     @staticmethod
     @once_differentiable
@@ -60,11 +61,14 @@ class Total(torch.autograd.Function):
 def over_ranks(runs: list[Batch], loss: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Variance and sample count of every run over the samples of all ranks, and the mean loss, by one all-reduce."""
     sizes = [run.mean.numel() for run in runs]
-    counts = [torch.full((size,), float(run.count), dtype=torch.float64) for size, run in zip(sizes, runs, strict=True)]
+    counts = [
+        torch.full((size,), float(run.count), dtype=torch.float64, device=loss.device)
+        for size, run in zip(sizes, runs, strict=True)
+    ]
     variance, total, loss = _GlobalVariance.apply(  # type: ignore[no-untyped-call]
         torch.cat([run.mean.flatten().to(loss.device) for run in runs]),
         torch.cat([run.variance.flatten().to(loss.device) for run in runs]),
-        torch.cat(counts).to(loss.device),
+        torch.cat(counts),
         loss,
     )
     variances = [v.view_as(run.mean) for v, run in zip(variance.split(sizes), runs, strict=True)]

@@ -88,6 +88,8 @@ def load(name: str, data_dir: Path | str | None = None, *, hub: bool = False, sp
     >>> digits.shape, len(digits.train), len(digits.val), len(digits.test)
     ((1, 8, 8), 1077, 360, 360)
     """
+    if name == "digits" and hub:
+        raise DataError("digits comes with scikit-learn and not from the hub; leave out --hub")
     if name == "digits":
         return _digits(split_seed)
     if name not in _IDX:
@@ -151,7 +153,8 @@ def _from_hub(identifier: str) -> tuple[Split, Split]:
     try:
         both = datasets.load_dataset(identifier)
     except Exception as error:  # no network, no such data set, a full cache: the library raises many kinds
-        raise DataError(f"{identifier} could not be loaded from the hub: {str(error).splitlines()[0]}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"{identifier} could not be loaded from the hub: {reason}") from error
     return _split_of(both["train"]), _split_of(both["test"])
 
 

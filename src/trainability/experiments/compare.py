@@ -96,9 +96,6 @@ def compare(
             )
     except KeyboardInterrupt:
         comparison.interrupted = True
-        for record in records:
-            if record.status == "training":
-                record.status = "interrupted"
     comparison.seconds = time.monotonic() - comparison._begin
     return comparison
 
@@ -123,14 +120,20 @@ def _run(record: Record, config: CompareConfig, data: Dataset) -> Run:
 
 
 def _side_by_side(runs: list[Run], comparison: Comparison, progress: Callable[[Comparison], None]) -> None:
-    for epoch in range(comparison.config.epochs):
+    try:
+        for _ in range(comparison.config.epochs):
+            for run in runs:
+                if run.record.status != "diverged":
+                    run.epoch()
+                comparison.epochs_done += 1
+                progress(comparison)
+    except KeyboardInterrupt:
         for run in runs:
-            if run.record.status != "diverged":
-                run.epoch()
-            comparison.epochs_done += 1
-            if epoch == comparison.config.epochs - 1:
-                run.finish()
-            progress(comparison)
+            run.finish("interrupted")
+        raise
+    for run in runs:
+        run.finish("done")
+    progress(comparison)
 
 
 def describe_environment() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The settings of a comparison, validated strictly, from flags and from a YAML file."""
+"""The settings of a comparison, from flags and from a YAML file; what is unknown or impossible is refused."""
 
 import difflib
 from pathlib import Path
@@ -39,6 +39,11 @@ class CompareConfig(BaseModel):
     augment: bool = False
     device: str = "cpu"
 
+    @field_validator("depth", "lr", "remedies", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | int | float) else value
+
     @field_validator("depth", "lr", "remedies")
     @classmethod
     def _not_empty_and_unique(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -73,7 +78,7 @@ def configure(flags: dict[str, Any], file: Path | None = None) -> CompareConfig:
     >>> configure({"depth": [0]})
     Traceback (most recent call last):
     ...
-    trainability.experiments.config.ConfigError: depth: Input should be greater than or equal to 1 (it is 0)
+    trainability.experiments.config.ConfigError: depth should be greater than or equal to 1 (it is 0)
     """
     settings = {**(_read(file) if file else {}), **flags}
     try:
@@ -85,8 +90,10 @@ def configure(flags: dict[str, Any], file: Path | None = None) -> CompareConfig:
             near = difflib.get_close_matches(name, CompareConfig.model_fields, n=1)
             raise ConfigError(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else "")) from None
         message = first["msg"].removeprefix("Value error, ")
-        shown = "" if first["type"] == "value_error" else f" (it is {first['input']!r})"
-        raise ConfigError(f"{name}: {message}{shown}") from None
+        if first["type"] == "value_error":
+            raise ConfigError(f"{name}: {message}") from None
+        message = message.removeprefix("Input ").partition(",")[0]
+        raise ConfigError(f"{name} {message} (it is {first['input']})") from None
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -24,11 +24,21 @@ def spread(values: list[float]) -> str:
 
 def narrate(comparison: Comparison) -> list[tuple[str, list[str]]]:
     """Return a title and sentences for every depth and learning rate."""
-    return [
-        (f"{depth} layers, learning rate {lr:g}", _cell(arms, comparison.chance))
-        for depth, lr, arms in comparison.cells()
-        if arms
-    ]
+    stories = []
+    for depth, lr, arms in comparison.cells():
+        if not arms:
+            continue
+        runs = [run for group in arms.values() for run in group]
+        unfinished = [run.epochs for run in runs if run.status in ("training", "interrupted", "waiting")]
+        sentences = _cell(arms, comparison.chance)
+        if unfinished:
+            sentences.insert(
+                0,
+                f"{len(unfinished)} of {len(runs)} runs were interrupted, the earliest after {min(unfinished)} of "
+                f"{comparison.config.epochs} epochs: what follows is of that moment and not of the end.",
+            )
+        stories.append((f"{depth} layers, learning rate {lr:g}", sentences))
+    return stories
 
 
 def _cell(arms: dict[str, list[Record]], chance: float) -> list[str]:
@@ -72,10 +82,12 @@ def _at_chance(values: list[float], chance: float) -> bool:
 
 def _against(name: str, values: list[float], base: str, base_values: list[float]) -> str:
     gain = median(values) - median(base_values)
+    if min(len(values), len(base_values)) < 3:
+        return f"Against {base} that is {gain:+.1f} points, on too few seeds to tell from chance."
     if min(values) > max(base_values):
-        return f"Every seed of {name} is above every seed of {base}; the medians differ by {gain:.1f} points."
+        return f"Every seed of {name} is above every seed of {base}, by {gain:.1f} points in the median."
     if max(values) < min(base_values):
-        return f"Every seed of {name} is below every seed of {base}; the medians differ by {gain:.1f} points."
+        return f"Every seed of {name} is below every seed of {base}, by {-gain:.1f} points in the median."
     return f"The seeds of {name} and {base} overlap (medians differ by {gain:+.1f} points): no difference is shown."
 
 
@@ -118,4 +130,4 @@ def _why_spread(name: str, runs: list[Record], chance: float) -> list[str]:
 
 def _seeds_warning(arms: dict[str, list[Record]]) -> str:
     fewest = min(len(runs) for runs in arms.values())
-    return " With fewer than three seeds this is an impression, not a result." if fewest < 3 else ""
+    return " Fewer than three seeds are an impression, not a result." if fewest < 3 else ""

@@ -54,6 +54,7 @@ class Report:
                 if name in self._before:
                     parameter.copy_(self._before[name])
         self._model = None
+        self._before.clear()
         self.applied = False
 
     def __str__(self) -> str:
@@ -102,7 +103,8 @@ def apply_(model: nn.Module, remedy: Remedy, *, where: Where | None = None, dry_
     changes = tuple(change for change, _ in planned)
     if dry_run:
         return Report(remedy, changes, skipped, applied=False)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    touched = {id(p) for change in changes for p in model.get_submodule(change.path).parameters()}
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if id(p) in touched}
     report = Report(remedy, changes, skipped, applied=True, _before=before, _model=model)
     try:
         with torch.no_grad():
@@ -118,6 +120,8 @@ def chosen(
     model: nn.Module, where: Where | None, fits: Callable[[nn.Module], bool], reason: str
 ) -> tuple[list[str], dict[str, str]]:
     """Paths that ``where`` selects and ``fits`` accepts, and the others of the selection with the reason."""
-    selection: Selection = select(model, (lambda _, m: fits(m)) if where is None else where)
+    if where is None:
+        return [path for path, module in model.named_modules() if fits(module)], {}
+    selection: Selection = select(model, where)
     fitting = [path for path in selection.paths if fits(model.get_submodule(path))]
     return fitting, {**selection.skipped, **{p: reason for p in selection.paths if p not in fitting}}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from trainability.activations import is_weight_layer
+from trainability.activations import fan_in, is_weight_layer
 from trainability.layers import Where
 from trainability.remedies.apply import Change, chosen
 
@@ -38,30 +38,44 @@ class Init:
     ) -> tuple[list[tuple[Change, Callable[[], None]]], dict[str, str]]:
         """Plan one change per weight layer."""
         paths, skipped = chosen(model, where, is_weight_layer, "not a weight layer")
+        owners: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            owners.setdefault(id(parameter), []).append(name)
         planned = []
         for path in paths:
             module = model.get_submodule(path)
-            weight = module.weight
-            assert isinstance(weight, Tensor)
-            if self.scheme == "default" and not hasattr(module, "reset_parameters"):
+            weight = module._parameters.get("weight")
+            inputs = fan_in(module)
+            shared = [name for name in owners.get(id(weight), []) if name.rpartition(".")[0] != path]
+            aliases = [name for name in shared if model.get_submodule(name.rpartition(".")[0]) is not module]
+            if weight is None or inputs is None:
+                skipped[path] = f"{type(module).__name__}: its fan-in cannot be read off its weight"
+            elif aliases:
+                skipped[path] = f"its weight is also {aliases[0]}"
+            elif self.scheme == "default" and not hasattr(module, "reset_parameters"):
                 skipped[path] = f"{type(module).__name__} has no reset_parameters()"
-                continue
-            fan_in = weight[0].numel()
-            after = math.sqrt(2 / fan_in) if self.scheme == "he" else math.sqrt(1 / (3 * fan_in))
-            change = Change(
-                path,
-                f"std {float(weight.detach().std(correction=0)):.3g}",
-                f"std {after:.3g}",
-                f"{self.scheme}, fan-in {fan_in}",
-            )
-            planned.append((change, self._setter(module)))
+            else:
+                after = math.sqrt(2 / inputs) if self.scheme == "he" else math.sqrt(1 / (3 * inputs))
+                before = float(weight.detach().std(correction=0))
+                why = f"{self.scheme}, fan-in {inputs}"
+                planned.append(
+                    (Change(path, f"std {before:.3g}", f"std {after:.3g}", why), self._setter(module, after))
+                )
+        known = {*(change.path for change, _ in planned), *skipped}
+        for path, module in model.named_modules():
+            if (
+                where is None
+                and path not in known
+                and any(p.dim() >= 2 for p in module._parameters.values() if p is not None)
+            ):
+                skipped[path] = f"{type(module).__name__} has weights of another kind"
         return planned, skipped
 
-    def _setter(self, module: nn.Module) -> Callable[[], None]:
+    def _setter(self, module: nn.Module, std: float) -> Callable[[], None]:
         def he() -> None:
-            weight, bias = module.weight, module.bias
+            weight, bias = module.weight, getattr(module, "bias", None)
             assert isinstance(weight, Tensor)
-            nn.init.kaiming_normal_(weight, nonlinearity="relu")
+            nn.init.normal_(weight, std=std)
             if isinstance(bias, Tensor):
                 nn.init.zeros_(bias)
 

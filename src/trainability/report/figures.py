@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from html import escape
 from itertools import cycle
 from math import isfinite
+from statistics import median
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -57,7 +58,7 @@ def accuracy_figure(arms: Arms, palette: dict[str, str], chance: float) -> go.Fi
         y=chance,
         line={"dash": "dot", "color": "#888"},
         annotation_text="one class",
-        annotation_position="bottom right",
+        annotation_position="top left",
     )
     figure.update_xaxes(title="training step")
     figure.update_yaxes(title="test accuracy, %", range=[0, 101])
@@ -88,7 +89,9 @@ def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
     """Cross-entropy, and the LBE term as a curve of its own."""
     with_term = {name: runs for name, runs in arms.items() if any(run.lbe for run in runs)}
     figure = make_subplots(
-        rows=1, cols=2 if with_term else 1, subplot_titles=["cross-entropy", "L_BE"][: 2 if with_term else 1]
+        rows=1,
+        cols=2 if with_term else 1,
+        subplot_titles=["cross-entropy", "L_BE, where total = CE · (1 + L_BE)"][: 2 if with_term else 1],
     )
     left, right = go.Figure(), go.Figure()
     _lines(left, arms, palette, "train_loss")
@@ -101,7 +104,7 @@ def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
     figure.update_xaxes(title="training step")
     figure.update_yaxes(title="nats", row=1, col=1)
     if with_term:
-        figure.update_yaxes(title="L_BE, where total = CE · (1 + L_BE)", type="log", row=1, col=2)
+        figure.update_yaxes(type="log", exponentformat="power", dtick=1, row=1, col=2)
     return _style(figure).update_layout(legend={"y": 1.12}, margin={"t": 80})
 
 
@@ -255,7 +258,7 @@ def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str],
             label = escape(name) + (f", {'depth' if by == 'lr' else 'lr'} {other:g}" if len(fixed) > 1 else "")
             figure.add_scatter(
                 x=[x for x, _ in points],
-                y=[v[len(v) // 2] for _, v in points],
+                y=[median(v) for _, v in points],
                 mode="lines",
                 name=label,
                 legendgroup=label,

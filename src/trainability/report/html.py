@@ -3,7 +3,9 @@
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jinja2
@@ -25,12 +27,11 @@ _ENVIRONMENT = {
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:
-    """Write ``report.html`` and ``results.json`` into ``out``, each whole or not at all; return the report's path."""
-    write_whole(
-        out / "results.json",
-        json.dumps(finite({**comparison.to_json(), "records": [r.to_dict() for r in comparison.records]})),
-    )
-    return write_whole(out / "report.html", render(comparison))
+    """Write ``report.html`` and ``results.json`` into ``out``, both or neither; return the report's path."""
+    records = [record.to_dict() for record in comparison.records]
+    results = json.dumps(finite({**comparison.to_json(), "records": records}))
+    write_whole({out / "results.json": results, out / "report.html": render(comparison)})
+    return out / "report.html"
 
 
 def finite(value: Any) -> Any:
@@ -42,21 +43,32 @@ def finite(value: Any) -> Any:
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """Write a file beside its place and move it there, so that no half-written file is ever seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def write_whole(files: dict[Path, str]) -> None:
+    """Write files of one folder beside their places and move them there when all are whole.
+
+    Where that fails, what was there before stays, and nothing is left of the attempt.
+    """
+    folder = next(iter(files)).parent
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    written: dict[Path, str] = {}
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in files.items():
+            handle, written[path] = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(written[path], 0o644)
+        for path, name in written.items():
+            os.replace(name, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        for name in written.values():
+            Path(name).unlink(missing_ok=True)
+        with suppress(OSError):
+            for made in missing:
+                made.rmdir()
         raise
-    return path
 
 
 def render(comparison: Comparison) -> str:
@@ -100,14 +112,12 @@ def table(arms: figures.Arms) -> list[dict[str, Any]]:
                 "remedy": name,
                 "what": ARMS[name].what + (f", otherwise as {ARMS[name].base}" if ARMS[name].base else ""),
                 "seeds": [round(run.accuracy[-1][2], 2) for run in runs],
-                "median": values[len(values) // 2]
-                if len(values) % 2
-                else (values[len(values) // 2 - 1] + values[len(values) // 2]) / 2,
+                "median": median(values),
                 "low": values[0],
                 "high": values[-1],
                 "entropy": sum(run.flow[0][1][-1] for run in runs) / len(runs),
                 "entropy_end": sum(run.flow[-1][1][-1] for run in runs) / len(runs),
-                "step_ms": sorted(run.step_ms or 0.0 for run in runs)[len(runs) // 2],
+                "step_ms": median(run.step_ms or 0.0 for run in runs),
             }
         )
     return sorted(rows, key=lambda row: -float(row["median"]))

@@ -112,12 +112,16 @@ class Run:
             record.neurons.append(neuron_histograms(self.model, self._probe, "before training"))
         self.model.train()
         for images, labels in self._batches():
+            if labels.is_cuda:  # so that the time is that of the step and not that of launching it
+                torch.cuda.synchronize()
             begin = time.perf_counter()
             self._optimizer.zero_grad()
             ce = F.cross_entropy(self.model(images), labels)
             loss = self.lbe(ce) if self.lbe else ce
             loss.backward()
             self._optimizer.step()
+            if ce.is_cuda:
+                torch.cuda.synchronize()
             self._losses.append(ce.detach())
             self._times.append(time.perf_counter() - begin)
             record.steps += 1
@@ -132,11 +136,11 @@ class Run:
         if record.train_loss and not record.train_loss[-1][1] < float("inf"):
             record.status = "diverged"
 
-    def finish(self) -> None:
-        """Record the end of training."""
+    def finish(self, status: str) -> None:
+        """Record the end of training, complete (``"done"``) or ``"interrupted"``."""
         record = self.record
-        if record.status != "diverged":
-            record.status = "done"
+        if record.status == "training":
+            record.status = status
             record.neurons.append(neuron_histograms(self.model, self._probe, "after training"))
         if self.lbe:
             record.alpha = self.lbe.alpha.detach().tolist()
