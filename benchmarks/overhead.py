@@ -23,6 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
@@ -150,6 +151,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     allocator = tune_allocator()
+    # The sides differ in hooks alone, and without this the code compiled for one is taken for another.
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
     rows = []
     for mode in args.mode:
         for case in args.case:
@@ -169,6 +172,7 @@ def main() -> None:
         "rows": rows,
     }
     if args.out:
+        args.out.parent.mkdir(exist_ok=True)
         args.out.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -154,7 +154,7 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list
         (
             "Single neurons",
             "One neuron of median variance before its ReLU, over 512 training images, before (grey) and after "
-            "training; first seed.",
+            "training; first seed. A single line: it gives every input the same value.",
             figures.neuron_figure(arms),
         ),
     ]
