@@ -66,16 +66,10 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per neuron, ``(n,)`` each; half types are accumulated in float32."""
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if x.device.type == "cpu":
         # One call, two passes, vectorised over neurons; var_mean over dimension 0 is ten times slower here.
         mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
         return mean, variance
-    return plain_statistics(x)
-
-
-def plain_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The same by an operation that autograd knows."""
-    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     variance, mean = torch.var_mean(x, dim=0 if x.dim() == 2 else (0, 2), correction=0)
     return mean, variance
 

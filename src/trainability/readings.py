@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from trainability.entropy import is_activation
 from trainability.errors import UnsupportedModelError
-from trainability.moments import GroupMoments, Moments, Neurons, plain_statistics, sample_count, samples, statistics
+from trainability.moments import GroupMoments, Moments, Neurons, sample_count, samples, statistics
 from trainability.taps import reading_name
 
 # Below the first size a call costs more than its arithmetic, so activations are gathered up to the second.
@@ -82,8 +82,7 @@ class Reader:
             self.skipped[name] = f"one sample per neuron (shape {tuple(activation.shape)}); two are the least"
             return
         if compiling:
-            # Plain operations, which the compiler differentiates and fuses.
-            self._keep(path, name, x, *plain_statistics(x))
+            self._keep(path, name, x, *Moments.apply(x))  # type: ignore[no-untyped-call]
             return
         if not torch.is_grad_enabled():
             self._keep(path, name, x, *statistics(x))
