@@ -124,7 +124,7 @@ def _why_spread(name: str, runs: list[Record], chance: float) -> list[str]:
     return [
         f"The seeds of {name} lie {max(values) - min(values):.0f} points apart; in the last epoch alone they moved by "
         f"{min(moves):+.1f} to {max(moves):+.1f} points"
-        + (", so the spread is of networks still in the midst of learning." if max(map(abs, moves)) > 2 else ".")
+        + (", so the spread is of networks that had not settled." if max(map(abs, moves)) > 2 else ".")
     ]
 
 
