@@ -37,10 +37,8 @@ def label_dependence(
         raise ValueError("no weight matrix requires a gradient; the model is frozen")
 
     def gradient(labels: Tensor) -> Tensor:
-        with (
-            observing(model),
-            torch.enable_grad(),
-        ):  # the same random state, hence the same dropout, every time
+        # The random state is put back each time, so dropout is the same for all labels.
+        with observing(model), torch.enable_grad():
             value = loss(call(model, inputs), labels)
             parts = torch.autograd.grad(value, weights, allow_unused=True)
         return torch.cat([g.double().flatten() for g in parts if g is not None])

@@ -76,7 +76,7 @@ class Reader:
             self.skipped[name] = "its output holds no floating-point tensor with values"
             return
         compiling = torch.compiler.is_compiling()
-        # What is copied in a graph for the compiler is copied there only if it is overwritten later.
+        # Whether a graph for the compiler overwrites the output later is not known here, so there it is always a copy.
         x = samples(activation.clone() if compiling else self._safe(path, activation), self.neurons, self.channel_dim)
         if sample_count(x) < 2:
             self.skipped[name] = f"one sample per neuron (shape {tuple(activation.shape)}); two are the least"

@@ -14,7 +14,7 @@ def accuracies(runs: list[Record]) -> list[float]:
 
 
 def spread(values: list[float]) -> str:
-    """``76.6 % (71.6 to 90.5 over 5 seeds)``: the median and the range."""
+    """``76.6 % (median; 71.6 to 90.5 over 5 seeds)``."""
     if len(values) == 1:
         return f"{values[0]:.2f} % (one seed)"
     if max(values) - min(values) < 0.005:
@@ -92,7 +92,7 @@ def _against(name: str, values: list[float], base: str, base_values: list[float]
 
 
 def _revival(name: str, runs: list[Record]) -> list[str]:
-    """When the last hidden layer first carried information, for runs that began without any, and what went with it."""
+    """When the last hidden layer first carried information, for runs that began without any."""
     woke: dict[int, int | None] = {}
     for run in runs:
         if run.flow[0][1][-1] < SILENT:

@@ -18,13 +18,6 @@ from trainability.experiments.compare import Comparison
 from trainability.experiments.words import narrate
 from trainability.report import figures
 
-_ENVIRONMENT = {
-    "autoescape": True,
-    "undefined": jinja2.StrictUndefined,
-    "trim_blocks": True,
-    "lstrip_blocks": True,
-}
-
 
 def write_report(comparison: Comparison, out: Path) -> Path:
     """Write ``report.html`` and ``results.json`` into ``out``, both or neither; return the report's path."""
@@ -73,7 +66,13 @@ def write_whole(files: dict[Path, str]) -> None:
 
 def render(comparison: Comparison) -> str:
     """Return the HTML."""
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("trainability.report"), **_ENVIRONMENT)  # type: ignore[arg-type]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trainability.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     palette = figures.colours(comparison.config.remedies)
     words = dict(narrate(comparison))
     cells = [(depth, lr, arms) for depth, lr, arms in comparison.cells() if arms]
