@@ -211,6 +211,16 @@ def test_outputs_without_entropy_are_skipped_and_said_so(kind):
     assert "wrap" in lbe.skipped
 
 
+def test_reasons_belong_to_the_last_pass():
+    model = mlp()
+    lbe = tr.LBE(model)
+    model(torch.randn(1, 8))
+    assert "one sample" in next(iter(lbe.skipped.values()))
+    x, y = batch()
+    lbe(nn.functional.cross_entropy(model(x), y))
+    assert not lbe.skipped
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(dtype):
     model, (x, y) = mlp(), batch()

@@ -60,6 +60,8 @@ class Reader:
         """Drop what an earlier pass left; one loss belongs to one pass."""
         self.clear()
         self.model_training = model.training
+        if self.enabled and model.training:
+            self.skipped.clear()
 
     def clear(self) -> None:
         """Forget all readings."""
