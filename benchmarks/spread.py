@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-import trainability as tr
 from trainability.data import load
 from trainability.models import fnn
-from trainability.training.run import Record, Run
+from trainability.training.engine import Member, Plan, Strength, Training
+from trainability.training.record import Record
 
 
 def main() -> None:
@@ -27,14 +27,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     data = load("mnist", args.data_dir)
-    rows = []
-    for weights, order in product(range(args.seeds), repeat=2):
+    pairs = list(product(range(args.seeds), repeat=2))
+    models = []
+    for weights, _ in pairs:
         torch.manual_seed(weights)
-        model = fnn(784, depth=30, width=128, classes=10)
-        record = Record("lbe", 30, 1e-3, order)
-        run = Run(record, model, data, lbe=tr.LBE(model), lr=1e-3, batch_size=512, epochs=args.epochs)
-        for _ in range(args.epochs):
-            run.epoch()
+        models.append(fnn(784, depth=30, width=128, classes=10))
+    records = [Record("lbe", 30, 1e-3, order) for _, order in pairs]
+    members = [Member(order, lbe=Strength()) for _, order in pairs]
+    training = Training(models, members, records, data, Plan(args.epochs, 512))
+    training.prepare()
+    while not training.done:
+        training.advance()
+    rows = []
+    for (weights, order), record in zip(pairs, records, strict=True):
         accuracy = [round(test, 2) for _, _, test in record.accuracy]
         rows.append({"weights": weights, "order": order, "accuracy": accuracy, "lowest": min(record.flow[-1][1])})
         print(json.dumps(rows[-1]), flush=True)

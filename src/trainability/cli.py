@@ -193,7 +193,7 @@ def _show(comparison: Comparison, console: Console) -> None:
             continue
         grid = Table(title=f"{comparison.config.data}: {title}", title_justify="left")
         grid.add_column("remedy")
-        for heading in ("median %", "lowest to highest", "seeds", "nats in last layer", "ms/step"):
+        for heading in ("median %", "lowest to highest", "seeds", "nats in last layer", "ms per step"):
             grid.add_column(heading, justify="right")
         for row in table(arms):
             grid.add_row(

@@ -128,6 +128,28 @@ class GroupMoments(torch.autograd.Function):
         return tuple(gradients)
 
 
+class StackMoments(torch.autograd.Function):
+    """The same for one layer of a stack of E networks: ``(E, S, n)`` to two ``(E, n)``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute both statistics for every network."""
+        ctx.set_materialize_grads(False)
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        mean = wide.mean(1)
+        variance = (wide - mean.unsqueeze(1)).square_().mean(1)
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_mean: Tensor | None, grad_variance: Tensor | None) -> Tensor | None:
+        """Return (2/S) (x - m) grad_variance + grad_mean / S."""
+        x, mean = ctx.saved_tensors
+        by_mean, by_variance = (g if g is None else g.unsqueeze(1) for g in (grad_mean, grad_variance))
+        return _input_gradient(x, mean.unsqueeze(1), by_mean, by_variance, x.shape[1])
+
+
 def _column(t: Any) -> Any:
     return t if t is None else t.unsqueeze(-1)
 

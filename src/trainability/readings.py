@@ -155,8 +155,11 @@ class Reader:
         return batches
 
 
-def join(batches: list[Batch]) -> list[Batch]:
-    """Join neighbours with as many neurons and samples, so that what follows is one operation for all of them."""
+def join(batches: list[Batch], dim: int = 0) -> list[Batch]:
+    """Join neighbours with as many neurons and samples, so that what follows is one operation for all of them.
+
+    ``dim`` is the dimension of the readings: 1 for a stack, whose statistics are ``(E, readings, n)``.
+    """
     runs = []
     for _, same in groupby(batches, key=lambda b: (b.variance.shape[-1], b.count, b.variance.device, b.variance.dtype)):
         group = list(same)
@@ -164,7 +167,7 @@ def join(batches: list[Batch]) -> list[Batch]:
             runs += group
         else:
             names = tuple(name for batch in group for name in batch.names)
-            mean, variance = torch.cat([b.mean for b in group]), torch.cat([b.variance for b in group])
+            mean, variance = torch.cat([b.mean for b in group], dim), torch.cat([b.variance for b in group], dim)
             runs.append(Batch((), names, mean, variance, group[0].count))
     return runs
 

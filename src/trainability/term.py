@@ -11,7 +11,10 @@ from trainability.readings import Batch
 
 
 class Total(torch.autograd.Function):
-    """From variances ``(L_r, n_r)`` of runs of readings to ``loss + |loss| L_BE``, L_BE and the entropies.
+    """From variances ``(..., L_r, n_r)`` of runs of readings to ``loss + |loss| L_BE``, L_BE and the entropies.
+
+    The leading dimensions are those of the loss: none for one network, ``(E,)`` for a stack of them, where ``beta``
+    may be ``(E,)`` and ``alpha_min`` ``(E, 1)``.
 
     Written by hand because these few numbers cost more calls than arithmetic. With s = c σ² per neuron,
     H = mean ½ log(1 + s), so dH/dσ² = c / (2 n (1 + s)); and d total = d loss (1 + L_BE) + |mean loss| d L_BE, the
@@ -24,17 +27,17 @@ class Total(torch.autograd.Function):
         loss: Tensor,
         mean_loss: Tensor,
         alpha: Tensor,
-        beta: float,
-        alpha_min: float,
+        beta: float | Tensor,
+        alpha_min: float | Tensor,
         scales: list[float | Tensor],
         *variances: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the total, L_BE and the entropies."""
         scaled = [v * scale for v, scale in zip(variances, scales, strict=True)]
         entropies = [torch.log1p(s).mean(-1).to(alpha) for s in scaled]
-        entropy = (torch.cat(entropies) if len(entropies) > 1 else entropies[0]).mul_(0.5)
+        entropy = (torch.cat(entropies, -1) if len(entropies) > 1 else entropies[0]).mul_(0.5)
         error = entropy - alpha.abs().clamp_(min=alpha_min)
-        lbe = torch.dot(error, error) * (beta / len(error))
+        lbe = torch.linalg.vecdot(error, error) * (beta / error.shape[-1])
         ctx.save_for_backward(mean_loss, error, alpha, lbe, *scaled)
         ctx.settings = (beta, alpha_min, scales)
         ctx.set_materialize_grads(False)
@@ -48,18 +51,21 @@ class Total(torch.autograd.Function):
         """Return the gradient for the loss, alpha and the variances."""
         mean_loss, error, alpha, lbe, *scaled = ctx.saved_tensors
         beta, alpha_min, scales = ctx.settings
-        by_entropy = error * (grad * mean_loss.abs() * (2 * beta / len(error)))
+        by_entropy = error * (grad * mean_loss.abs() * (2 * beta / error.shape[-1])).unsqueeze(-1)
         by_alpha = (by_entropy * alpha.sign()).mul_(alpha.abs() >= alpha_min).neg_()
         by_variance = [
             (g.to(s) * (scale / (2 * s.shape[-1]))).unsqueeze(-1) / (s + 1)
-            for g, s, scale in zip(by_entropy.split([len(s) for s in scaled]), scaled, scales, strict=True)
+            for g, s, scale in zip(by_entropy.split([s.shape[-2] for s in scaled], -1), scaled, scales, strict=True)
         ]
         by_loss = grad * (1 + lbe.to(grad) * (mean_loss >= 0))
         return by_loss, None, by_alpha, None, None, None, *by_variance
 
 
 def over_ranks(runs: list[Batch], loss: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Variance and sample count of every run over the samples of all ranks, and the mean loss, by one all-reduce."""
+    """Variance and sample count of every run over the samples of all ranks, and the mean loss, by one all-reduce.
+
+    The loss is one, or one for each network of a stack.
+    """
     sizes = [run.mean.numel() for run in runs]
     counts = [
         torch.full((size,), float(run.count), dtype=torch.float64, device=loss.device)
@@ -86,16 +92,16 @@ class _GlobalVariance(torch.autograd.Function):
     def forward(ctx: Any, mean: Tensor, variance: Tensor, count: Tensor, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Sum over ranks in one collective."""
         m = mean.double()
-        sums = torch.cat([count, count * m, count * (variance.double() + m * m), loss.double().view(1)])
+        sums = torch.cat([count, count * m, count * (variance.double() + m * m), loss.double().view(-1)])
         dist.all_reduce(sums)
-        total, first, second = sums[:-1].view(3, -1)
+        total, first, second = sums[: -loss.numel()].view(3, -1)
         world = dist.get_world_size()
         global_mean = first / total
         global_variance = (second / total - global_mean * global_mean).clamp_(min=0)
         ctx.save_for_backward(m - global_mean, count / total)
         ctx.world = world
         ctx.mark_non_differentiable(total)
-        return global_variance.to(variance.dtype), total, (sums[-1] / world).to(loss.dtype)
+        return global_variance.to(variance.dtype), total, (sums[-loss.numel() :] / world).to(loss.dtype).view_as(loss)
 
     @staticmethod
     @once_differentiable

@@ -8,16 +8,18 @@ from itertools import product
 from typing import Any
 
 import torch
+from torch import nn
 
 import trainability
 from trainability.data import Dataset
 from trainability.data.augment import Augmentation
-from trainability.experiments.arms import ARMS
+from trainability.experiments.arms import ARMS, Arm
 from trainability.experiments.config import CompareConfig
-from trainability.lbe import LBE
 from trainability.models import fnn
 from trainability.remedies import apply_
-from trainability.training.run import Record, Run
+from trainability.training.devices import fabric_on
+from trainability.training.engine import Member, Plan, Strength, Training
+from trainability.training.record import Record
 
 
 @dataclass
@@ -72,12 +74,14 @@ def compare(
 ) -> Comparison:
     """Train every remedy on every depth, learning rate and seed.
 
-    For each depth, learning rate and seed the remedies take turns, an epoch each, from the same seed: the same
-    initial weights where the initialisation is the same, and the same batches. An interrupt (Ctrl-C) ends the training
-    and returns what there is.
+    For each depth the remedies take turns, an epoch each; all seeds and learning rates of a remedy train at once, as a
+    stack. A seed means the same initial weights where the initialisation is the same, and the same batches. An
+    interrupt (Ctrl-C) ends the training and returns what there is.
     """
-    jobs = list(product(config.depth, config.lr, range(config.seeds)))
-    records = [Record(name, depth, lr, seed) for depth, lr, seed in jobs for name in config.remedies]
+    records = [
+        Record(name, depth, lr, seed)
+        for depth, lr, seed, name in product(config.depth, config.lr, range(config.seeds), config.remedies)
+    ]
     comparison = Comparison(
         config,
         data.describe(),
@@ -86,53 +90,53 @@ def compare(
         chance=100 * float(torch.bincount(data.test.labels).max()) / len(data.test),
         epochs_total=config.epochs * len(records),
     )
-    data = data.to(config.device)
     try:
-        for start in range(0, len(records), len(config.remedies)):
-            _side_by_side(
-                [_run(r, config, data) for r in records[start : start + len(config.remedies)]],
-                comparison,
-                progress,
-            )
+        for depth in config.depth:
+            arms = {name: [r for r in records if (r.depth, r.remedy) == (depth, name)] for name in config.remedies}
+            _side_by_side([_training(stack, config, data) for stack in arms.values()], comparison, progress)
     except KeyboardInterrupt:
         comparison.interrupted = True
     comparison.seconds = time.monotonic() - comparison._begin
     return comparison
 
 
-def _run(record: Record, config: CompareConfig, data: Dataset) -> Run:
-    arm = ARMS[record.remedy]
+def _training(records: list[Record], config: CompareConfig, data: Dataset) -> Training:
+    """All seeds and learning rates of one remedy at one depth, as one stack."""
+    arm = ARMS[records[0].remedy]
+    strength = Strength(config.alpha, config.beta, config.alpha_min) if arm.lbe else None
+    training = Training(
+        [_model(record, arm, config, data) for record in records],
+        [Member(record.seed, record.lr, lbe=strength) for record in records],
+        records,
+        data,
+        Plan(config.epochs, config.batch_size, augmentation=Augmentation() if config.augment else None),
+        fabric_on(config.device),
+    )
+    training.prepare()
+    return training
+
+
+def _model(record: Record, arm: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
     torch.manual_seed(record.seed)
     model = fnn(torch.Size(data.shape).numel(), record.depth, config.width, data.classes, **arm.model)
     if arm.init:
         apply_(model, arm.init)
-    model.to(config.device)
-    return Run(
-        record,
-        model,
-        data,
-        lbe=LBE(model, alpha=config.alpha, beta=config.beta, alpha_min=config.alpha_min) if arm.lbe else None,
-        lr=record.lr,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        augmentation=Augmentation() if config.augment else None,
-    )
+    return model
 
 
-def _side_by_side(runs: list[Run], comparison: Comparison, progress: Callable[[Comparison], None]) -> None:
+def _side_by_side(trainings: list[Training], comparison: Comparison, progress: Callable[[Comparison], None]) -> None:
     try:
         for _ in range(comparison.config.epochs):
-            for run in runs:
-                if run.record.status != "diverged":
-                    run.epoch()
-                comparison.epochs_done += 1
+            for training in trainings:
+                training.epoch()
+                comparison.epochs_done += len(training.records)
                 progress(comparison)
     except KeyboardInterrupt:
-        for run in runs:
-            run.finish("interrupted")
+        for training in trainings:
+            training.finish("interrupted")
         raise
-    for run in runs:
-        run.finish("done")
+    for training in trainings:
+        training.finish("done")
     progress(comparison)
 
 

@@ -5,7 +5,7 @@ from statistics import mean, median
 from trainability.diagnose import SILENT
 from trainability.experiments.arms import ARMS
 from trainability.experiments.compare import Comparison
-from trainability.training.run import Record
+from trainability.training.record import Record
 
 
 def accuracies(runs: list[Record]) -> list[float]:

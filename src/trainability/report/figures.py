@@ -9,7 +9,7 @@ from statistics import median
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from trainability.training.run import Record
+from trainability.training.record import Record
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b")

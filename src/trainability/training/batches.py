@@ -1,0 +1,75 @@
+"""Which samples each member of a stack sees at each step, and what it sees of them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainability.data import Dataset
+from trainability.data.augment import Augmentation
+from trainability.training.streams import Generators, stream
+
+
+class Batches:
+    """Batches ``(E, B, C, H, W)`` and labels ``(E, B)``, each member in the order of its own seed.
+
+    A step's batch depends on the seed and the step alone. Of several ranks each takes its share of every batch.
+    The samples that do not fill a batch at the end of an epoch are left out; the next epoch has another order.
+
+    Args:
+        data: the data set, on the device.
+        seeds: of the members.
+        batch_size: samples per member and step, over all ranks.
+        augmentation: applied to every member's images by its own seed.
+        rank: of this process.
+        world: how many processes share each batch.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        seeds: Sequence[int],
+        batch_size: int,
+        augmentation: Augmentation | None = None,
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._data = data
+        self._seeds = list(seeds)
+        self._size = min(batch_size, len(data.train)) // world
+        self._augmentation = augmentation
+        self._rank, self._world = rank, world
+        self.per_epoch = max(1, len(data.train) // (self._size * world))
+        device = data.train.images.device
+        self._generators = Generators(self._seeds, device)
+        self._epoch = -1
+        self._order = torch.empty(0)
+        channels = (-1, 1, 1)
+        self._offset = (data.mean * 255).view(channels)
+        self._factor = (1 / (data.std * 255)).view(channels)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the inputs and labels of a step, counted from 0 over the whole training."""
+        epoch, number = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._order, self._epoch = self._orders(epoch), epoch
+        begin = (number * self._world + self._rank) * self._size
+        index = self._order[:, begin : begin + self._size]
+        train = self._data.train
+        if self._augmentation is None:
+            pixels = torch.sub(train.images[index], self._offset).mul_(self._factor)
+            return pixels, train.labels[index]
+        shaped = [
+            self._augmentation(train.images[one].float().div_(255), generator)
+            for one, generator in zip(index, self._generators.at("augment", self._rank, step), strict=True)
+        ]
+        return self._data.normalise(torch.stack(shaped)), train.labels[index]
+
+    def _orders(self, epoch: int) -> Tensor:
+        device, count = self._data.train.labels.device, len(self._data.train)
+        each = {  # drawn on the CPU, so that every device has the same order
+            seed: torch.randperm(count, generator=torch.Generator().manual_seed(stream(seed, "order", epoch)))
+            for seed in dict.fromkeys(self._seeds)
+        }
+        return torch.stack([each[seed] for seed in self._seeds]).to(device)

@@ -1,0 +1,17 @@
+"""Devices, precision and processes, all of which are Lightning Fabric's."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def fabric_on(
+    device: str = "cpu", *, devices: int = 1, nodes: int = 1, strategy: str = "auto", precision: str = "32-true"
+) -> "Fabric":
+    """Lightning Fabric for a kind of device; ``"cuda:1"`` names one."""
+    from lightning_fabric import Fabric
+
+    kind, _, index = device.partition(":")
+    which: Any = [int(index)] if index else devices
+    return Fabric(accelerator=kind, devices=which, num_nodes=nodes, strategy=strategy, precision=precision)  # type: ignore[arg-type]

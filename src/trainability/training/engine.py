@@ -1,0 +1,394 @@
+"""The loop that trains a stack, and what has to be known to take it up again."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from trainability.data import Dataset, Split
+from trainability.data.augment import Augmentation
+from trainability.entropy import Convention
+from trainability.flow import measure
+from trainability.layers import select
+from trainability.moments import Neurons
+from trainability.training.batches import Batches
+from trainability.training.devices import fabric_on
+from trainability.training.optimisers import Schedule, build
+from trainability.training.probe import neuron_histograms
+from trainability.training.record import Record
+from trainability.training.stack import Stack
+from trainability.training.stack_lbe import StackLBE
+from trainability.training.streams import Generators, stream
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+# On an accelerator asking whether a loss is finite waits for it, so it is asked now and then.
+_CHECK_EVERY = 20
+# Compiling takes about this long for a deep network, so a shorter training is not worth the attempt.
+_WORTH_COMPILING_S = 180.0
+
+
+@dataclass(frozen=True)
+class Strength:
+    """LBE for one member: initial target, strength and floor."""
+
+    alpha: float = 0.5
+    beta: float = 0.2
+    alpha_min: float = 0.2
+
+
+@dataclass(frozen=True)
+class Member:
+    """What one network of a stack has to itself, besides its weights."""
+
+    seed: int
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    lbe: Strength | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the members of a stack share."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str = "adam"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Schedule = field(default_factory=Schedule)
+    augmentation: Augmentation | None = None
+    convention: Convention = "paper"
+    neurons: Neurons = "position"
+    probes: int = 20
+    members: Literal["auto", "vmap", "loop"] = "auto"
+    compile: Literal["auto", "on", "off"] = "off"
+
+
+class Training:
+    """Trains a stack, a step or an epoch at a time; ``state()`` at any step and ``load()`` continue it to the bit.
+
+    A member whose loss is no longer finite is left at its last weights and marked; the others do not notice. (On an
+    accelerator this is looked at every 20 steps.) What is random depends on the member's seed and the step alone.
+
+    Args:
+        models: one network per member, of one architecture, with its initial weights.
+        members: their seeds, learning rates and LBE.
+        records: where each one's course is written.
+        data: the data set.
+        plan: what they share.
+        fabric: devices, precision and processes; one CPU process in float32 by default.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        members: Sequence[Member],
+        records: Sequence[Record],
+        data: Dataset,
+        plan: Plan,
+        fabric: "Fabric | None" = None,
+    ) -> None:
+        self.members, self.records, self.plan = list(members), list(records), plan
+        self.fabric = fabric = fabric or fabric_on("cpu")
+        self.data = data = data.to(fabric.device)
+        self.batches = Batches(
+            data,
+            [m.seed for m in members],
+            plan.batch_size,
+            plan.augmentation,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        )
+        self.steps = 0
+        self.total_steps = plan.epochs * self.batches.per_epoch
+        probe = data.train.take(torch.arange(min(512, len(data.train)), device=fabric.device)).images
+        self._probe = data.inputs(probe)
+        regularised = any(m.lbe for m in members)
+        paths = select(models[0], inputs=self._probe[:2].to(_like(models[0]))).paths if regularised else ()
+        self.stack = Stack(models, taps=paths)
+        # Not fabric.setup_module: its wrapper turns all outputs to float32, which is wrong for float64.
+        fabric.to_device(self.stack)
+        self._forward = fabric.strategy.setup_module(fabric.strategy.precision.convert_module(self.stack))
+        like = _like(self.stack)
+        self._probe = self._probe.to(like.dtype)
+        self.lbe: StackLBE | None = None
+        if regularised:
+            strengths = [m.lbe or Strength(beta=0.0) for m in members]
+            self.lbe = StackLBE(
+                paths,
+                [s.alpha for s in strengths],
+                [s.beta for s in strengths],
+                [s.alpha_min for s in strengths],
+                convention=plan.convention,
+                neurons=plan.neurons,
+                like=like,
+            )
+        self._alphas = self._members_alphas()
+        self.optimizers = [
+            build(
+                plan.optimizer,
+                self.stack.member_parameters(e),
+                [self._alphas[e]] if member.lbe else [],
+                lr=member.lr,
+                weight_decay=member.weight_decay,
+                options=plan.options,
+            )
+            for e, member in enumerate(members)
+        ]
+        self.schedulers = [plan.schedule.of(o, plan.epochs, self.batches.per_epoch) for o in self.optimizers]
+        self.alive = [True] * len(members)
+        self.execution: dict[str, Any] = {}
+        self._noise = Generators([m.seed for m in members], fabric.device)
+        self._losses: list[Tensor] = []
+        self._times: list[float] = []
+        self._log_at = {round(self.total_steps * i / 200) for i in range(1, 201)}
+        # denser at the start, where most happens
+        self._probe_at = {round(self.total_steps * (i / plan.probes) ** 1.5) for i in range(1, plan.probes + 1)}
+
+    def prepare(self, execution: Mapping[str, Any] | None = None) -> None:
+        """Choose how the members run, by measurement, or take the choice of an earlier part of this training."""
+        x = self._to(self.batches(0)[0])
+        self.stack.prepare(x[0])
+        if execution is not None:
+            self.execution = dict(execution)
+            self.stack.how = self.execution["members"]
+        else:
+            if self.plan.members == "auto":
+                self._seed_noise(0)
+                self.execution["seconds"] = self.stack.choose(x)
+            elif len(self.stack) > 1:
+                self.stack.how = self.plan.members
+            self.execution["compiled"] = self.plan.compile == "on" or (
+                self.plan.compile == "auto" and self._compiling_pays(x)
+            )
+            self.execution["members"] = self.stack.how
+        if self.execution["compiled"]:
+            self.stack.compile()
+
+    def _compiling_pays(self, x: Tensor) -> bool:
+        self._seed_noise(0)
+        eager = self.stack.seconds(x)
+        if eager * self.total_steps < _WORTH_COMPILING_S:
+            return False
+        self.stack.compile()
+        try:
+            compiled = self.stack.seconds(x)
+        except Exception as error:  # the compiler has many ways to fail, and none may stop a training
+            self.execution["not compiled"] = f"{type(error).__name__}: {error}".partition("\n")[0]
+            return False
+        finally:
+            self.stack.eager()
+        self.execution |= {"seconds eager": eager, "seconds compiled": compiled}
+        return compiled < 0.97 * eager
+
+    def step(self) -> Tensor:
+        """Train one step and return the losses ``(E,)`` without the LBE term."""
+        x, y = self.batches(self.steps)
+        self._seed_noise(self.steps)
+        self.stack.zero_gradients()
+        with self.fabric.autocast():
+            outputs, readings = self._forward(self._to(x))
+            losses = cross_entropies(outputs, y)
+        totals = self.lbe(losses, readings) if self.lbe else losses
+        if not outputs.is_cuda or self.steps % _CHECK_EVERY == 0:
+            self._freeze(totals.detach())
+        if any(self.alive):
+            self.fabric.backward((totals if all(self.alive) else totals[self.alive]).sum())
+            self._update()
+        self.steps += 1
+        return losses.detach()
+
+    def _update(self) -> None:
+        self.stack.hand_gradients()
+        if self.lbe and self.lbe.alpha.grad is not None:
+            for alpha, gradient in zip(self._alphas, self.lbe.alpha.grad.unbind(0), strict=True):
+                alpha.grad = gradient
+            self.lbe.alpha.grad = None
+        for alive, optimizer, scheduler in zip(self.alive, self.optimizers, self.schedulers, strict=True):
+            if alive:
+                optimizer.step()
+                if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
+                    scheduler.step()
+
+    def _freeze(self, totals: Tensor) -> None:
+        """Mark the members whose loss is not finite on any rank."""
+        if self.fabric.world_size > 1:
+            totals = totals.clone()
+            dist.all_reduce(totals)
+        for e, finite in enumerate(totals.isfinite().tolist()):
+            if not finite and self.alive[e]:
+                self.alive[e] = False
+                self.records[e].status = "diverged"
+
+    def advance(self) -> None:
+        """Train one step and record what is due: losses, flow and, at the end of an epoch, accuracies."""
+        if self.steps == 0:
+            self._start()
+        self.stack.module.train()
+        begin = time.perf_counter()
+        losses = self.step()
+        if losses.is_cuda and self.steps % _CHECK_EVERY == 0:
+            torch.cuda.synchronize()
+        self._times.append(time.perf_counter() - begin)
+        self._losses.append(losses)
+        for record in self._living():
+            record.steps = self.steps
+        ended = self.steps % self.batches.per_epoch == 0
+        if self.steps in self._log_at or ended:
+            self._log()
+        if self.steps in self._probe_at:
+            self._measure()
+        if ended:
+            self._evaluate()
+
+    def epoch(self) -> None:
+        """Train to the end of the epoch, or until no member is left."""
+        while any(self.alive):
+            self.advance()
+            if self.steps % self.batches.per_epoch == 0:
+                break
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.steps >= self.total_steps or not any(self.alive)
+
+    def finish(self, status: str) -> None:
+        """Record the end of training, complete (``"done"``) or ``"interrupted"``."""
+        for e, record in enumerate(self.records):
+            if record.status == "training":
+                record.status = status
+                record.neurons.append(neuron_histograms(self.stack.models[e], self._probe, "after training"))
+            if self.members[e].lbe:
+                record.alpha = self._alphas[e].detach().tolist()
+        self.stack.remove()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `load` needs, of tensors, numbers, strings, lists and dictionaries."""
+        return {
+            "steps": self.steps,
+            "alive": list(self.alive),
+            "execution": dict(self.execution),
+            "weights": self.stack.module.state_dict(),
+            "lbe": self.lbe.state_dict() if self.lbe else None,
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "schedulers": [s.state_dict() if s is not None else None for s in self.schedulers],
+            "losses": list(self._losses),
+            "times": self._times[-1000:],
+            "records": [r.to_dict() for r in self.records],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned for the same recipe; call it instead of `prepare`.
+
+        Raises:
+            ValueError: the state is of other networks.
+        """
+        found = {name: tuple(t.shape) for name, t in state["weights"].items()}
+        own = {name: tuple(t.shape) for name, t in self.stack.module.state_dict().items()}
+        if found != own or len(state["records"]) != len(self.records):
+            differ = sorted(name for name in found.keys() | own.keys() if found.get(name) != own.get(name))
+            raise ValueError(
+                f"the state is of other networks; they differ in {', '.join(differ[:3]) or 'their number'}"
+            )
+        self.stack.module.load_state_dict(state["weights"])
+        if self.lbe:
+            self.lbe.load_state_dict(state["lbe"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        for scheduler, kept in zip(self.schedulers, state["schedulers"], strict=True):
+            if scheduler is not None:
+                scheduler.load_state_dict(kept)
+        for record, kept in zip(self.records, state["records"], strict=True):
+            record.restore(kept)
+        self.steps, self.alive = state["steps"], list(state["alive"])
+        self._losses = [t.to(self.fabric.device) for t in state["losses"]]
+        self._times = list(state["times"])
+        self.prepare(state["execution"])
+
+    def _start(self) -> None:
+        for record in self.records:
+            record.status = "training"
+        self._measure()
+        for record, model in zip(self.records, self.stack.models, strict=True):
+            record.neurons.append(neuron_histograms(model, self._probe, "before training"))
+
+    def _living(self) -> list[Record]:
+        return [r for r, alive in zip(self.records, self.alive, strict=True) if alive]
+
+    def _members_alphas(self) -> list[nn.Parameter]:
+        if self.lbe is None:
+            return []
+        return [nn.Parameter(row) for row in self.lbe.alpha.data.unbind(0)]
+
+    def _to(self, x: Tensor) -> Tensor:
+        return x.to(_like(self.stack).dtype)
+
+    def _seed_noise(self, step: int) -> None:
+        rank = self.fabric.global_rank
+        if self.stack.how == "alone":
+            torch.manual_seed(stream(self.members[0].seed, "dropout", rank, step))
+        else:
+            self.stack.noise.generators = self._noise.at("dropout", rank, step)
+
+    def _measure(self) -> None:
+        for record, model in zip(self.records, self.stack.models, strict=True):
+            if record.status == "training":
+                flow = measure(model, self._probe)
+                record.layers = [layer.name for layer in flow]
+                record.flow.append((self.steps, [layer.entropy for layer in flow], [layer.std for layer in flow]))
+
+    def _log(self) -> None:
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses).mean(0).tolist()
+        terms = self.lbe.lbe.tolist() if self.lbe and self.lbe.lbe is not None else None
+        for e, record in enumerate(self.records):
+            if record.status in ("training", "diverged") and record.steps == self.steps:
+                record.train_loss.append((self.steps, losses[e]))
+                if terms and self.members[e].lbe:
+                    record.lbe.append((self.steps, terms[e]))
+        self._losses.clear()
+
+    def _evaluate(self) -> None:
+        """Accuracies at the end of an epoch."""
+        val, test = self.accuracies(self.data.val), self.accuracies(self.data.test)
+        step_ms = 1e3 * median(self._times) / len(self.stack)
+        for e, record in enumerate(self.records):
+            if record.status == "training":
+                record.epochs = self.steps // self.batches.per_epoch
+                record.step_ms = step_ms
+                record.accuracy.append((self.steps, val[e], test[e]))
+                scheduler = self.schedulers[e]
+                if isinstance(scheduler, ReduceLROnPlateau):
+                    scheduler.step(val[e])
+
+    def accuracies(self, part: Split) -> list[float]:
+        """Every member's accuracy in percent."""
+        self.stack.module.eval()
+        size = max(64, 4096 // len(self.stack))
+        right = torch.zeros(len(self.stack), device=part.labels.device)
+        with self.fabric.autocast():
+            for images, labels in zip(torch.split(part.images, size), torch.split(part.labels, size), strict=True):
+                outputs = self.stack.predict(self._to(self.data.inputs(images)))
+                right += (outputs.argmax(-1) == labels).sum(-1)
+        self.stack.module.train()
+        return (100 * right / len(part)).tolist()
+
+
+def cross_entropies(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of each member, ``(E,)``, from logits ``(E, B, classes)`` and labels ``(E, B)``."""
+    each = F.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
+    return each.view(labels.shape).mean(1)
+
+
+def _like(module: nn.Module) -> Tensor:
+    return next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))

@@ -1,0 +1,53 @@
+"""What is looked at while a network trains: single neurons, before and after."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainability.observe import observing
+from trainability.taps import Taps
+
+
+class _Kept:
+    """A reader of taps that keeps the first activation of every layer."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Tensor] = {}
+
+    def begin(self, model: nn.Module) -> None:
+        """Nothing is to be done."""
+
+    def read(self, path: str, call: int, activation: Tensor | None) -> None:
+        """Keep it."""
+        if activation is not None and call == 1:
+            self.seen[path] = activation.clone()
+
+    def recompute(self, path: str, activation: Tensor | None) -> None:
+        """Nothing is kept of a recomputation."""
+
+
+def neuron_histograms(model: nn.Module, inputs: Tensor, when: str, bins: int = 40) -> dict[str, Any]:
+    """Histograms of one neuron before the nonlinearity of the first, a middle and the last hidden layer.
+
+    The neuron is that of median variance, so neither the liveliest nor a dead one.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][:-1]
+    chosen = {index: linear[index] for index in sorted({0, len(linear) // 2, len(linear) - 1})} if linear else {}
+    kept = _Kept()
+    with observing(model), torch.no_grad(), Taps(model, chosen.values(), kept):
+        model(inputs)
+    rows = []
+    for index, name in chosen.items():
+        activation = kept.seen[name].flatten(1)
+        variance = activation.var(0)
+        values = activation[:, variance.argsort()[len(variance) // 2]]
+        if not bool(values.isfinite().all()):
+            continue
+        low, high = float(values.min()), float(values.max())
+        pad = max(1e-3, 0.05 * (high - low))
+        counts = torch.histc(values, bins=bins, min=low - pad, max=high + pad)
+        entropy = float(0.5 * torch.log1p(2 * torch.pi * torch.e * values.var()))
+        row = {"layer": index + 1, "name": name, "low": low - pad, "high": high + pad}
+        rows.append({**row, "counts": counts.tolist(), "entropy": entropy})
+    return {"when": when, "rows": rows}

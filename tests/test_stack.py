@@ -1,0 +1,262 @@
+"""A stack against its members trained alone, in a plain loop with torch's own modules and optimisers."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import trainability as tr
+from trainability.data import load
+from trainability.training.batches import Batches
+from trainability.training.engine import Member, Plan, Strength, Training
+from trainability.training.optimisers import Schedule
+from trainability.training.record import Record
+from trainability.training.stack import Stack
+from trainability.training.streams import stream
+
+SEEDS = [3, 4, 5]
+KEEP = [0.9, 0.8, 0.5]
+SLOPES = [0.01, 0.2, 0.4]
+
+
+def network(kind: str, number: int) -> nn.Sequential:
+    # No bias, and no constant input, goes into a BatchNorm: its gradient is rounding noise, which Adam makes large.
+    torch.manual_seed(SEEDS[number])
+    drop = 1 - KEEP[number]
+    if kind == "fnn":
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(64, 24),
+            nn.LeakyReLU(SLOPES[number]),
+            nn.Dropout(drop),
+            nn.Linear(24, 24, bias=False),
+            nn.BatchNorm1d(24),
+            nn.ReLU(inplace=True),
+            nn.Linear(24, 10),
+        )
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout2d(drop),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    )
+
+
+MEMBERS = [
+    Member(3, lr=1e-3, weight_decay=0.0, lbe=Strength(0.5, 0.2, 0.2)),
+    Member(4, lr=3e-3, weight_decay=0.1, lbe=Strength(1.0, 0.5, 0.1)),
+    Member(5, lr=1e-2, weight_decay=0.01, lbe=None),
+]
+
+
+def plan(optimizer: str = "adamw", **options: object) -> Plan:
+    settings = {"epochs": 2, "batch_size": 64, "optimizer": optimizer, "probes": 1, **options}
+    return Plan(**settings)  # type: ignore[arg-type]
+
+
+def fabric(precision: str):
+    from lightning_fabric import Fabric
+
+    return Fabric(accelerator="cpu", devices=1, precision=precision)
+
+
+def training(models, who, precision="32-true", **options) -> Training:
+    records = [Record("", 0, m.lr, m.seed) for m in who]
+    return Training(models, who, records, load("digits"), plan(**options), fabric(precision))
+
+
+def alone(kind: str, number: int, steps: int, dtype: torch.dtype, optimizer: str) -> nn.Module:
+    """The loop that somebody would write by hand."""
+    member, data = MEMBERS[number], load("digits")
+    model = network(kind, number).to(dtype)
+    lbe = (
+        tr.LBE(model, alpha=member.lbe.alpha, beta=member.lbe.beta, alpha_min=member.lbe.alpha_min)
+        if member.lbe
+        else None
+    )
+    groups = [{"params": list(model.parameters())}]
+    groups += [{"params": list(lbe.parameters()), "weight_decay": 0.0}] if lbe else []
+    if optimizer == "adamw":
+        optim = torch.optim.AdamW(groups, lr=member.lr, weight_decay=member.weight_decay)
+    else:
+        optim = torch.optim.SGD(groups, lr=member.lr, weight_decay=member.weight_decay, momentum=0.9, nesterov=True)
+    batches = Batches(data, [member.seed], 64)
+    for step in range(steps):
+        x, y = (t[0] for t in batches(step))
+        x = x.to(dtype)
+        torch.manual_seed(stream(member.seed, "dropout", 0, step))
+        loss = nn.functional.cross_entropy(model(x), y)
+        optim.zero_grad()
+        (lbe(loss) if lbe else loss).backward()
+        optim.step()
+    return model
+
+
+@pytest.mark.parametrize("kind", ["fnn", "conv"])
+@pytest.mark.parametrize("members", ["vmap", "loop"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-5), ("64-true", 1e-10)])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_members_agree_with_the_same_networks_trained_alone(kind, members, precision, tolerance, optimizer):
+    options = {"options": {"momentum": 0.9, "nesterov": True}} if optimizer == "sgd" else {}
+    together = training(
+        [network(kind, e) for e in range(3)], MEMBERS, precision, optimizer=optimizer, members=members, **options
+    )
+    together.prepare()
+    assert together.stack.how == members
+    for _ in range(20):
+        together.step()
+    dtype = torch.float64 if precision == "64-true" else torch.float32
+    for number in range(3):
+        expected = alone(kind, number, 20, dtype, optimizer)
+        found = together.stack.models[number]
+        for name, value in expected.state_dict().items():
+            torch.testing.assert_close(found.state_dict()[name], value, rtol=tolerance, atol=tolerance)
+
+
+def test_a_stack_of_one_is_its_model_trained_alone():
+    single = training([network("fnn", 1)], MEMBERS[1:2], "64-true")
+    single.prepare()
+    for _ in range(20):
+        single.step()
+    expected = alone("fnn", 1, 20, torch.float64, "adamw")
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(single.stack.models[0].state_dict()[name], value, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("members", ["vmap", "loop"])
+def test_a_member_that_diverges_is_frozen_and_the_others_do_not_notice(members):
+    def run(poisoned: bool) -> Training:
+        together = training([network("fnn", e) for e in range(3)], MEMBERS, members=members, epochs=1)
+        together.prepare()
+        for step in range(12):
+            if poisoned and step == 5:
+                with torch.no_grad():
+                    together.stack.module[1].weight[1] = float("inf")
+            together.advance()
+        return together
+
+    healthy, ill = run(False), run(True)
+    assert ill.alive == [True, False, True]
+    assert [r.status for r in ill.records] == ["training", "diverged", "training"]
+    assert ill.records[1].steps == 5
+    for number in (0, 2):
+        for a, b in zip(
+            healthy.stack.models[number].state_dict().values(),
+            ill.stack.models[number].state_dict().values(),
+            strict=True,
+        ):
+            assert torch.equal(a, b)
+
+
+def test_a_frozen_member_keeps_the_weights_it_had():
+    together = training([network("fnn", e) for e in range(3)], MEMBERS)
+    together.prepare()
+    together.advance()
+    with torch.no_grad():
+        together.stack.module[1].bias[0, 0] = float("nan")
+    before = {n: p.clone() for n, p in together.stack.models[0].named_parameters()}
+    for _ in range(3):
+        together.advance()
+    for name, parameter in together.stack.models[0].named_parameters():
+        torch.testing.assert_close(parameter, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_what_is_trained_in_the_stack_is_trained_in_the_models():
+    models = [nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)) for _ in range(2)]
+    stack = Stack(models)
+    with torch.no_grad():
+        stack.module[0].weight.add_(1)
+        stack.module[1].running_mean.fill_(7)
+    assert torch.equal(models[1][0].weight, stack.module[0].weight[1])
+    assert models[0][1].running_mean.tolist() == [7, 7, 7]
+    stack.double()
+    assert models[1][0].weight.dtype == torch.float64
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    stack.module.eval()
+    for model, one, out in zip(models, x, stack(x).outputs, strict=True):
+        torch.testing.assert_close(model.eval()(one), out)
+
+
+def test_shared_modules_stay_shared():
+    def tied() -> nn.Sequential:
+        layer = nn.Linear(4, 4)
+        return nn.Sequential(layer, nn.ReLU(), layer)
+
+    models = [tied() for _ in range(2)]
+    stack = Stack(models)
+    assert stack.module[0].weight is stack.module[2].weight
+    x = torch.randn(2, 5, 4)
+    for model, one, out in zip(models, x, stack(x).outputs, strict=True):
+        torch.testing.assert_close(model(one), out)
+
+
+def test_an_activation_that_is_overwritten_later_is_read_as_it_was():
+    models = [nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True)) for _ in range(2)]
+    stack = Stack(models, taps=["0"])
+    x = torch.randn(2, 6, 4)
+    stack.prepare(x[0])
+    read = stack(x).readings["0"]
+    torch.testing.assert_close(read[1], models[1][0](x[1]))
+    assert (read < 0).any()
+
+
+@pytest.mark.parametrize(
+    ("models", "says"),
+    [
+        (lambda: [nn.Linear(4, 3), nn.Linear(4, 5)], r"bias is \(3,\) torch.float32 in member 0, \(5,\)"),
+        (lambda: [nn.Sequential(nn.ReLU()), nn.Sequential(nn.Tanh())], "^0: .*ReLU here and member 1 Tanh"),
+        (lambda: [nn.Sequential(nn.ELU(0.5)), nn.Sequential(nn.ELU(1.0))], "^0: .*alpha=0.5; alpha=1.0"),
+        (lambda: [nn.Sequential(nn.AlphaDropout(0.5)) for _ in range(2)], "^0: .*AlphaDropout draws random numbers"),
+        (lambda: [nn.Linear(2, 2)] * 2, "models of their own"),
+        (lambda: [], "at least one"),
+    ],
+)
+def test_models_that_are_no_stack_are_refused_by_name(models, says):
+    with pytest.raises(ValueError, match=says):
+        Stack(models())
+
+
+def test_random_numbers_drawn_by_a_function_are_refused():
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.dropout(self.linear(x), 0.5, self.training)
+
+    stack = Stack([Functional(), Functional()])
+    with pytest.raises(tr.UnsupportedModelError, match="random numbers by a function"):
+        stack(torch.randn(2, 5, 4))
+    assert Stack([Functional()])(torch.randn(1, 5, 4)).outputs.shape == (1, 5, 4)
+
+
+def test_convolutions_run_the_way_that_was_faster():
+    stack = Stack([network("conv", e) for e in range(2)])
+    stack.noise.generators = [torch.Generator() for _ in range(2)]
+    seconds = stack.choose(torch.randn(2, 8, 1, 8, 8))
+    assert set(seconds) == {"vmap", "loop"}
+    assert seconds[stack.how] == min(seconds.values())
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "cosine"])
+def test_schedules(kind):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    scheduler = Schedule(kind, milestones=(1, 2), gamma=0.1, warmup=1.0).of(optimizer, 3, 4)
+    found = []
+    for _ in range(12):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if scheduler:
+            scheduler.step()
+    expected = {
+        "constant": [1.0] * 12,
+        "step": [1.0] * 4 + [0.1] * 4 + [0.01] * 4,
+        "cosine": [0.25, 0.5, 0.75, 1.0] + [0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8)],
+    }
+    assert found == pytest.approx(expected[kind])
