@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from trainability.data import Dataset, Split
 from trainability.data.augment import Augmentation
@@ -20,12 +19,13 @@ from trainability.layers import select
 from trainability.moments import Neurons
 from trainability.training.batches import Batches
 from trainability.training.devices import fabric_on
-from trainability.training.optimisers import Schedule, build
+from trainability.training.optimisers import Schedule
 from trainability.training.probe import neuron_histograms
 from trainability.training.record import Record
 from trainability.training.stack import Stack
 from trainability.training.stack_lbe import StackLBE
 from trainability.training.streams import Generators, stream
+from trainability.training.updates import Updates
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -68,7 +68,7 @@ class Plan:
     convention: Convention = "paper"
     neurons: Neurons = "position"
     probes: int = 20
-    members: Literal["auto", "vmap", "loop"] = "auto"
+    members: Literal["auto", "direct", "vmap", "loop"] = "auto"
     compile: Literal["auto", "on", "off"] = "off"
 
 
@@ -113,7 +113,7 @@ class Training:
         self._probe = data.inputs(probe)
         regularised = any(m.lbe for m in members)
         paths = select(models[0], inputs=self._probe[:2].to(_like(models[0]))).paths if regularised else ()
-        self.stack = Stack(models, taps=paths)
+        self.stack = Stack(models, taps=paths, neurons=plan.neurons)
         # Not fabric.setup_module: its wrapper turns all outputs to float32, which is wrong for float64.
         fabric.to_device(self.stack)
         self._forward = fabric.strategy.setup_module(fabric.strategy.precision.convert_module(self.stack))
@@ -128,22 +128,19 @@ class Training:
                 [s.beta for s in strengths],
                 [s.alpha_min for s in strengths],
                 convention=plan.convention,
-                neurons=plan.neurons,
                 like=like,
             )
-        self._alphas = self._members_alphas()
-        self.optimizers = [
-            build(
-                plan.optimizer,
-                self.stack.member_parameters(e),
-                [self._alphas[e]] if member.lbe else [],
-                lr=member.lr,
-                weight_decay=member.weight_decay,
-                options=plan.options,
-            )
-            for e, member in enumerate(members)
-        ]
-        self.schedulers = [plan.schedule.of(o, plan.epochs, self.batches.per_epoch) for o in self.optimizers]
+        self.updates = Updates(
+            self.stack,
+            self.lbe.alpha if self.lbe else None,
+            [m.lr for m in members],
+            [m.weight_decay for m in members],
+            name=plan.optimizer,
+            options=plan.options,
+            schedule=plan.schedule,
+            epochs=plan.epochs,
+            steps_per_epoch=self.batches.per_epoch,
+        )
         self.alive = [True] * len(members)
         self.execution: dict[str, Any] = {}
         self._noise = Generators([m.seed for m in members], fabric.device)
@@ -156,7 +153,8 @@ class Training:
     def prepare(self, execution: Mapping[str, Any] | None = None) -> None:
         """Choose how the members run, by measurement, or take the choice of an earlier part of this training."""
         x = self._to(self.batches(0)[0])
-        self.stack.prepare(x[0])
+        self._seed_noise(0)
+        self.stack.prepare(x)
         if execution is not None:
             self.execution = dict(execution)
             self.stack.how = self.execution["members"]
@@ -202,21 +200,9 @@ class Training:
             self._freeze(totals.detach())
         if any(self.alive):
             self.fabric.backward((totals if all(self.alive) else totals[self.alive]).sum())
-            self._update()
+            self.updates.step(self.alive)
         self.steps += 1
         return losses.detach()
-
-    def _update(self) -> None:
-        self.stack.hand_gradients()
-        if self.lbe and self.lbe.alpha.grad is not None:
-            for alpha, gradient in zip(self._alphas, self.lbe.alpha.grad.unbind(0), strict=True):
-                alpha.grad = gradient
-            self.lbe.alpha.grad = None
-        for alive, optimizer, scheduler in zip(self.alive, self.optimizers, self.schedulers, strict=True):
-            if alive:
-                optimizer.step()
-                if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
-                    scheduler.step()
 
     def _freeze(self, totals: Tensor) -> None:
         """Mark the members whose loss is not finite on any rank."""
@@ -267,8 +253,8 @@ class Training:
             if record.status == "training":
                 record.status = status
                 record.neurons.append(neuron_histograms(self.stack.models[e], self._probe, "after training"))
-            if self.members[e].lbe:
-                record.alpha = self._alphas[e].detach().tolist()
+            if self.lbe and self.members[e].lbe:
+                record.alpha = self.lbe.alpha[e].tolist()
         self.stack.remove()
 
     def state(self) -> dict[str, Any]:
@@ -279,8 +265,7 @@ class Training:
             "execution": dict(self.execution),
             "weights": self.stack.module.state_dict(),
             "lbe": self.lbe.state_dict() if self.lbe else None,
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "schedulers": [s.state_dict() if s is not None else None for s in self.schedulers],
+            "updates": self.updates.state(),
             "losses": list(self._losses),
             "times": self._times[-1000:],
             "records": [r.to_dict() for r in self.records],
@@ -302,11 +287,7 @@ class Training:
         self.stack.module.load_state_dict(state["weights"])
         if self.lbe:
             self.lbe.load_state_dict(state["lbe"])
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        for scheduler, kept in zip(self.schedulers, state["schedulers"], strict=True):
-            if scheduler is not None:
-                scheduler.load_state_dict(kept)
+        self.updates.load(state["updates"])
         for record, kept in zip(self.records, state["records"], strict=True):
             record.restore(kept)
         self.steps, self.alive = state["steps"], list(state["alive"])
@@ -324,11 +305,6 @@ class Training:
     def _living(self) -> list[Record]:
         return [r for r, alive in zip(self.records, self.alive, strict=True) if alive]
 
-    def _members_alphas(self) -> list[nn.Parameter]:
-        if self.lbe is None:
-            return []
-        return [nn.Parameter(row) for row in self.lbe.alpha.data.unbind(0)]
-
     def _to(self, x: Tensor) -> Tensor:
         return x.to(_like(self.stack).dtype)
 
@@ -337,7 +313,7 @@ class Training:
         if self.stack.how == "alone":
             torch.manual_seed(stream(self.members[0].seed, "dropout", rank, step))
         else:
-            self.stack.noise.generators = self._noise.at("dropout", rank, step)
+            self.stack.turn.generators = self._noise.at("dropout", rank, step)
 
     def _measure(self) -> None:
         for record, model in zip(self.records, self.stack.models, strict=True):
@@ -367,20 +343,16 @@ class Training:
                 record.epochs = self.steps // self.batches.per_epoch
                 record.step_ms = step_ms
                 record.accuracy.append((self.steps, val[e], test[e]))
-                scheduler = self.schedulers[e]
-                if isinstance(scheduler, ReduceLROnPlateau):
-                    scheduler.step(val[e])
+                self.updates.plateau(e, val[e])
 
     def accuracies(self, part: Split) -> list[float]:
         """Every member's accuracy in percent."""
-        self.stack.module.eval()
         size = max(64, 4096 // len(self.stack))
         right = torch.zeros(len(self.stack), device=part.labels.device)
         with self.fabric.autocast():
             for images, labels in zip(torch.split(part.images, size), torch.split(part.labels, size), strict=True):
                 outputs = self.stack.predict(self._to(self.data.inputs(images)))
                 right += (outputs.argmax(-1) == labels).sum(-1)
-        self.stack.module.train()
         return (100 * right / len(part)).tolist()
 
 

@@ -1,22 +1,53 @@
 """Modules whose settings differ between the members of a stack, or that draw random numbers for each."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from trainability.activations import is_nonlinearity
 from trainability.errors import UnsupportedModelError
 
 _DROPOUTS: dict[type[nn.Module], int] = {nn.Dropout: 0, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
 
 
-class Noise:
-    """Where the dropouts of a stack draw: one generator per member, or that of the member that runs alone now."""
+Way = Literal["alone", "direct", "vmap", "loop"]
 
-    def __init__(self) -> None:
-        self.generators: list[torch.Generator] = []
-        self.alone: int | None = None
+
+@dataclass
+class Turn:
+    """How the members run now, whose turn it is where they run one after another, and their generators."""
+
+    way: Way
+    member: int = 0
+    generators: Sequence[torch.Generator] = ()
+
+
+class StackedLinear(nn.Linear):
+    """A linear layer that also maps all members' ``(E, B, ..., in)`` at once, by one batched product."""
+
+    turn: Turn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map to ``(..., out)``."""
+        if self.turn.way != "direct":
+            return super().forward(x)
+        rows, weight = x.flatten(1, -2), self.weight.mT  # (E, S, in), (E, in, out)
+        out = torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
+        return out.view(*x.shape[:-1], -1)
+
+
+class StackedFlatten(nn.Flatten):
+    """Flatten that counts dimensions from a member's own first one."""
+
+    turn: Turn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Flatten, leaving the members' dimension alone."""
+        more = 1 if self.turn.way == "direct" else 0
+        return x.flatten(*(d + more if d >= 0 else d for d in (self.start_dim, self.end_dim)))
 
 
 class StackedDropout(nn.Module):
@@ -27,22 +58,31 @@ class StackedDropout(nn.Module):
         trailing: how many trailing dimensions share a mask entry (2 for maps whose channels are dropped whole).
     """
 
-    def __init__(self, probabilities: Sequence[float], trailing: int, noise: Noise) -> None:
+    def __init__(self, probabilities: Sequence[float], trailing: int, turn: Turn) -> None:
         super().__init__()
         self.keep = [1 - p for p in probabilities]
         self.trailing = trailing
-        self.noise = noise
+        self.turn = turn
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map one member's ``(B, ...)`` to the same shape."""
-        return x * _Mask.apply(x, self) if self.training else x  # type: ignore[no-untyped-call]
+        """Map one member's ``(B, ...)``, or all members' ``(E, B, ...)``, to the same shape."""
+        if not self.training:
+            return x
+        if self.turn.way == "direct":
+            return x * self.draw_all(x)
+        mask: Tensor = _Mask.apply(x, self)  # type: ignore[no-untyped-call]
+        return x * mask
+
+    def draw_all(self, like: Tensor) -> Tensor:
+        """The masks for all members, ``(E, B, ...)``."""
+        return torch.stack([self.draw(e, one) for e, one in enumerate(like)])
 
     def draw(self, member: int, like: Tensor) -> Tensor:
         """Zero, or one over the keep probability, for every entry that is dropped by itself."""
         shape = like.shape[: like.dim() - self.trailing] + (1,) * self.trailing
         keep = self.keep[member]
         mask = torch.empty(shape, dtype=like.dtype if self.trailing else torch.bool, device=like.device)
-        mask.bernoulli_(keep, generator=self.noise.generators[member])
+        mask.bernoulli_(keep, generator=self.turn.generators[member])
         return mask.to(like.dtype).mul_(1 / keep if keep else 0.0)
 
 
@@ -51,7 +91,7 @@ class _Mask(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, dropout: StackedDropout) -> Tensor:
-        return dropout.draw(dropout.noise.alone or 0, x)
+        return dropout.draw(dropout.turn.member, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -63,11 +103,8 @@ class _Mask(torch.autograd.Function):
 
     @staticmethod
     def vmap(_info: Any, in_dims: tuple[int | None, None], x: Tensor, dropout: StackedDropout) -> tuple[Tensor, int]:
-        if in_dims[0] is None:
-            masks = [dropout.draw(e, x) for e in range(len(dropout.keep))]
-        else:
-            masks = [dropout.draw(e, one) for e, one in enumerate(x.movedim(in_dims[0], 0))]
-        return torch.stack(masks), 0
+        stacked = x.expand(len(dropout.keep), *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
+        return dropout.draw_all(stacked), 0
 
 
 class StackedLeakyReLU(nn.Module):
@@ -75,16 +112,20 @@ class StackedLeakyReLU(nn.Module):
 
     negative_slope: Tensor
 
-    def __init__(self, slopes: Sequence[float], like: Tensor) -> None:
+    def __init__(self, slopes: Sequence[float], like: Tensor, turn: Turn) -> None:
         super().__init__()
+        self.turn = turn
         self.register_buffer("negative_slope", torch.tensor(slopes, dtype=torch.float64, device=like.device), False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map one member's ``(B, ...)`` to the same shape; the slope is a number there."""
-        return torch.where(x >= 0, x, x * self.negative_slope.to(x.dtype))
+        """Map one member's ``(B, ...)``, or all members' ``(E, B, ...)``, to the same shape."""
+        slope = self.negative_slope.to(x.dtype)
+        if self.turn.way == "direct":
+            slope = slope.view(-1, *[1] * (x.dim() - 1))
+        return torch.where(x >= 0, x, x * slope)
 
 
-def stand_in(path: str, modules: Sequence[Any], noise: Noise, like: Tensor) -> nn.Module | None:
+def stand_in(path: str, modules: Sequence[Any], turn: Turn, like: Tensor) -> nn.Module | None:
     """A module for all members in place of each one's own, or None where theirs serves for all.
 
     Raises:
@@ -92,17 +133,28 @@ def stand_in(path: str, modules: Sequence[Any], noise: Noise, like: Tensor) -> n
     """
     first = modules[0]
     if type(first) in _DROPOUTS:
-        return StackedDropout([m.p for m in modules], _DROPOUTS[type(first)], noise)
+        return StackedDropout([m.p for m in modules], _DROPOUTS[type(first)], turn)
     settings = {m.extra_repr() for m in modules}
     if len(settings) == 1:
         return None
     if type(first) is nn.LeakyReLU and not any(m.inplace for m in modules):
-        return StackedLeakyReLU([m.negative_slope for m in modules], like)
+        return StackedLeakyReLU([m.negative_slope for m in modules], like, turn)
     raise UnsupportedModelError(
         path,
         f"the members of a stack differ here ({'; '.join(sorted(settings)[:3])}); only the probability of a "
         "dropout and the slope of a leaky ReLU may differ, so put the others in stacks of their own",
     )
+
+
+def taught(module: nn.Module, turn: Turn) -> bool:
+    """Teach a plain layer to run for all members at once; whether it can, or could already."""
+    if type(module) in (nn.Linear, nn.Flatten):
+        known: Any = module
+        known.__class__ = StackedLinear if type(module) is nn.Linear else StackedFlatten
+        known.turn = turn
+    if isinstance(module, StackedLinear | StackedFlatten | StackedDropout | StackedLeakyReLU | nn.Identity):
+        return True
+    return is_nonlinearity(module) and next(module.parameters(), None) is None
 
 
 def is_drawing(module: nn.Module) -> bool:

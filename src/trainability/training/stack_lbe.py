@@ -1,13 +1,12 @@
 """LBE for a stack: the term of every member, with its own strength and targets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant
-from trainability.moments import Neurons, StackMoments
 from trainability.readings import Batch, join
 from trainability.term import Total, over_ranks
 
@@ -21,7 +20,6 @@ class StackLBE(nn.Module):
         beta: strength for each member; 0 for one without the term.
         alpha_min: floor of the targets for each member.
         convention: ``"paper"`` or ``"published-code"``.
-        neurons: what counts as a neuron.
         like: a parameter whose device and precision alpha takes.
 
     Attributes:
@@ -43,7 +41,6 @@ class StackLBE(nn.Module):
         alpha_min: Sequence[float],
         *,
         convention: Convention = "paper",
-        neurons: Neurons = "position",
         like: Tensor,
     ) -> None:
         super().__init__()
@@ -52,20 +49,14 @@ class StackLBE(nn.Module):
         self.alpha = nn.Parameter(torch.tensor([[a] * len(paths) for a in alpha], **options))  # type: ignore[arg-type]
         self.register_buffer("beta", torch.tensor(beta, **options))  # type: ignore[arg-type]
         self.register_buffer("alpha_min", torch.tensor(alpha_min, **options).unsqueeze(1))  # type: ignore[arg-type]
-        self.neurons = neurons
         self._constant = entropy_constant(convention)
         self.names: tuple[str, ...] = ()
         self.lbe: Tensor | None = None
         self.entropy: Tensor | None = None
 
-    def forward(self, losses: Tensor, readings: Mapping[str, Tensor]) -> Tensor:
-        """Return each member's loss · (1 + L_BE), ``(E,)``, from losses ``(E,)`` and activations ``(E, B, ...)``."""
-        batches = []
-        for name, activation in readings.items():
-            x = _samples(activation, self.neurons)
-            mean, variance = StackMoments.apply(x)  # type: ignore[no-untyped-call]
-            batches.append(Batch((name,), (name,), mean.unsqueeze(1), variance.unsqueeze(1), x.shape[1]))
-        runs = join(batches, dim=1)
+    def forward(self, losses: Tensor, readings: Sequence[Batch]) -> Tensor:
+        """Return each member's loss · (1 + L_BE), ``(E,)``, from losses ``(E,)`` and moments ``(E, readings, n)``."""
+        runs = join(list(readings), dim=1)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             variances, totals, mean_losses = over_ranks(runs, losses.detach())
             scales: list[float | Tensor] = [self._constant * n / (n - 1) for n in totals]
@@ -80,12 +71,3 @@ class StackLBE(nn.Module):
             losses, mean_losses, alpha, self.beta, self.alpha_min, scales, *variances
         )
         return totals_
-
-
-def _samples(a: Tensor, neurons: Neurons) -> Tensor:
-    """``(E, B, ...)`` as samples of neurons ``(E, S, n)``."""
-    if neurons == "position":
-        return a.flatten(2) if a.dim() > 2 else a.unsqueeze(-1)
-    if a.dim() in (5, 6):  # maps: the channel is dimension 1 of a member's
-        a = a.movedim(2, -1)
-    return a.flatten(1, -2) if a.dim() > 2 else a.unsqueeze(-1)
