@@ -11,11 +11,12 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from trainability import cli
+from trainability import cli, files
 from trainability.data import load
 from trainability.experiments.arms import ARMS
 from trainability.experiments.compare import compare
-from trainability.experiments.config import CompareConfig, ConfigError, configure
+from trainability.experiments.config import CompareConfig, configure
+from trainability.experiments.validate import ConfigError
 from trainability.experiments.words import narrate
 from trainability.report import html
 
@@ -191,7 +192,7 @@ def test_a_full_disk_keeps_the_old_report_and_no_half_one(small, tmp_path, monke
         if len(calls) % 2 == at % 2:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(html.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     for folder in ("old", "new/deep"):
         calls.clear()
         with pytest.raises(OSError, match="No space left"):
@@ -204,7 +205,7 @@ def test_a_disk_that_fills_up_while_training_is_one_sentence(tmp_path, monkeypat
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(html.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     code = cli.run(["compare", *QUICK, "--seeds", "1", "--json", "--out", str(tmp_path / "a")])
     out, err = capsys.readouterr()
     assert code == 2

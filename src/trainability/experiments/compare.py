@@ -1,6 +1,5 @@
 """`compare`: one architecture, one data set, several remedies trained side by side."""
 
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-import trainability
 from trainability.data import Dataset
 from trainability.data.augment import Augmentation
 from trainability.experiments.arms import ARMS, Arm
 from trainability.experiments.config import CompareConfig
+from trainability.experiments.environment import describe_environment
 from trainability.models import fnn
 from trainability.remedies import apply_
 from trainability.training.devices import fabric_on
@@ -138,14 +137,3 @@ def _side_by_side(trainings: list[Training], comparison: Comparison, progress: C
     for training in trainings:
         training.finish("done")
     progress(comparison)
-
-
-def describe_environment() -> dict[str, Any]:
-    """What a result depends on besides the settings."""
-    return {
-        "trainability": trainability.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": torch.get_num_threads(),
-    }

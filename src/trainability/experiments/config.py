@@ -4,16 +4,11 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from trainability.data import NAMES
 from trainability.experiments.arms import ARMS
-
-
-class ConfigError(ValueError):
-    """Settings that cannot be, or a file of settings that cannot be read."""
-
+from trainability.experiments.validate import read_yaml, validated
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -78,33 +73,6 @@ def configure(flags: dict[str, Any], file: Path | None = None) -> CompareConfig:
     >>> configure({"depth": [0]})
     Traceback (most recent call last):
     ...
-    trainability.experiments.config.ConfigError: depth should be greater than or equal to 1 (it is 0)
+    trainability.experiments.validate.ConfigError: depth should be greater than or equal to 1 (it is 0)
     """
-    settings = {**(_read(file) if file else {}), **flags}
-    try:
-        return CompareConfig.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, CompareConfig.model_fields, n=1)
-            raise ConfigError(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else "")) from None
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "value_error":
-            raise ConfigError(f"{name}: {message}") from None
-        message = message.removeprefix("Input ").partition(",")[0]
-        raise ConfigError(f"{name} {message} (it is {first['input']})") from None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"the config {file} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"the config {file} is not valid YAML{place}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"the config {file} must be a mapping of settings, such as 'depth: [30]'")
-    return {str(key): value for key, value in content.items()}
+    return validated(CompareConfig, {**(read_yaml(file, "config") if file else {}), **flags})

@@ -21,7 +21,8 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     return dict(zip(names, cycle(_PALETTE), strict=False))
 
 
-def _style(figure: go.Figure, height: int = 380) -> go.Figure:
+def style(figure: go.Figure, height: int = 380) -> go.Figure:
+    """The look that all figures share."""
     figure.update_layout(
         template="plotly_white",
         height=height,
@@ -62,7 +63,7 @@ def accuracy_figure(arms: Arms, palette: dict[str, str], chance: float) -> go.Fi
     )
     figure.update_xaxes(title="training step")
     figure.update_yaxes(title="test accuracy, %", range=[0, 101])
-    return _style(figure)
+    return style(figure)
 
 
 def spread_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
@@ -82,7 +83,7 @@ def spread_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
             showlegend=False,
         )
     figure.update_yaxes(title="test accuracy at the end, %")
-    return _style(figure)
+    return style(figure)
 
 
 def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
@@ -105,7 +106,7 @@ def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
     figure.update_yaxes(title="nats", row=1, col=1)
     if with_term:
         figure.update_yaxes(type="log", exponentformat="power", dtick=1, row=1, col=2)
-    return _style(figure).update_layout(legend={"y": 1.12}, margin={"t": 80})
+    return style(figure).update_layout(legend={"y": 1.12}, margin={"t": 80})
 
 
 def entropy_figure(arms: Arms) -> go.Figure:
@@ -153,7 +154,7 @@ def entropy_figure(arms: Arms) -> go.Figure:
         ],
     }
     figure.update_layout(sliders=[slider])
-    _style(figure, height=230 + 24 * len(runs))
+    style(figure, height=230 + 24 * len(runs))
     return figure.update_layout(margin={"l": 130, "b": 90})
 
 
@@ -177,7 +178,7 @@ def history_figure(arms: Arms) -> go.Figure:
     figure.update_xaxes(title="step", type="category", nticks=6)
     figure.update_yaxes(title="hidden layer", row=1, col=1)
     figure.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 0, "cmax": 3, "colorbar": {"title": "nats"}})
-    return _style(figure, 360)
+    return style(figure, 360)
 
 
 def alpha_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
@@ -200,7 +201,7 @@ def alpha_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
         return None
     figure.update_xaxes(title="hidden layer")
     figure.update_yaxes(title="|alpha| learned, nats")
-    return _style(figure)
+    return style(figure)
 
 
 def neuron_figure(arms: Arms) -> go.Figure:
@@ -238,7 +239,7 @@ def neuron_figure(arms: Arms) -> go.Figure:
     figure.update_layout(barmode="overlay", bargap=0)
     figure.update_annotations(font={"size": 12})
     rows = max(len(runs), 1)
-    return _style(figure, 110 + 210 * rows).update_layout(legend={"y": 1 + 0.2 / rows}, margin={"t": 90})
+    return style(figure, 110 + 210 * rows).update_layout(legend={"y": 1 + 0.2 / rows}, margin={"t": 90})
 
 
 def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str], by: str) -> go.Figure:
@@ -278,4 +279,4 @@ def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str],
         title="learning rate" if by == "lr" else "hidden layers", type="log" if by == "lr" else "linear"
     )
     figure.update_yaxes(title="test accuracy, %", range=[0, 101])
-    return _style(figure)
+    return style(figure)

@@ -1,9 +1,6 @@
 """A report as one HTML file that needs nothing else: plotly's script is inside, once."""
 
 import json
-import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from trainability.experiments.arms import ARMS
 from trainability.experiments.compare import Comparison
 from trainability.experiments.words import narrate
+from trainability.files import finite, write_whole
 from trainability.report import figures
 
 
@@ -27,52 +25,19 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     return out / "report.html"
 
 
-def finite(value: Any) -> Any:
-    """Replace NaN and infinities, which JSON does not have, by null."""
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def write_whole(files: dict[Path, str]) -> None:
-    """Write files of one folder beside their places and move them there when all are whole.
-
-    Where that fails, what was there before stays, and nothing is left of the attempt.
-    """
-    folder = next(iter(files)).parent
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]
-    written: dict[Path, str] = {}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, text in files.items():
-            handle, written[path] = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(written[path], 0o644)
-        for path, name in written.items():
-            os.replace(name, path)
-    except BaseException:
-        for name in written.values():
-            Path(name).unlink(missing_ok=True)
-        with suppress(OSError):
-            for made in missing:
-                made.rmdir()
-        raise
-
-
-def render(comparison: Comparison) -> str:
-    """Return the HTML."""
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """The templates; everything put into them is escaped."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("trainability.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render(comparison: Comparison) -> str:
+    """Return the HTML."""
     palette = figures.colours(comparison.config.remedies)
     words = dict(narrate(comparison))
     cells = [(depth, lr, arms) for depth, lr, arms in comparison.cells() if arms]
@@ -91,13 +56,17 @@ def render(comparison: Comparison) -> str:
     for by, values in (("lr", comparison.config.lr), ("depth", comparison.config.depth)):
         if len(values) > 1 and cells:
             name = "learning rate" if by == "lr" else "depth"
-            overview.append(_figure(f"Accuracy against {name}", "", figures.versus_figure(cells, palette, by)))
-    return environment.get_template("compare.html").render(
-        comparison=comparison,
-        config=comparison.config.model_dump(mode="json"),
-        overview=overview,
-        sections=sections,
-        plotly=Markup(get_plotlyjs()),
+            overview.append(figure_html(f"Accuracy against {name}", "", figures.versus_figure(cells, palette, by)))
+    return (
+        environment()
+        .get_template("compare.html")
+        .render(
+            comparison=comparison,
+            config=comparison.config.model_dump(mode="json"),
+            overview=overview,
+            sections=sections,
+            plotly=Markup(get_plotlyjs()),
+        )
     )
 
 
@@ -157,10 +126,11 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list
             figures.neuron_figure(arms),
         ),
     ]
-    return [_figure(title, caption, figure) for title, caption, figure in drawn if figure is not None]
+    return [figure_html(title, caption, figure) for title, caption, figure in drawn if figure is not None]
 
 
-def _figure(title: str, caption: str, figure: Figure) -> dict[str, Any]:
+def figure_html(title: str, caption: str, figure: Figure) -> dict[str, Any]:
+    """A figure as the templates take it."""
     html = figure.to_html(
         full_html=False,
         include_plotlyjs=False,

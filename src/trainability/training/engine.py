@@ -1,7 +1,7 @@
 """The loop that trains a stack, and what has to be known to take it up again."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -85,6 +85,7 @@ class Training:
         data: the data set.
         plan: what they share.
         fabric: devices, precision and processes; one CPU process in float32 by default.
+        tell: is called with the name and values of each event: ``losses``, ``accuracies``, ``diverged``.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Training:
         data: Dataset,
         plan: Plan,
         fabric: "Fabric | None" = None,
+        tell: Callable[..., None] = lambda event, **values: None,
     ) -> None:
         self.members, self.records, self.plan = list(members), list(records), plan
         self.fabric = fabric = fabric or fabric_on("cpu")
@@ -107,6 +109,7 @@ class Training:
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
+        self._tell = tell
         self.steps = 0
         self.total_steps = plan.epochs * self.batches.per_epoch
         probe = data.train.take(torch.arange(min(512, len(data.train)), device=fabric.device)).images
@@ -213,6 +216,7 @@ class Training:
             if not finite and self.alive[e]:
                 self.alive[e] = False
                 self.records[e].status = "diverged"
+                self._tell("diverged", step=self.steps, member=e)
 
     def advance(self) -> None:
         """Train one step and record what is due: losses, flow and, at the end of an epoch, accuracies."""
@@ -327,6 +331,7 @@ class Training:
             return
         losses = torch.stack(self._losses).mean(0).tolist()
         terms = self.lbe.lbe.tolist() if self.lbe and self.lbe.lbe is not None else None
+        self._tell("losses", step=self.steps, loss=losses, **({"lbe": terms} if terms else {}))
         for e, record in enumerate(self.records):
             if record.status in ("training", "diverged") and record.steps == self.steps:
                 record.train_loss.append((self.steps, losses[e]))
@@ -338,6 +343,7 @@ class Training:
         """Accuracies at the end of an epoch."""
         val, test = self.accuracies(self.data.val), self.accuracies(self.data.test)
         step_ms = 1e3 * median(self._times) / len(self.stack)
+        self._tell("accuracies", step=self.steps, val=val, test=test, step_ms=step_ms)
         for e, record in enumerate(self.records):
             if record.status == "training":
                 record.epochs = self.steps // self.batches.per_epoch

@@ -1,48 +1,26 @@
-"""The command line: parse, call, print."""
+"""`trainability compare`."""
 
 import json
-import os
-import shutil
-import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-import trainability
+from trainability.cli.common import check_device, check_out, duration, fail, split
 from trainability.data import DataError, load
 from trainability.experiments.compare import Comparison, compare
-from trainability.experiments.config import ConfigError, configure
+from trainability.experiments.config import configure
+from trainability.experiments.validate import ConfigError
 from trainability.experiments.words import narrate
-from trainability.report.html import finite, table, write_report
+from trainability.files import finite
+from trainability.report.html import table, write_report
 from trainability.training.runtime import tune_allocator
 
-_REPORT_BYTES = 20 * 10**6
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"trainability {trainability.__version__}, torch {torch.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _about(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions.")
-    ] = False,
-) -> None:
-    """See whether information gets through a deep network, and what makes it get through."""
-
-
-@app.command("compare")
-def _compare(
+def compare_command(
     data: Annotated[str | None, typer.Option(help="digits, mnist or fashion-mnist. Default digits.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
     hub: Annotated[bool | None, typer.Option("--hub", help="Take the data from the Hugging Face hub.")] = None,
@@ -73,13 +51,13 @@ def _compare(
         "data": data,
         "data_dir": data_dir,
         "hub": hub,
-        "depth": _list(depth),
+        "depth": split(depth),
         "width": width,
         "batch_size": batch_size,
-        "lr": _list(lr),
+        "lr": split(lr),
         "epochs": epochs,
         "seeds": seeds,
-        "remedies": _list(remedies),
+        "remedies": split(remedies),
         "alpha": alpha,
         "beta": beta,
         "alpha_min": alpha_min,
@@ -88,15 +66,15 @@ def _compare(
     }
     try:
         settings = configure({key: value for key, value in given.items() if value is not None}, config)
-        _check_device(settings.device)
+        check_device(settings.device)
         dataset = load(settings.data, settings.data_dir, hub=settings.hub)
         if settings.batch_size > len(dataset.train):
             raise ConfigError(
                 f"batch_size: {settings.batch_size} is more than the {len(dataset.train)} training samples"
             )
-        _check_out(out)
+        check_out(out)
     except (ConfigError, DataError) as error:
-        _fail(str(error))
+        fail(str(error))
     console = Console(stderr=True)
     environment = {"allocator": tune_allocator()}
     with Live(console=console, refresh_per_second=4, transient=True) as live:
@@ -107,56 +85,17 @@ def _compare(
         report = write_report(comparison, out)
     except OSError as error:
         _show(comparison, console)
-        _fail(f"the report could not be written to {out}: {error.strerror}")
+        fail(f"the report could not be written to {out}: {error.strerror}")
     _show(comparison, console)
     console.print(f"Report: {report}", soft_wrap=True)
     if comparison.interrupted:
         raise typer.Exit(130)
 
 
-def _list(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _check_device(name: str) -> None:
-    try:
-        kind = torch.device(name).type
-        if kind not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("choose cpu, cuda or mps")
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
-
-
-def _check_out(out: Path) -> None:
-    """Find out before training, not after it, whether the report can be written; leave nothing behind."""
-    try:
-        existing = next(folder for folder in [out.absolute(), *out.absolute().parents] if folder.exists())
-    except OSError as error:
-        raise ConfigError(f"out: {out} cannot be used: {error.strerror}") from None
-    if not existing.is_dir():
-        raise ConfigError(f"out: {existing} is a file, not a folder")
-    if shutil.disk_usage(existing).free < _REPORT_BYTES:
-        raise ConfigError(
-            f"out: no space is left on the disk of {existing}; a report takes {_REPORT_BYTES // 10**6} MB"
-        )
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"out: {existing} cannot be written to")
-
-
-def _fail(sentence: str) -> NoReturn:
-    print(f"trainability: {sentence}", file=sys.stderr)
-    raise typer.Exit(2)
-
-
-def _duration(seconds: float | None) -> str:
-    return "…" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
 def _progress(comparison: Comparison) -> Table:
     """The live table: the runs in training, and how many are done."""
     done = sum(record.status in ("done", "diverged") for record in comparison.records)
-    title = f"{done} of {len(comparison.records)} runs done, {_duration(comparison.seconds_left())} left"
+    title = f"{done} of {len(comparison.records)} runs done, {duration(comparison.seconds_left())} left"
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
     config = comparison.config
     labels = ["remedy", *(["depth"] if len(config.depth) > 1 else []), *(["lr"] if len(config.lr) > 1 else []), "seed"]
@@ -207,19 +146,3 @@ def _show(comparison: Comparison, console: Console) -> None:
         console.print(grid)
         for sentence in words[title]:
             console.print(f"- {sentence}", highlight=False, markup=False)
-
-
-def run(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code; a wrong call is one sentence on standard error and 2."""
-    try:
-        code = typer.main.get_command(app).main(arguments, prog_name="trainability", standalone_mode=False)
-    except typer.Abort:
-        return 130
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # the parser's own errors have it, whichever parser typer brings
-            raise
-        message = str(error.format_message()).partition(", unable")[0]
-        if message:
-            print(f"trainability: {message}", file=sys.stderr)
-        return 2
-    return code if isinstance(code, int) else 0

@@ -1,0 +1,109 @@
+"""`trainability train`."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from trainability.cli.common import changes, check_device, check_out, duration, fail
+from trainability.data import DataError
+from trainability.experiments.recipe import read_recipe
+from trainability.experiments.train import train
+from trainability.experiments.validate import ConfigError
+from trainability.training.engine import Training
+from trainability.training.folder import FolderError
+from trainability.training.record import Record
+from trainability.training.runtime import tune_allocator
+
+
+def train_command(
+    recipe: Annotated[Path, typer.Argument(help="YAML file of the experiment.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default runs/ and the recipe's name.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that the folder holds.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting that wins over the recipe: optimizer.lr=0.01.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object to standard output, and nothing else there.")
+    ] = False,
+) -> None:
+    """Train a recipe: one run, or one stack of runs over its seeds."""
+    folder = out or Path("runs") / recipe.stem
+    console = Console(stderr=True)
+    watch = _Watch()
+    try:
+        wanted = read_recipe(recipe, changes(settings or []))
+        if wanted.sweep is not None:
+            raise ConfigError("sweep: the recipe describes a sweep; run it with trainability sweep")
+        check_device(wanted.engine.device)
+        check_out(folder)
+        environment = {"allocator": tune_allocator()}
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            outcome = train(
+                wanted, folder, resume=resume, environment=environment, progress=lambda t: live.update(watch.table(t))
+            )
+    except (ConfigError, DataError, FolderError) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(
+            f"the run stopped because {folder} cannot be written to: {error.strerror}; the last checkpoint is whole, "
+            "so make room and go on with --resume"
+        )
+    except KeyboardInterrupt:
+        console.print(f"Interrupted; a checkpoint is in {folder}. Go on with --resume.")
+        raise typer.Exit(130) from None
+    for name in outcome.damaged:
+        console.print(f"The checkpoint {name} was damaged; the one before it was taken.", markup=False)
+    if outcome.resumed_at is not None:
+        console.print(f"Resumed at step {outcome.resumed_at}.")
+    if as_json:
+        print(json.dumps(outcome.to_json()))
+    console.print(results(outcome.records))
+    console.print(f"Run: {folder}", soft_wrap=True)
+
+
+class _Watch:
+    """The table of a training as it goes, drawn a few times a second at most."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._first: int | None = None
+        self._drawn = 0.0
+        self._table = Table()
+
+    def table(self, training: Training) -> Table:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = training.steps
+        if now - self._drawn > 0.25:
+            self._drawn = now
+            done = training.steps - self._first
+            left = (now - self._begin) / done * (training.total_steps - training.steps) if done else None
+            self._table = results(training.records)
+            self._table.title = f"step {training.steps} of {training.total_steps}, {duration(left)} left"
+            self._table.title_justify = "left"
+        return self._table
+
+
+def results(records: list[Record]) -> Table:
+    """One row per member."""
+    grid = Table(box=None, pad_edge=False)
+    for heading in ("seed", "lr", "status", "epoch", "val %", "test %", "loss", "last nats", "ms"):
+        grid.add_column(heading, justify="right")
+    for record in records:
+        result = record.result()
+        keys = ("val_accuracy", "test_accuracy", "train_loss", "entropy_last", "step_ms")
+        cells = zip(keys, (".2f", ".2f", ".3f", ".3g", ".1f"), strict=True)
+        grid.add_row(
+            str(record.seed),
+            f"{record.lr:g}",
+            record.status,
+            str(record.epochs),
+            *("" if result[key] is None else format(result[key], form) for key, form in cells),
+        )
+    return grid

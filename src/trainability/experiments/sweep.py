@@ -1,0 +1,347 @@
+"""`sweep`: many trials of a recipe, by any number of workers that share an Optuna study."""
+
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import product
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from trainability.data import Dataset
+from trainability.experiments.recipe import Range, Recipe
+from trainability.experiments.train import build_training, member_bytes
+from trainability.experiments.validate import ConfigError
+from trainability.training.engine import Training
+from trainability.training.memory import members_that_fit
+from trainability.training.record import Record
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+# Members of one stack may differ in these; whatever else differs needs a stack of its own.
+_STACKABLE = ("optimizer.lr", "optimizer.weight_decay", "lbe.alpha", "lbe.beta", "lbe.alpha_min")
+_COUNTED = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is."""
+
+    total: int
+    finished: int
+    running: int
+    best: float | None
+    seconds_left: float | None
+
+
+def open_study(recipe: Recipe, storage: str, *, worker: int = 0) -> Study:
+    """Open the study of a recipe, made and filled by whoever comes first.
+
+    A worker that dies is noticed by the others when its heartbeat stops, and its trials are tried again.
+
+    Raises:
+        ConfigError: the storage cannot be reached.
+    """
+    sweep = recipe.sweep
+    assert sweep is not None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    name = f"trainability-{recipe.digest()}"
+    try:
+        with _quiet():
+            database = RDBStorage(
+                storage,
+                engine_kwargs={"connect_args": {"timeout": 60}}
+                if storage.startswith("sqlite")
+                else {"pool_pre_ping": True},
+                heartbeat_interval=sweep.heartbeat,
+                grace_period=3 * sweep.heartbeat,
+            )
+            # Of equal workers, each draws its own; constant_liar keeps them from drawing alike.
+            sampler = optuna.samplers.TPESampler(seed=worker, constant_liar=True)
+            study = optuna.create_study(
+                storage=database, study_name=name, direction="maximize", sampler=sampler, load_if_exists=True
+            )
+            refill(study, recipe)
+    except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        place = storage.partition("@")[2] or storage
+        raise ConfigError(f"sweep.storage: {place} cannot be reached: {reason}") from None
+    return study
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna warns that heartbeats are experimental and meant for another way of running; this one is tested."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")
+        yield
+
+
+def refill(study: Study, recipe: Recipe) -> None:
+    """Queue every trial of a grid that is not there, and every one whose worker died, up to the number of retries.
+
+    Two workers may queue the same one; `claim` then leaves the later aside.
+    """
+    assert recipe.sweep is not None
+    trials = study.get_trials(deepcopy=False)
+    there = {_key(_values(t)) for t in trials if t.state in _COUNTED}
+    lost = [_values(t) for t in trials if t.state == TrialState.FAIL and not t.user_attrs.get("surplus")]
+    deaths = Counter(map(_key, lost))
+    wanted = grid(recipe) if recipe.sweep.method == "grid" else [values for values in lost if values]
+    for key, values in {_key(values): values for values in wanted}.items():
+        if key not in there and deaths[key] <= recipe.sweep.retries:
+            study.enqueue_trial(values)
+
+
+def _values(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial's parameters, also while they are only queued."""
+    return dict(trial.params or trial.system_attrs.get("fixed_params", {}))
+
+
+def _key(values: dict[str, Any]) -> str:
+    return repr(sorted(values.items()))
+
+
+def grid(recipe: Recipe) -> list[dict[str, Any]]:
+    """All combinations, those of one architecture together.
+
+    >>> from trainability.experiments.recipe import Recipe
+    >>> grid(Recipe(lbe={}, sweep={"parameters": {"lbe.beta": [0.1, 0.2], "model.depth": [5, 10]}}))[1]
+    {'model.depth': 5, 'lbe.beta': 0.2}
+    """
+    assert recipe.sweep is not None
+    names = sorted(recipe.sweep.parameters, key=lambda name: name in _STACKABLE)
+    lists = [values for name in names if not isinstance(values := recipe.sweep.parameters[name], Range)]
+    return [dict(zip(names, values, strict=True)) for values in product(*lists)]
+
+
+def total_trials(recipe: Recipe) -> int:
+    """How many trials a sweep has."""
+    assert recipe.sweep is not None
+    return recipe.sweep.trials or len(grid(recipe))
+
+
+def claim(study: Study, recipe: Recipe, most: int) -> list[Trial]:
+    """Take up to ``most`` trials that nobody else has."""
+    assert recipe.sweep is not None
+    total = total_trials(recipe)
+    taken: list[Trial] = []
+    while len(taken) < most:
+        trials = study.get_trials(deepcopy=False)
+        waiting = any(t.state == TrialState.WAITING for t in trials)
+        if not waiting and (recipe.sweep.method == "grid" or _counted(trials) >= total):
+            break
+        with _quiet():
+            trial = study.ask()
+        _storage(study).record_heartbeat(trial._trial_id)
+        if _is_surplus(study, trial, recipe, total):
+            trial.set_user_attr("surplus", True)
+            study.tell(trial, state=TrialState.FAIL)
+            continue
+        _suggest(trial, recipe)
+        trial.set_user_attr("claimed", True)
+        taken.append(trial)
+    return taken
+
+
+def _counted(trials: Sequence[FrozenTrial]) -> int:
+    return sum(t.state in _COUNTED for t in trials)
+
+
+def _is_surplus(study: Study, trial: Trial, recipe: Recipe, total: int) -> bool:
+    """Whether another worker was quicker: the same was queued twice, or none was left and a new one was made up."""
+    assert recipe.sweep is not None
+    trials = study.get_trials(deepcopy=False)
+    queued = _values(next(t for t in trials if t.number == trial.number))
+    earlier = [t for t in trials if t.number < trial.number and t.state in _COUNTED]
+    if queued:
+        return _key(queued) in {_key(_values(t)) for t in earlier}
+    return recipe.sweep.method == "grid" or len(earlier) >= total
+
+
+def _fail_lost(study: Study, patience: float) -> None:
+    """Fail the trials whose worker died: its heartbeat stopped, or it died before the first beat."""
+    with _quiet():
+        fail_stale_trials(study)
+    now = datetime.now()
+    for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        begun = t.datetime_start or now
+        if not t.user_attrs.get("claimed") and (now - begun).total_seconds() > patience:
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                _storage(study).set_trial_state_values(t._trial_id, state=TrialState.FAIL)
+
+
+def _storage(study: Study) -> Any:
+    """The database itself, below optuna's cache, which does not pass heartbeats on."""
+    storage: Any = study._storage
+    return getattr(storage, "_backend", storage)
+
+
+def _suggest(trial: Trial, recipe: Recipe) -> None:
+    assert recipe.sweep is not None
+    for name, values in recipe.sweep.parameters.items():
+        if isinstance(values, Range):
+            trial.suggest_float(name, values.low, values.high, log=values.log)
+        else:
+            trial.suggest_categorical(name, values)
+
+
+def work(
+    recipe: Recipe,
+    study: Study,
+    data: Dataset,
+    fabric: "Fabric",
+    *,
+    progress: Callable[[Training | None], None] = lambda _: None,
+    poll: float = 1.0,
+) -> None:
+    """Train trials, as many at a time as fit in a stack, until the study has no more; several workers may do so.
+
+    Raises:
+        ConfigError: not even one trial fits in memory.
+    """
+    assert recipe.sweep is not None
+    while True:
+        _fail_lost(study, 3 * recipe.sweep.heartbeat)
+        refill(study, recipe)
+        trials = claim(study, recipe, _capacity(recipe, data, fabric))
+        if not trials:
+            if not any(t.state == TrialState.RUNNING for t in study.get_trials(deepcopy=False)):
+                return
+            progress(None)
+            time.sleep(poll)  # another worker may die, and its trials are then ours
+            continue
+        with _heartbeat(study, trials, recipe.sweep.heartbeat):
+            for group in _by_architecture(trials):
+                _run(recipe, study, group, data, fabric, progress)
+
+
+def _capacity(recipe: Recipe, data: Dataset, fabric: "Fabric") -> int:
+    """How many trials make one stack."""
+    assert recipe.sweep is not None
+    largest = recipe
+    for name, values in recipe.sweep.parameters.items():  # the largest network decides
+        if name in ("model.depth", "model.width", "batch_size") and not isinstance(values, Range):
+            largest = largest.with_values({name: max(float(v) for v in values)})
+    seeds = len(recipe.seeds)
+    per_member = member_bytes(largest, data)
+    fit = members_that_fit(per_member, fabric.device)
+    if fit < seeds:
+        raise ConfigError(
+            f"a trial of {seeds} seeds needs about {seeds * per_member / 1e9:.1f} GB, and {fit} networks would fit: "
+            "take fewer seeds or smaller batches"
+        )
+    return max(1, min(recipe.sweep.stack, fit) // seeds)
+
+
+def _by_architecture(trials: Sequence[Trial]) -> list[list[Trial]]:
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        key = repr(sorted((n, v) for n, v in trial.params.items() if n not in _STACKABLE))
+        groups.setdefault(key, []).append(trial)
+    return list(groups.values())
+
+
+def _run(
+    recipe: Recipe,
+    study: Study,
+    trials: Sequence[Trial],
+    data: Dataset,
+    fabric: "Fabric",
+    progress: Callable[[Training | None], None],
+) -> None:
+    """Train trials of one architecture as one stack and tell the study how each did."""
+    training = build_training([recipe.with_values(t.params) for t in trials], data, fabric)
+    training.prepare()
+    while not training.done:
+        training.advance()
+        progress(training)
+    training.finish("done")
+    seeds = len(recipe.seeds)
+    for number, trial in enumerate(trials):
+        records = training.records[number * seeds : (number + 1) * seeds]
+        trial.set_user_attr("runs", [_result(record, trial.params) for record in records])
+        study.tell(trial, mean(_value(record) for record in records))
+
+
+def _value(record: Record) -> float:
+    """What a run counts in the choice of the best: its validation accuracy, and nothing where it diverged."""
+    return 0.0 if record.status == "diverged" else record.val_accuracy or 0.0
+
+
+def _result(record: Record, params: dict[str, Any]) -> dict[str, Any]:
+    return {**record.result(), "params": dict(params)}
+
+
+@contextmanager
+def _heartbeat(study: Study, trials: Sequence[Trial], interval: int) -> Iterator[None]:
+    """Around the training of trials: tell the other workers that this one lives."""
+    storage = _storage(study)
+    stop = threading.Event()
+
+    def beat() -> None:
+        while True:
+            for trial in trials:
+                storage.record_heartbeat(trial._trial_id)
+            if stop.wait(interval):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def progress_of(study: Study, recipe: Recipe, began: float, finished_before: int) -> Progress:
+    """How far the study is, and how long the rest takes at the speed since ``began`` (of `time.monotonic`)."""
+    trials = study.get_trials(deepcopy=False)
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    total, fresh = total_trials(recipe), len(complete) - finished_before
+    left = (time.monotonic() - began) / fresh * (total - len(complete)) if fresh > 0 else None
+    running = sum(t.state == TrialState.RUNNING for t in trials)
+    return Progress(total, len(complete), running, max((t.value or 0.0 for t in complete), default=None), left)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial: its values and its mean accuracies over the seeds, in percent."""
+
+    number: int
+    params: dict[str, Any]
+    val: float
+    test: float
+    runs: list[dict[str, Any]]
+
+
+def rows(study: Study) -> list[Row]:
+    """The finished trials, the best first by validation accuracy. Test accuracies had no part in the order."""
+    found = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        runs = trial.user_attrs["runs"]
+        tests = [run["test_accuracy"] or 0.0 for run in runs]
+        found.append(Row(trial.number, dict(trial.params), trial.value or 0.0, mean(tests), runs))
+    return sorted(found, key=lambda row: (-row.val, row.number))
+
+
+def given_up(study: Study, recipe: Recipe) -> list[dict[str, Any]]:
+    """The parameters of trials that died on every retry."""
+    assert recipe.sweep is not None
+    trials = study.get_trials(deepcopy=False)
+    there = {_key(_values(t)) for t in trials if t.state in _COUNTED}
+    lost = {_key(v): v for t in trials if t.state == TrialState.FAIL and (v := _values(t))}
+    return [values for key, values in lost.items() if key not in there]

@@ -1,0 +1,235 @@
+"""`train`: one recipe, as one run or one stack of runs over its seeds."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from trainability.data import Dataset, load
+from trainability.data.augment import Augmentation
+from trainability.experiments.environment import describe_environment
+from trainability.experiments.recipe import Recipe
+from trainability.experiments.validate import ConfigError
+from trainability.files import finite
+from trainability.layers import select
+from trainability.models import fnn
+from trainability.remedies import Init, apply_
+from trainability.training.devices import fabric_on
+from trainability.training.engine import Member, Plan, Strength, Training
+from trainability.training.folder import RunFolder
+from trainability.training.loggers import Logger, loggers
+from trainability.training.memory import bytes_per_member, free_bytes, members_that_fit
+from trainability.training.optimisers import Schedule
+from trainability.training.record import Record
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass
+class Outcome:
+    """What `train` returns: a record per member, and where and how they ran."""
+
+    recipe: Recipe
+    records: list[Record]
+    resumed_at: int | None = None
+    damaged: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object of ``--json``: ``config`` and ``results``, one flat object per run."""
+        config: dict[str, Any] = finite(self.recipe.resolved())
+        return {"config": config, "results": [finite(record.result()) for record in self.records]}
+
+
+def build_model(recipe: Recipe, data: Dataset, seed: int) -> nn.Module:
+    """The network of a recipe with the initial weights of a seed."""
+    torch.manual_seed(seed)
+    shape = recipe.model
+    model = fnn(
+        torch.Size(data.shape).numel(),
+        shape.depth,
+        shape.width,
+        data.classes,
+        batchnorm=shape.batchnorm,
+        residual=shape.residual,
+    )
+    if recipe.init == "he":
+        apply_(model, Init("he"))
+    return model.double() if recipe.engine.precision == "64-true" else model
+
+
+def build_training(
+    recipes: Sequence[Recipe],
+    data: Dataset,
+    fabric: "Fabric",
+    tell: Callable[..., None] = lambda event, **values: None,
+) -> Training:
+    """One stack of every seed of every recipe; the recipes are of one architecture, data set and schedule.
+
+    Raises:
+        ConfigError: the stack does not fit in memory; the message says how many members would.
+    """
+    first = recipes[0]
+    check_fits(recipes, data, fabric.device)
+    members = [
+        Member(
+            seed,
+            recipe.optimizer.lr,
+            recipe.optimizer.weight_decay,
+            Strength(recipe.lbe.alpha, recipe.lbe.beta, recipe.lbe.alpha_min) if recipe.lbe else None,
+        )
+        for recipe in recipes
+        for seed in recipe.seeds
+    ]
+    models = [build_model(recipe, data, seed) for recipe in recipes for seed in recipe.seeds]
+    label = "lbe" if first.lbe else first.init
+    plan = Plan(
+        first.epochs,
+        first.batch_size,
+        optimizer=first.optimizer.name,
+        options=first.optimizer.options,
+        schedule=Schedule(**first.schedule.model_dump()),
+        augmentation=Augmentation() if first.data.augment else None,
+        convention=first.lbe.convention if first.lbe else "paper",
+        neurons=first.lbe.neurons if first.lbe else "position",
+        probes=first.probes,
+        members=first.engine.members,
+        compile=first.engine.compile,
+    )
+    records = [Record(label, first.model.depth, member.lr, member.seed) for member in members]
+    return Training(models, members, records, data, plan, fabric, tell)
+
+
+def check_fits(recipes: Sequence[Recipe], data: Dataset, device: torch.device) -> None:
+    """Raise ConfigError where all seeds of all recipes at once would not fit in memory."""
+    count, first = sum(len(r.seeds) for r in recipes), recipes[0]
+    per_member = member_bytes(first, data)
+    fit = members_that_fit(per_member, device)
+    if count > fit:
+        raise ConfigError(
+            f"a stack of {count} networks of {first.model.depth} layers of {first.model.width} needs about "
+            f"{count * per_member / 1e9:.1f} GB and {free_bytes(device) / 1e9:.1f} GB are free: {fit} would fit; take "
+            "fewer seeds at once, or smaller batches"
+        )
+
+
+def member_bytes(recipe: Recipe, data: Dataset) -> int:
+    """Memory that one member of a recipe's stack takes, measured on a pass of a network of two layers and up."""
+    model = build_model(recipe, data, 0)
+    inputs = data.inputs(data.train.images[: recipe.batch_size])
+    inputs = inputs.to(next(model.parameters()).dtype)
+    return bytes_per_member(model, inputs, select(model, inputs=inputs[:2]).paths if recipe.lbe else ())
+
+
+def open_fabric(recipe: Recipe) -> "Fabric":
+    """Lightning Fabric as the recipe's engine wants it, with all processes started."""
+    engine = recipe.engine
+    if engine.threads:
+        torch.set_num_threads(engine.threads)
+    if engine.tf32:
+        torch.set_float32_matmul_precision("high")
+    fabric = fabric_on(
+        engine.device,
+        devices=engine.devices,
+        nodes=engine.nodes,
+        strategy=engine.strategy,
+        precision=engine.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    environment: dict[str, Any] | None = None,
+    progress: Callable[[Training], None] = lambda _: None,
+) -> Outcome:
+    """Train a recipe, keeping a record in a folder; interrupted or killed, it can be resumed to the same weights.
+
+    Several processes share each batch. The first of them writes the folder.
+
+    Raises:
+        ConfigError, FolderError, DataError: before anything is trained.
+        OSError: the folder cannot be written to any more; the last checkpoint stays.
+        KeyboardInterrupt: passed on after a checkpoint.
+    """
+    fabric = open_fabric(recipe)
+    data = load(recipe.data.name, recipe.data.dir, hub=recipe.data.hub)
+    if recipe.batch_size > len(data.train):
+        raise ConfigError(f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples")
+    if not fabric.is_global_zero:
+        return _follow(recipe, out, data, fabric, resume)
+    described = {**describe_environment(), **(environment or {}), "data": data.describe()}
+    with RunFolder(out, recipe.resolved(), described, resume=resume) as folder:
+        sent: list[Logger] = []
+
+        def tell(event: str, **values: Any) -> None:
+            folder.note(event, **values)
+            for logger in sent:
+                logger.log(_metrics(values, recipe.seeds), values["step"])
+
+        training = build_training([recipe], data, fabric, tell)
+        state, damaged = folder.newest() if resume else (None, [])
+        outcome = Outcome(recipe, training.records, state["steps"] if state else None, damaged)
+        for name in damaged:
+            folder.note("damaged", checkpoint=name)
+        state = fabric.broadcast(state)
+        if state is None:
+            training.prepare()
+            folder.note("started" if not resume else "resumed", step=0, execution=training.execution)
+        else:
+            training.load(state)
+            folder.note("resumed", step=training.steps, execution=training.execution)
+        if training.done:
+            return outcome
+        sent += loggers(recipe.loggers, out, recipe.resolved())
+        every = recipe.checkpoint_every or training.batches.per_epoch
+        try:
+            while not training.done:
+                training.advance()
+                if training.steps % every == 0 and not training.done:
+                    folder.save(training.state())
+                    folder.note("checkpoint", step=training.steps)
+                progress(training)
+        except KeyboardInterrupt:
+            folder.save(training.state())
+            folder.note("interrupted", step=training.steps)
+            raise
+        finally:
+            for logger in sent:
+                logger.close()
+        training.finish("done")
+        folder.save(training.state())
+        folder.note("finished", step=training.steps, results=[r.result() for r in training.records])
+        folder.write("results.json", outcome.to_json())
+    return outcome
+
+
+def _follow(recipe: Recipe, out: Path, data: Dataset, fabric: "Fabric", resume: bool) -> Outcome:
+    """The part of a process that shares the batches and writes nothing."""
+    training = build_training([recipe], data, fabric)
+    state = fabric.broadcast(None)
+    if state is None:
+        training.prepare()
+    else:
+        training.load(state)
+    while not training.done:
+        training.advance()
+    training.finish("done")
+    return Outcome(recipe, training.records)
+
+
+def _metrics(values: dict[str, Any], seeds: Sequence[int]) -> dict[str, float]:
+    """An event's lists, one number per member, as metrics named by seed."""
+    return {
+        f"{name}/seed{seed}": float(number)
+        for name, numbers in values.items()
+        if isinstance(numbers, list)
+        for seed, number in zip(seeds, numbers, strict=True)
+    }

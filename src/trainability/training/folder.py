@@ -1,0 +1,176 @@
+"""The directory of a run: its recipe, its events and its checkpoints, whole at every moment."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from trainability.files import finite, write_atomically
+
+_KEPT = 2  # checkpoints; the older one is for when the newer turns out to be damaged
+
+
+class FolderError(ValueError):
+    """A directory that cannot be used for a run, or a checkpoint that does not belong to it."""
+
+
+class RunFolder:
+    """A run's directory, held by one process as long as it is open.
+
+    ``recipe.yaml``
+        the resolved recipe.
+    ``environment.json``
+        versions, machine and git state when the run began.
+    ``events.jsonl``
+        what happened, a line each, only ever appended to. After a line ``resumed`` the run goes on from the step it
+        names, and what was logged beyond that step before is void.
+    ``checkpoints/step-00000120-1f0c….pt``
+        the state after a step, named by its SHA-256. It is written beside its place and moved there when it is whole,
+        and read without running code from it.
+
+    Args:
+        path: the directory; made if need be.
+        recipe: the resolved recipe, of plain values.
+        environment: versions and the like.
+        resume: continue what is there.
+
+    Raises:
+        FolderError: another process holds it; it holds a run and ``resume`` is not set; or its recipe is another one.
+        OSError: it cannot be written to.
+    """
+
+    def __init__(
+        self, path: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], *, resume: bool = False
+    ) -> None:
+        self.path = path
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise FolderError(f"{path} is in use by another process; wait for it or choose another folder") from None
+        try:
+            self._begin(recipe, environment, resume)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any], resume: bool) -> None:
+        if (self.path / "recipe.yaml").exists() and not resume:
+            raise FolderError(f"{self.path} holds a run already; continue it with --resume or choose another --out")
+        keep_recipe(self.path, recipe, environment)
+        events = self.path / "events.jsonl"
+        torn = events.exists() and events.stat().st_size and not events.read_bytes().endswith(b"\n")
+        self._events = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        if torn:  # the line that was being written when the machine died
+            os.write(self._events, b"\n")
+
+    def note(self, event: str, **values: Any) -> None:
+        """Append one event; NaN and infinities become null."""
+        line = (json.dumps({"event": event, **finite(values)}) + "\n").encode()
+        while line:
+            line = line[os.write(self._events, line) :]
+
+    def save(self, state: Mapping[str, Any]) -> Path:
+        """Write a checkpoint of a state with ``steps``; the events before it are on the disk before it is.
+
+        Raises:
+            FolderError: the state holds objects that could not be read back without running code.
+            OSError: no space, for example; the checkpoints before it stay.
+        """
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        payload = buffer.getvalue()
+        try:
+            torch.load(io.BytesIO(payload), weights_only=True)
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            raise FolderError(f"the state cannot be checkpointed: it cannot be read back safely ({reason})") from None
+        os.fsync(self._events)
+        name = f"step-{state['steps']:08d}-{hashlib.sha256(payload).hexdigest()[:16]}.pt"
+        path = self.path / "checkpoints" / name
+        write_atomically(path, payload)
+        for old in self._checkpoints()[_KEPT:]:
+            if old != path:
+                old.unlink(missing_ok=True)
+        return path
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a JSON file, whole or not at all."""
+        write_atomically(self.path / name, (json.dumps(finite(content), indent=1) + "\n").encode())
+
+    def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """The state of the newest checkpoint that is whole, and the names of damaged ones that are newer."""
+        damaged: list[str] = []
+        for path in self._checkpoints():
+            payload = path.read_bytes()
+            if hashlib.sha256(payload).hexdigest()[:16] == path.stem.rpartition("-")[2]:
+                state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+                return state, damaged
+            damaged.append(path.name)
+        return None, damaged
+
+    def _checkpoints(self) -> list[Path]:
+        """The newest first; what a dying process left half-written does not count."""
+        return sorted((self.path / "checkpoints").glob("step-*.pt"), reverse=True)
+
+    def events(self) -> list[dict[str, Any]]:
+        """The events that count: torn lines are left out, and so is what a resumed run did again."""
+        return read_events(self.path / "events.jsonl")
+
+    def close(self) -> None:
+        """Let another process have it."""
+        os.close(self._events)
+        self._lock.release()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def keep_recipe(folder: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+    """Write ``recipe.yaml`` and ``environment.json``, or find the same recipe there.
+
+    Raises:
+        FolderError: another recipe is there; the message says where they differ.
+    """
+    kept = folder / "recipe.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    if kept.exists():
+        differ = _differences(yaml.safe_load(kept.read_text(encoding="utf-8")), dict(recipe))
+        if differ:
+            raise FolderError(f"{folder} holds another recipe: {'; '.join(differ[:3])}")
+        return
+    write_atomically(folder / "environment.json", (json.dumps(dict(environment), indent=1) + "\n").encode())
+    write_atomically(kept, yaml.safe_dump(dict(recipe), sort_keys=False).encode())
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a log that count; see `RunFolder.events`."""
+    events: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if event["event"] == "resumed":
+            events = [e for e in events if e.get("step", 0) <= event["step"]]
+        events.append(event)
+    return events
+
+
+def _differences(kept: Any, given: Any, path: str = "") -> list[str]:
+    """Where two recipes differ, in words."""
+    if isinstance(kept, dict) and isinstance(given, dict):
+        keys = dict.fromkeys([*kept, *given])
+        return [d for key in keys for d in _differences(kept.get(key), given.get(key), f"{path}.{key}".strip("."))]
+    return [] if kept == given else [f"{path} is {kept!r} there and {given!r} here"]

@@ -1,0 +1,101 @@
+"""Where metrics are sent while a run trains: TensorBoard, Weights & Biases, MLflow, by name."""
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+_NEEDS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+NAMES = tuple(_NEEDS)
+
+
+class Logger(Protocol):
+    """What a run sends its metrics to."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Take metrics of one step."""
+
+    def close(self) -> None:
+        """Write out what is held back."""
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+        self._logger = TensorBoardLogger(folder, name="tensorboard", version="")
+        self._logger.log_hyperparams(dict(config))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._logger.log_metrics(dict(metrics), step)
+
+    def close(self) -> None:
+        self._logger.finalize("success")
+
+
+class _WandB:
+    """Offline unless the user's environment says otherwise (``WANDB_MODE=online``)."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        import wandb
+
+        quiet = wandb.Settings(silent=True)
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
+        self._run = wandb.init(
+            project="trainability", name=folder.name, dir=folder, config=dict(config), mode=mode, settings=quiet
+        )
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _MLflow:
+    """In the run's folder unless the user's environment names a server (``MLFLOW_TRACKING_URI``)."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        import mlflow
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'mlflow.db').absolute()}")
+        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name("trainability")
+        experiment = found.experiment_id if found else self._client.create_experiment("trainability")
+        self._run = self._client.create_run(experiment, run_name=folder.name).info.run_id
+        for key, value in config.items():
+            self._client.log_param(self._run, key, str(value)[:500])
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self._client.log_metric(self._run, name, value, step=step)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
+
+
+_KINDS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
+
+
+def check(names: Sequence[str]) -> None:
+    """Raise ValueError for a logger that is unknown or not installed, before anything is trained."""
+    for name in names:
+        if name not in _NEEDS:
+            raise ValueError(f"there is no logger {name!r}; choose from {', '.join(_NEEDS)}")
+        if importlib.util.find_spec(_NEEDS[name]) is None:
+            raise ValueError(f"the logger {name!r} needs: pip install 'trainability[{name}]'")
+
+
+def loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> list[Logger]:
+    """Open loggers by name, with the recipe as their configuration."""
+    check(names)
+    flat = dict(_flat(config))
+    return [_KINDS[name](folder, flat) for name in names]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in config.items():
+        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+    return pairs
