@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+import torch
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from torch import nn
 
 from trainability.data import NAMES
 from trainability.experiments.validate import read_yaml, validated
 from trainability.training import loggers
-from trainability.training.optimisers import optimiser_class
+from trainability.training.optimisers import build, optimiser_class
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -78,6 +80,12 @@ class OptimizerRecipe(_Settings):
             raise ValueError(f"{taken.pop()} belongs beside options, not among them")
         return value
 
+    @model_validator(mode="after")
+    def _takes_its_options(self) -> Self:
+        weights = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
+        build(self.name, weights, [], lr=self.lr, weight_decay=self.weight_decay, options=self.options)
+        return self
+
 
 class ScheduleRecipe(_Settings):
     """How the learning rate changes."""
@@ -136,13 +144,17 @@ class Range(_Settings):
 
 
 Choices = Annotated[list[int | float | str | bool], Field(min_length=1)]
+Values = Annotated[
+    Annotated[Choices, Tag("function-list")] | Annotated[Range, Tag("function-range")],
+    Discriminator(lambda given: "function-range" if isinstance(given, dict | Range) else "function-list"),
+]
 
 
 class SweepRecipe(_Settings):
     """What a sweep varies. A trial is one choice of values, trained on every seed of the recipe."""
 
     method: Literal["grid", "tpe"] = "grid"
-    parameters: Annotated[dict[str, Choices | Range], Field(min_length=1)]
+    parameters: Annotated[dict[str, Values], Field(min_length=1)]
     trials: Positive | None = None
     stack: Positive = 16
     storage: str | None = None

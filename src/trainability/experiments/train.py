@@ -67,13 +67,8 @@ def build_training(
     fabric: "Fabric",
     tell: Callable[..., None] = lambda event, **values: None,
 ) -> Training:
-    """One stack of every seed of every recipe; the recipes are of one architecture, data set and schedule.
-
-    Raises:
-        ConfigError: the stack does not fit in memory; the message says how many members would.
-    """
+    """One stack of every seed of every recipe; the recipes are of one architecture, data set and schedule."""
     first = recipes[0]
-    check_fits(recipes, data, fabric.device)
     members = [
         Member(
             seed,
@@ -103,21 +98,20 @@ def build_training(
     return Training(models, members, records, data, plan, fabric, tell)
 
 
-def check_fits(recipes: Sequence[Recipe], data: Dataset, device: torch.device) -> None:
-    """Raise ConfigError where all seeds of all recipes at once would not fit in memory."""
-    count, first = sum(len(r.seeds) for r in recipes), recipes[0]
-    per_member = member_bytes(first, data)
+def check_fits(recipe: Recipe, data: Dataset, device: torch.device) -> None:
+    """Raise ConfigError where a stack of all seeds would not fit in memory, saying how many would."""
+    count, per_member = len(recipe.seeds), member_bytes(recipe, data)
     fit = members_that_fit(per_member, device)
     if count > fit:
         raise ConfigError(
-            f"a stack of {count} networks of {first.model.depth} layers of {first.model.width} needs about "
+            f"a stack of {count} networks of {recipe.model.depth} layers of {recipe.model.width} needs about "
             f"{count * per_member / 1e9:.1f} GB and {free_bytes(device) / 1e9:.1f} GB are free: {fit} would fit; take "
             "fewer seeds at once, or smaller batches"
         )
 
 
 def member_bytes(recipe: Recipe, data: Dataset) -> int:
-    """Memory that one member of a recipe's stack takes, measured on a pass of a network of two layers and up."""
+    """Memory that one member of a recipe's stack takes, measured on a pass."""
     model = build_model(recipe, data, 0)
     inputs = data.inputs(data.train.images[: recipe.batch_size])
     inputs = inputs.to(next(model.parameters()).dtype)
@@ -163,6 +157,7 @@ def train(
     data = load(recipe.data.name, recipe.data.dir, hub=recipe.data.hub)
     if recipe.batch_size > len(data.train):
         raise ConfigError(f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples")
+    check_fits(recipe, data, fabric.device)
     if not fabric.is_global_zero:
         return _follow(recipe, out, data, fabric, resume)
     described = {**describe_environment(), **(environment or {}), "data": data.describe()}

@@ -1,0 +1,204 @@
+"""One run over several processes and hosts, and a study on a database server, against one process."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from trainability import cli
+from trainability.experiments.recipe import Recipe
+from trainability.experiments.sweep import open_study, rows
+
+RECIPE = {
+    "model": {"depth": 5, "width": 24},
+    "init": "he",
+    "lbe": {"alpha": 0.7, "beta": 0.5},
+    "optimizer": {"name": "sgd", "lr": 0.05, "options": {"momentum": 0.9}},
+    "epochs": 2,
+    "batch_size": 64,
+    "seeds": 2,
+    "probes": 2,
+    "engine": {"precision": "64-true", "threads": 1},
+}
+
+
+def write(path: Path, **engine: object) -> Path:
+    path.write_text(yaml.safe_dump({**RECIPE, "engine": {**RECIPE["engine"], **engine}}))
+    return path
+
+
+def last_state(folder: Path) -> dict[str, object]:
+    return torch.load(sorted((folder / "checkpoints").glob("*.pt"))[-1], weights_only=True)
+
+
+def losses(folder: Path) -> list[dict[str, object]]:
+    return [e for e in map(json.loads, (folder / "events.jsonl").read_text().splitlines()) if e["event"] == "losses"]
+
+
+def assert_same_run(one: Path, several: Path) -> None:
+    expected, found = last_state(one), last_state(several)
+    for part in ("weights", "lbe"):
+        for name, value in expected[part].items():
+            torch.testing.assert_close(found[part][name], value, rtol=1e-6, atol=1e-9)
+    for a, b in zip(losses(one), losses(several), strict=True):
+        assert b["lbe"] == pytest.approx(a["lbe"], rel=1e-6)  # the term is of the global batch on every rank
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_several_processes_make_the_updates_of_one(tmp_path, processes, seeds):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    for name, count in (("one", 1), ("several", processes)):
+        file = write(tmp_path / f"{name}.yaml", devices=count)
+        command = [sys.executable, "-m", "trainability", "train", str(file), "--out", str(tmp_path / name)]
+        done = subprocess.run(
+            [*command, "--set", f"seeds={seeds}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "one", tmp_path / "several")
+
+
+def hosts() -> str | None:
+    """Why two network namespaces cannot be made here, if they cannot."""
+    if os.name != "posix" or os.geteuid() != 0:
+        return "needs root, to make network namespaces"
+    if not shutil.which("ip"):
+        return "needs the ip command (Debian's iproute2)"
+    made = subprocess.run(["ip", "netns", "add", "trainability-probe"], capture_output=True, check=False)
+    subprocess.run(["ip", "netns", "del", "trainability-probe"], capture_output=True, check=False)
+    return None if made.returncode == 0 else "network namespaces are not allowed here"
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[list[str]]:
+    """Two network namespaces with a cable between them."""
+    if reason := hosts():
+        pytest.skip(reason)
+    names = [f"trainability-{os.getpid()}-{n}" for n in (0, 1)]
+    wires = [f"tr{os.getpid() % 100000}{c}" for c in "ab"]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", wires[0], "type", "veth", "peer", "name", wires[1])
+        for number, (name, wire) in enumerate(zip(names, wires, strict=True), 1):
+            ip("link", "set", wire, "netns", name)
+            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", wire)
+            ip("-n", name, "link", "set", wire, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield [*names, *wires]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def test_two_hosts_make_the_updates_of_one(tmp_path, two_hosts):
+    file = write(tmp_path / "r.yaml", devices=1, nodes=2)
+    processes = []
+    for rank in (0, 1):
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": two_hosts[2 + rank],
+            "MASTER_ADDR": "10.77.0.1",
+            "MASTER_PORT": "29511",
+            "NODE_RANK": str(rank),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "2",
+            "RANK": str(rank),
+            "GROUP_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": "1",
+            "TORCHELASTIC_RUN_ID": "two-hosts",
+        }
+        command = [sys.executable, "-m", "trainability", "train", str(file), "--out", str(tmp_path / "several")]
+        processes.append(
+            subprocess.Popen(
+                ["ip", "netns", "exec", two_hosts[rank], *command], env=environment, stderr=subprocess.PIPE
+            )
+        )
+    said = [process.communicate(timeout=300)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert cli.run(["train", str(write(tmp_path / "one.yaml")), "--out", str(tmp_path / "one")]) == 0
+    assert_same_run(tmp_path / "one", tmp_path / "several")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A PostgreSQL server of its own, and the address of its database."""
+    pytest.importorskip("psycopg", reason="needs pip install 'trainability[postgresql]'")
+    programs = [*Path("/usr/lib/postgresql").glob("*/bin"), Path(shutil.which("initdb") or "/nowhere").parent]
+    found = next((p for p in sorted(programs, reverse=True) if (p / "initdb").exists()), None)
+    if found is None:
+        pytest.skip("needs a PostgreSQL server (Debian's postgresql package)")
+    data, port = Path(f"/tmp/trainability-pg-{os.getpid()}"), 54_000 + os.getpid() % 1000
+    data.mkdir(mode=0o700)
+    as_user: list[str] = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        shutil.chown(data, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+
+    def call(program: str, *words: str) -> None:
+        subprocess.run([*as_user, str(found / program), *words], check=True, capture_output=True, cwd="/tmp")
+
+    try:
+        call("initdb", "-D", str(data / "db"), "-U", "postgres", "--auth=trust")
+        options = f"-p {port} -k {data} -c listen_addresses=127.0.0.1"
+        call("pg_ctl", "-D", str(data / "db"), "-o", options, "-l", str(data / "log"), "-w", "start")
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run(
+            [*as_user, str(found / "pg_ctl"), "-D", str(data / "db"), "-m", "immediate", "stop"],
+            capture_output=True,
+            check=False,
+            cwd="/tmp",
+        )
+        shutil.rmtree(data, ignore_errors=True)
+
+
+@pytest.mark.postgresql
+def test_a_study_on_a_database_server_survives_the_death_of_a_worker(tmp_path, server):
+    content = {
+        "model": {"depth": 3, "width": 12},
+        "init": "he",
+        "lbe": {},
+        "epochs": 10,
+        "probes": 1,
+        "sweep": {"parameters": {"lbe.beta": [0.1, 0.2, 0.3], "lbe.alpha": [0.3, 0.6]}, "stack": 2, "heartbeat": 1},
+    }
+    wanted = Recipe.model_validate(content)
+    file = tmp_path / "s.yaml"
+    file.write_text(yaml.safe_dump(content))
+    command = [sys.executable, "-m", "trainability", "sweep", str(file), "--storage", server, "--worker"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen(
+            [*command, str(n), "--out", str(tmp_path / f"host{n}")], env=environment, stderr=subprocess.DEVNULL
+        )
+        for n in (1, 2)
+    ]
+    study = open_study(wanted, server)
+    while not any(t.state.name == "RUNNING" for t in study.get_trials(deepcopy=False)):
+        time.sleep(0.05)
+    workers[0].kill()
+    workers[0].wait()
+    assert workers[1].wait(timeout=120) == 0
+    found = rows(study)
+    assert sorted(tuple(sorted(row.params.items())) for row in found) == sorted(
+        (("lbe.alpha", a), ("lbe.beta", b)) for a in (0.3, 0.6) for b in (0.1, 0.2, 0.3)
+    )

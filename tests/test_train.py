@@ -1,0 +1,298 @@
+"""`trainability train`: what is kept, what is taken up again, and what is refused."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from trainability import cli, files
+from trainability.experiments.recipe import Recipe
+from trainability.experiments.train import train
+from trainability.training.folder import FolderError, RunFolder, read_events
+
+SMALL = {
+    "model": {"depth": 4, "width": 16},
+    "init": "he",
+    "lbe": {"alpha": 0.5, "beta": 0.2},
+    "epochs": 6,
+    "seeds": 2,
+    "checkpoint_every": 7,
+    "probes": 3,
+}
+
+
+def recipe(**changes: object) -> Recipe:
+    return Recipe.model_validate({**SMALL, **changes})
+
+
+def write(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return path
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "trainability", "train", *args]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    newest = sorted((folder / "checkpoints").glob("step-*.pt"))[-1]
+    return torch.load(newest, weights_only=True)["weights"]
+
+
+class StopError(Exception):
+    pass
+
+
+def stop_at(step: int):
+    def progress(training):
+        if training.steps == step:
+            raise StopError
+
+    return progress
+
+
+@pytest.mark.parametrize("step", [3, 7, 20, 47])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"seeds": 1, "optimizer": {"name": "sgd", "options": {"momentum": 0.9}}},
+        {"schedule": {"kind": "cosine", "warmup": 1}, "model": {"depth": 3, "width": 8, "batchnorm": True}},
+        {"schedule": {"kind": "plateau", "patience": 1}, "data": {"augment": True}, "lbe": None},
+    ],
+)
+def test_a_run_that_is_taken_up_again_ends_with_the_same_bits(tmp_path, changes, step):
+    train(recipe(**changes), tmp_path / "whole")
+    with pytest.raises(StopError):
+        train(recipe(**changes), tmp_path / "broken", progress=stop_at(step))
+    again = train(recipe(**changes), tmp_path / "broken", resume=True)
+    assert (again.resumed_at or 0) == step // 7 * 7
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    first, second = (json.loads((tmp_path / f / "results.json").read_text()) for f in ("whole", "broken"))
+    for a, b in zip(first["results"], second["results"], strict=True):
+        assert {**a, "step_ms": 0} == {**b, "step_ms": 0}
+    events = [
+        [e for e in read_events(tmp_path / f / "events.jsonl") if e["event"] == "losses"] for f in ("whole", "broken")
+    ]
+    assert events[0] == events[1]
+
+
+def test_a_killed_process_loses_nothing_that_was_checkpointed(tmp_path):
+    file = write(tmp_path / "r.yaml", epochs=30, engine={"threads": 1})
+    subprocess.run(command(str(file), "--out", str(tmp_path / "whole")), check=True, capture_output=True)
+    broken = tmp_path / "broken"
+    kills = 0
+    for attempt in range(20):
+        process = subprocess.Popen(
+            command(str(file), "--out", str(broken), *(["--resume"] if (broken / "recipe.yaml").exists() else [])),
+            stderr=subprocess.DEVNULL,
+        )
+        if attempt < 3:
+            while not list(broken.glob("checkpoints/*.pt")) and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(random.Random(attempt).uniform(0, 0.5))
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:
+            break
+    assert kills
+    whole, resumed = weights(tmp_path / "whole"), weights(broken)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path):
+    with pytest.raises(StopError):
+        train(recipe(), tmp_path / "run", progress=stop_at(22))
+    newest = sorted((tmp_path / "run/checkpoints").glob("*.pt"))[-1]
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    again = train(recipe(), tmp_path / "run", resume=True)
+    assert again.damaged == [newest.name]
+    assert again.resumed_at == 14
+    train(recipe(), tmp_path / "whole")
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_line_that_was_being_written_when_the_machine_died_spoils_no_other(tmp_path):
+    with pytest.raises(StopError):
+        train(recipe(), tmp_path / "run", progress=stop_at(22))
+    with (tmp_path / "run/events.jsonl").open("a") as log:
+        log.write('{"event": "losses", "st')
+    train(recipe(), tmp_path / "run", resume=True)
+    events = read_events(tmp_path / "run/events.jsonl")
+    assert [e["event"] for e in events if e["event"] in ("started", "resumed", "finished")] == [
+        "started",
+        "resumed",
+        "finished",
+    ]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(tmp_path, monkeypatch, capsys):
+    file, calls, real = write(tmp_path / "r.yaml"), [], os.fsync
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 16:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    assert cli.run(["train", str(file), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "No space left" in said
+    assert "--resume" in said
+    assert not list((tmp_path / "run/checkpoints").glob(".*"))
+    monkeypatch.setattr(files.os, "fsync", real)
+    assert cli.run(["train", str(file), "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert cli.run(["train", str(file), "--out", str(tmp_path / "whole")]) == 0
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_two_processes_cannot_share_a_folder(tmp_path):
+    plain = recipe().resolved()
+    with RunFolder(tmp_path / "run", plain, {}), pytest.raises(FolderError, match="in use by another process"):
+        RunFolder(tmp_path / "run", plain, {}, resume=True)
+    RunFolder(tmp_path / "run", plain, {}, resume=True).close()
+
+
+def test_a_checkpoint_that_would_run_code_is_neither_written_nor_read(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return os.system, ("touch harm",)
+
+    with RunFolder(tmp_path / "run", {}, {}) as folder:
+        with pytest.raises(FolderError, match="cannot be read back safely"):
+            folder.save({"steps": 1, "thing": Harmful()})
+        assert not list((tmp_path / "run/checkpoints").iterdir())
+
+
+def test_an_interrupt_is_a_checkpoint(tmp_path):
+    def interrupt(training):
+        if training.steps == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), tmp_path / "run", progress=interrupt)
+    assert train(recipe(), tmp_path / "run", resume=True).resumed_at == 10
+
+
+def test_resuming_what_is_done_changes_nothing(tmp_path):
+    train(recipe(), tmp_path / "run")
+    before = (tmp_path / "run/results.json").read_bytes()
+    outcome = train(recipe(), tmp_path / "run", resume=True)
+    assert [r.status for r in outcome.records] == ["done", "done"]
+    assert (tmp_path / "run/results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"modle": {}}, "modle is not a setting; did you mean model?"),
+        ({"model": {"dept": 3}}, "model.dept is not a setting; did you mean model.depth?"),
+        ({"optimizer": {"name": "adm"}}, "optimizer.name: there is no optimiser adm; did you mean adam?"),
+        ({"optimizer": {"name": "lbfgs"}}, "optimizer.name: lbfgs cannot be used"),
+        ({"optimizer": {"options": {"betaz": 1}}}, "Adam has no option betaz; did you mean betas?"),
+        ({"optimizer": {"options": {"lr": 1}}}, "optimizer.options: lr belongs beside options"),
+        ({"epochs": 0}, "epochs should be greater than or equal to 1 (it is 0)"),
+        ({"schedule": {"kind": "step"}}, "milestones belong to kind: step"),
+        ({"schedule": {"kind": "step", "milestones": [9]}}, "schedule.milestones: 9 is not within the 6 epochs"),
+        ({"schedule": {"kind": "cosine", "warmup": 6}}, "schedule.warmup: 6 is not within the 6 epochs"),
+        ({"engine": {"tf32": True}}, "tf32 needs device: cuda"),
+        ({"engine": {"precision": "16-mixed"}}, "engine.precision should be '32-true'"),
+        ({"engine": {"devices": 3}}, "batch_size: 128 cannot be shared by 3 processes"),
+        ({"batch_size": 5000}, "batch_size: 5000 is more than the 1077 training samples"),
+        ({"seeds": [1, 1]}, "seeds: a seed is there twice"),
+        ({"loggers": ["paper"]}, "loggers: there is no logger 'paper'"),
+        ({"sweep": {"parameters": {"lbe.alpha": [1]}}}, "sweep: the recipe describes a sweep"),
+        ({"seeds": 10**7, "model": {"depth": 30, "width": 1000}}, "would fit"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_leaves_nothing(tmp_path, capsys, changes, says):
+    file = write(tmp_path / "r.yaml", **changes)
+    assert cli.run(["train", str(file), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert says in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_recipe_is_not_mixed_into_a_run(tmp_path, capsys):
+    train(recipe(), tmp_path / "run")
+    file = write(tmp_path / "r.yaml", epochs=7)
+    assert cli.run(["train", str(file), "--out", str(tmp_path / "run"), "--resume"]) == 2
+    assert "another recipe: epochs is 6 there and 7 here" in capsys.readouterr().err
+    assert cli.run(["train", str(file), "--out", str(tmp_path / "run")]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_settings_on_the_command_line_win(tmp_path, capsys):
+    file = write(tmp_path / "r.yaml")
+    call = [
+        "train",
+        str(file),
+        "--out",
+        str(tmp_path / "run"),
+        "--set",
+        "optimizer.lr=3e-3",
+        "--set",
+        "seeds=[7]",
+        "--json",
+    ]
+    assert cli.run(call) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert (result["lr"], result["seed"]) == (3e-3, 7)
+
+
+@pytest.mark.parametrize("name", ["soap", "shampoo", "muon"])
+def test_second_order_optimisers(tmp_path, name):
+    pytest.importorskip("pytorch_optimizer")
+    changes = {"optimizer": {"name": name, "lr": 1e-3}, "seeds": 1, "lbe": None, "epochs": 2}
+    (record,) = train(recipe(**changes), tmp_path / "run").records
+    assert record.train_loss[-1][1] < record.train_loss[0][1]
+    with pytest.raises(StopError):
+        train(recipe(**changes), tmp_path / "broken", progress=stop_at(9))
+    train(recipe(**changes), tmp_path / "broken", resume=True)
+    whole, resumed = weights(tmp_path / "run"), weights(tmp_path / "broken")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_precisions(tmp_path, precision):
+    records = train(recipe(engine={"precision": precision}), tmp_path / "run").records
+    reference = train(recipe(), tmp_path / "reference").records
+    for a, b in zip(records, reference, strict=True):
+        assert a.train_loss[0][1] == pytest.approx(b.train_loss[0][1], rel=0.02)
+        assert a.test_accuracy == pytest.approx(b.test_accuracy, abs=15)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the loggers' own libraries
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_loggers_get_the_metrics_of_every_member(tmp_path, name):
+    pytest.importorskip(name)
+    train(recipe(loggers=[name], epochs=2), tmp_path / "run")
+    found = {p.name for p in (tmp_path / "run").rglob("*")}
+    if name == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        board = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+        assert {"loss/seed0", "loss/seed1", "val/seed0", "lbe/seed1"} <= set(board.Tags()["scalars"])
+    elif name == "mlflow":
+        import mlflow
+
+        client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'run/mlflow.db'}")
+        (run,) = client.search_runs([client.get_experiment_by_name("trainability").experiment_id])
+        assert {"loss.seed0", "val.seed1"} <= {key.replace("/", ".") for key in run.data.metrics}
+    else:
+        assert any(p.endswith(".wandb") for p in found)
