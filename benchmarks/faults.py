@@ -1,8 +1,8 @@
 """What is lost when processes are killed, disks fill up and files are damaged.
 
 Claim: nothing. Training runs are killed (SIGKILL) at random moments and resumed until they end; their weights are
-compared, to the bit, with those of a run that nobody killed. Three workers of a sweep are killed at random and replaced;
-finished trials are counted after every kill, and the database is checked.
+compared, to the bit, with those of a run that nobody killed. Three workers of a sweep are killed at random and
+replaced; finished trials are counted after every kill, and the database is checked.
 
     python benchmarks/faults.py [--kills 50] [--out results/faults.json]
 """
@@ -105,7 +105,9 @@ def killed_runs(folder: Path, kills: int, chance: random.Random) -> dict[str, ob
             if process.returncode == 0:
                 break
             if process.returncode == 2:
-                raise SystemExit(f"{run} refused to go on")
+                words = program("train", str(file), "--out", str(run), "--resume")
+                said = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+                raise SystemExit(f"{run} refused to go on: {said.stderr}")
         runs += 1
         identical += same(folder / "whole", run)
         print(json.dumps({"runs": runs, "kills": done, "bit-identical": identical}), flush=True)

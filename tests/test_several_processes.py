@@ -49,6 +49,7 @@ def assert_same_run(one: Path, several: Path) -> None:
         for name, value in expected[part].items():
             torch.testing.assert_close(found[part][name], value, rtol=1e-6, atol=1e-9)
     for a, b in zip(losses(one), losses(several), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-6)
         assert b["lbe"] == pytest.approx(a["lbe"], rel=1e-6)  # the term is of the global batch on every rank
 
 

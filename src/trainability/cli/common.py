@@ -48,9 +48,15 @@ def check_out(out: Path) -> None:
         raise ConfigError(f"out: {existing} cannot be written to")
 
 
+def is_first() -> bool:
+    """Whether this process is the first of those that share a run, and so the one that speaks."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+
+
 def fail(sentence: str) -> NoReturn:
     """Say one sentence on standard error and end with exit code 2."""
-    print(f"trainability: {sentence}", file=sys.stderr)
+    if is_first():
+        print(f"trainability: {sentence}", file=sys.stderr)
     raise typer.Exit(2)
 
 

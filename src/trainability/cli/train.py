@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from trainability.cli.common import changes, check_device, check_out, duration, fail
+from trainability.cli.common import changes, check_device, check_out, duration, fail, is_first
 from trainability.data import DataError
 from trainability.experiments.recipe import read_recipe
 from trainability.experiments.train import train
@@ -34,7 +34,7 @@ def train_command(
 ) -> None:
     """Train a recipe: one run, or one stack of runs over its seeds."""
     folder = out or Path("runs") / recipe.stem
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not is_first())
     watch = _Watch()
     try:
         wanted = read_recipe(recipe, changes(settings or []))
@@ -61,7 +61,7 @@ def train_command(
         console.print(f"The checkpoint {name} was damaged; the one before it was taken.", markup=False)
     if outcome.resumed_at is not None:
         console.print(f"Resumed at step {outcome.resumed_at}.")
-    if as_json:
+    if as_json and is_first():
         print(json.dumps(outcome.to_json()))
     console.print(results(outcome.records))
     console.print(f"Run: {folder}", soft_wrap=True)

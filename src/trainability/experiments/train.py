@@ -19,7 +19,7 @@ from trainability.models import fnn
 from trainability.remedies import Init, apply_
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Member, Plan, Strength, Training
-from trainability.training.folder import RunFolder
+from trainability.training.folder import FolderError, RunFolder
 from trainability.training.loggers import Logger, loggers
 from trainability.training.memory import bytes_per_member, free_bytes, members_that_fit
 from trainability.training.optimisers import Schedule
@@ -158,66 +158,95 @@ def train(
     if recipe.batch_size > len(data.train):
         raise ConfigError(f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples")
     check_fits(recipe, data, fabric.device)
-    if not fabric.is_global_zero:
-        return _follow(recipe, out, data, fabric, resume)
     described = {**describe_environment(), **(environment or {}), "data": data.describe()}
-    with RunFolder(out, recipe.resolved(), described, resume=resume) as folder:
-        sent: list[Logger] = []
-
-        def tell(event: str, **values: Any) -> None:
-            folder.note(event, **values)
-            for logger in sent:
-                logger.log(_metrics(values, recipe.seeds), values["step"])
-
-        training = build_training([recipe], data, fabric, tell)
-        state, damaged = folder.newest() if resume else (None, [])
-        outcome = Outcome(recipe, training.records, state["steps"] if state else None, damaged)
-        for name in damaged:
-            folder.note("damaged", checkpoint=name)
-        state = fabric.broadcast(state)
-        if state is None:
-            training.prepare()
-            folder.note("started" if not resume else "resumed", step=0, execution=training.execution)
-        else:
-            training.load(state)
-            folder.note("resumed", step=training.steps, execution=training.execution)
-        if training.done:
-            return outcome
-        sent += loggers(recipe.loggers, out, recipe.resolved())
-        every = recipe.checkpoint_every or training.batches.per_epoch
+    folder, refusal = None, None
+    if fabric.is_global_zero:
         try:
-            while not training.done:
-                training.advance()
-                if training.steps % every == 0 and not training.done:
-                    folder.save(training.state())
-                    folder.note("checkpoint", step=training.steps)
-                progress(training)
-        except KeyboardInterrupt:
-            folder.save(training.state())
-            folder.note("interrupted", step=training.steps)
-            raise
-        finally:
-            for logger in sent:
-                logger.close()
-        training.finish("done")
+            folder = RunFolder(out, recipe.resolved(), described, resume=resume)
+        except FolderError as error:
+            refusal = str(error)
+    if refusal := fabric.broadcast(refusal):  # told to all, or the others would wait
+        raise FolderError(refusal)
+    if folder is None:
+        return _follow(recipe, data, fabric)
+    with folder:
+        return _lead(recipe, data, fabric, folder, resume, progress)
+
+
+def _lead(
+    recipe: Recipe,
+    data: Dataset,
+    fabric: "Fabric",
+    folder: RunFolder,
+    resume: bool,
+    progress: Callable[[Training], None],
+) -> Outcome:
+    """The part of the process that keeps the record."""
+    sent: list[Logger] = []
+
+    def tell(event: str, **values: Any) -> None:
+        folder.note(event, **values)
+        for logger in sent:
+            logger.log(_metrics(values, recipe.seeds), values["step"])
+
+    training = build_training([recipe], data, fabric, tell)
+    state, damaged = folder.newest() if resume else (None, [])
+    outcome = Outcome(recipe, training.records, state["steps"] if state else None, damaged)
+    for name in damaged:
+        folder.note("damaged", checkpoint=name)
+    _begin(training, fabric, state)
+    folder.note("resumed" if resume else "started", step=training.steps, execution=training.execution)
+    if training.done:
+        return outcome
+    sent += loggers(recipe.loggers, folder.path, recipe.resolved())
+    every = recipe.checkpoint_every or training.batches.per_epoch
+    try:
+        while not training.done:
+            training.advance()
+            if training.steps % every == 0 and not training.done:
+                folder.save(training.state())
+                folder.note("checkpoint", step=training.steps)
+            progress(training)
+    except KeyboardInterrupt:
         folder.save(training.state())
-        folder.note("finished", step=training.steps, results=[r.result() for r in training.records])
-        folder.write("results.json", outcome.to_json())
+        folder.note("interrupted", step=training.steps)
+        raise
+    finally:
+        for logger in sent:
+            logger.close()
+    training.finish("done")
+    folder.save(training.state())
+    folder.note("finished", step=training.steps, results=[r.result() for r in training.records])
+    folder.write("results.json", outcome.to_json())
     return outcome
 
 
-def _follow(recipe: Recipe, out: Path, data: Dataset, fabric: "Fabric", resume: bool) -> Outcome:
+def _follow(recipe: Recipe, data: Dataset, fabric: "Fabric") -> Outcome:
     """The part of a process that shares the batches and writes nothing."""
-    training = build_training([recipe], data, fabric)
-    state = fabric.broadcast(None)
-    if state is None:
-        training.prepare()
-    else:
-        training.load(state)
-    while not training.done:
-        training.advance()
+    try:
+        training = build_training([recipe], data, fabric)
+        _begin(training, fabric, None)
+        while not training.done:
+            training.advance()
+    except RuntimeError as error:
+        if "gloo" not in str(error).lower() and "nccl" not in str(error).lower():
+            raise
+        raise FolderError("this process stopped because another one of the run did") from None
     training.finish("done")
     return Outcome(recipe, training.records)
+
+
+def _begin(training: Training, fabric: "Fabric", state: dict[str, Any] | None) -> None:
+    """Start or take up a training, every process from the first one's state and with the first one's choices."""
+    state = fabric.broadcast(state)
+    if state is not None:
+        training.load(state)
+        return
+    if fabric.is_global_zero:
+        training.prepare()
+    execution = fabric.broadcast(training.execution)
+    if not fabric.is_global_zero:
+        training.prepare(execution)
 
 
 def _metrics(values: dict[str, Any], seeds: Sequence[int]) -> dict[str, float]:

@@ -1,9 +1,12 @@
 """Devices, precision and processes, all of which are Lightning Fabric's."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of every process that starts
 
 
 def fabric_on(
@@ -12,6 +15,7 @@ def fabric_on(
     """Lightning Fabric for a kind of device; ``"cuda:1"`` names one."""
     from lightning_fabric import Fabric
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of every process that starts
     kind, _, index = device.partition(":")
     which: Any = [int(index)] if index else devices
     return Fabric(accelerator=kind, devices=which, num_nodes=nodes, strategy=strategy, precision=precision)  # type: ignore[arg-type]

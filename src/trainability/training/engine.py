@@ -329,7 +329,10 @@ class Training:
     def _log(self) -> None:
         if not self._losses:
             return
-        losses = torch.stack(self._losses).mean(0).tolist()
+        mean = torch.stack(self._losses).mean(0)
+        if self.fabric.world_size > 1:
+            dist.all_reduce(mean)
+        losses = (mean / self.fabric.world_size).tolist()
         terms = self.lbe.lbe.tolist() if self.lbe and self.lbe.lbe is not None else None
         self._tell("losses", step=self.steps, loss=losses, **({"lbe": terms} if terms else {}))
         for e, record in enumerate(self.records):
