@@ -45,9 +45,9 @@ SWEEP = {
     "engine": {"threads": 1},
     "sweep": {
         "parameters": {
-            "lbe.alpha": [0.3, 0.4, 0.5, 0.6, 0.8, 1.0],
-            "lbe.beta": [0.05, 0.1, 0.2, 0.3],
-            "optimizer.lr": [3e-4, 1e-3, 3e-3],
+            "lbe.alpha": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+            "lbe.beta": [0.02, 0.05, 0.1, 0.2, 0.3, 0.5],
+            "optimizer.lr": [3e-4, 1e-3, 3e-3, 1e-2],
         },
         "stack": 4,
         "heartbeat": 2,
@@ -61,8 +61,9 @@ def program(*words: str) -> list[str]:
     return [sys.executable, "-m", "trainability", *words]
 
 
-def start(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(program(*words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def start(*words: str, log: Path | None = None) -> subprocess.Popen[bytes]:
+    with open(log or os.devnull, "ab") as said:
+        return subprocess.Popen(program(*words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=said)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -120,7 +121,7 @@ def killed_runs(folder: Path, kills: int, chance: random.Random) -> dict[str, ob
 
 
 def killed_workers(folder: Path, kills: int, chance: random.Random) -> dict[str, object]:
-    """Three workers of one study; one is killed every second or two, and replaced."""
+    """Three workers of one study; one of them is killed every few seconds, and replaced."""
     file, recipe = folder / "sweep.yaml", Recipe.model_validate(SWEEP)
     file.write_text(yaml.safe_dump(SWEEP))
     place = f"sqlite:///{folder / 'study.db'}"
@@ -128,7 +129,8 @@ def killed_workers(folder: Path, kills: int, chance: random.Random) -> dict[str,
     out = str(folder / "sweep")
 
     def worker(number: int) -> subprocess.Popen[bytes]:
-        return start("sweep", str(file), "--out", out, "--storage", place, "--worker", str(number))
+        words = ("sweep", str(file), "--out", out, "--storage", place, "--worker", str(number))
+        return start(*words, log=folder / f"worker{number}.log")
 
     workers = [worker(n) for n in range(3)]
     finished: dict[int, float] = {}
@@ -147,6 +149,9 @@ def killed_workers(folder: Path, kills: int, chance: random.Random) -> dict[str,
         finished = now
         print(json.dumps({"kills": done, "finished trials": len(finished), "lost": lost}), flush=True)
     codes = [w.wait() for w in workers]
+    for number, code in enumerate(codes):
+        if code:
+            print((folder / f"worker{number}.log").read_text()[-3000:], flush=True)
     return {
         "kills": done,
         **_ended(study, recipe, folder),

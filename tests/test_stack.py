@@ -9,10 +9,12 @@ from torch import nn
 import trainability as tr
 from trainability.data import load
 from trainability.training.batches import Batches
-from trainability.training.engine import Member, Plan, Strength, Training
+from trainability.training.engine import Member, Plan, Strength, Training, cross_entropies
+from trainability.training.memory import bytes_per_member, members_that_fit
 from trainability.training.optimisers import Schedule
 from trainability.training.record import Record
 from trainability.training.stack import Stack
+from trainability.training.stack_lbe import StackLBE
 from trainability.training.streams import stream
 
 SEEDS = [3, 4, 5]
@@ -281,3 +283,88 @@ def test_schedules(kind):
         "cosine": [0.25, 0.5, 0.75, 1.0] + [0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8)],
     }
     assert found == pytest.approx(expected[kind])
+
+
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_members_that_share_an_optimiser_agree_with_networks_trained_alone(compiled):
+    who = [Member(e, 3e-3, 0.05, Strength(0.6, 0.3, 0.1)) for e in range(3)]
+    together = training([plain(e) for e in range(3)], who, "64-true", compile=compiled)
+    together.prepare()
+    assert together.stack.how == "direct"
+    assert together.updates.shared
+    for _ in range(20):
+        together.step()
+    for number, member in enumerate(who):
+        model = plain(number).double()
+        lbe = tr.LBE(model, alpha=0.6, beta=0.3, alpha_min=0.1)
+        optimizer = torch.optim.AdamW(lbe.parameter_groups(model, lr=3e-3, weight_decay=0.05))
+        batches = Batches(load("digits"), [member.seed], 64)
+        for step in range(20):
+            x, y = (t[0] for t in batches(step))
+            optimizer.zero_grad()
+            lbe(nn.functional.cross_entropy(model(x.double()), y)).backward()
+            optimizer.step()
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(together.stack.models[number].state_dict()[name], value, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(together.lbe.alpha[number], lbe.alpha, rtol=1e-10, atol=1e-10)
+
+
+def test_a_forward_that_counts_dimensions_is_not_run_directly():
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(x) - x.mean(0)
+
+    stack = Stack([Counting() for _ in range(3)])
+    x = torch.randn(3, 6, 4)
+    stack.prepare(x)
+    assert stack.how == "vmap"
+    for model, one, out in zip(stack.models, x, stack(x).outputs, strict=True):
+        torch.testing.assert_close(model(one), out)
+
+
+def test_reused_layers_and_channels_are_read_as_by_lbe_alone():
+    def model() -> nn.Sequential:
+        relu = nn.ReLU()
+        return nn.Sequential(nn.Conv2d(1, 4, 3), relu, nn.Conv2d(4, 4, 3), relu, nn.Flatten(), nn.Linear(64, 10))
+
+    models = [model().double() for _ in range(2)]
+    x, y = torch.randn(2, 16, 1, 8, 8, dtype=torch.float64), torch.randint(10, (2, 16))
+    for neurons in ("position", "channel"):
+        stack = Stack(models, taps=["1"], neurons=neurons)
+        term = StackLBE(["1"], [0.5, 0.9], [0.2, 0.4], [0.2, 0.1], like=next(models[0].parameters()))
+        stack.prepare(x)
+        outputs, readings = stack(x)
+        losses = cross_entropies(outputs, y)
+        totals = term(losses, readings)
+        totals.sum().backward()
+        for e, (alpha, beta, floor) in enumerate(((0.5, 0.2, 0.2), (0.9, 0.4, 0.1))):
+            alone = model().double()
+            alone.load_state_dict(models[e].state_dict())
+            lbe = tr.LBE(alone, alpha=alpha, beta=beta, alpha_min=floor, neurons=neurons)
+            total = lbe(nn.functional.cross_entropy(alone(x[e]), y[e]))
+            total.backward()
+            torch.testing.assert_close(totals[e], total)
+            torch.testing.assert_close(term.alpha.grad[e], lbe.alpha.grad)
+            torch.testing.assert_close(stack.module[0].weight.grad[e], alone[0].weight.grad)
+        stack.remove()
+
+
+def test_a_stack_of_one_leaves_no_hooks_behind():
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    stack = Stack([model], taps=["1"])
+    stack.remove()
+    assert not model[1]._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_how_many_members_fit():
+    model = nn.Sequential(nn.Linear(100, 1000), nn.ReLU(), nn.Linear(1000, 1000), nn.ReLU())
+    x = torch.randn(64, 100)
+    weights = 4 * sum(p.numel() for p in model.parameters())
+    kept = 4 * 64 * (100 + 1000 + 1000)  # the input and both activations
+    assert bytes_per_member(model, x) == pytest.approx(4 * weights + kept, rel=0.05)
+    assert members_that_fit(10**9, torch.device("cpu")) < 10**3

@@ -296,3 +296,11 @@ def test_loggers_get_the_metrics_of_every_member(tmp_path, name):
         assert {"loss.seed0", "val.seed1"} <= {key.replace("/", ".") for key in run.data.metrics}
     else:
         assert any(p.endswith(".wandb") for p in found)
+
+
+def test_every_recipe_in_the_documentation_is_one_and_the_first_shows_every_setting():
+    text = (Path(__file__).parent.parent / "docs/recipes.md").read_text()
+    shown = [yaml.safe_load(part.partition("```")[0]) for part in text.split("```yaml\n")[1:]]
+    for content in shown:
+        Recipe.model_validate(content)
+    assert shown[0] == json.loads(json.dumps(Recipe().resolved()))

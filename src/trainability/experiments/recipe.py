@@ -118,6 +118,11 @@ class EngineRecipe(_Settings):
     members: Literal["auto", "direct", "vmap", "loop"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
 
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _yaml_takes_on_for_true(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.tf32 and not self.device.startswith("cuda"):

@@ -272,8 +272,10 @@ def _run(
     seeds = len(recipe.seeds)
     for number, trial in enumerate(trials):
         records = training.records[number * seeds : (number + 1) * seeds]
-        trial.set_user_attr("runs", [_result(record, trial.params) for record in records])
-        study.tell(trial, mean(_value(record) for record in records))
+        # Taken for dead, after a pause of the machine for example, its trials are another worker's now.
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            trial.set_user_attr("runs", [_result(record, trial.params) for record in records])
+            study.tell(trial, mean(_value(record) for record in records), skip_if_finished=True)
 
 
 def _value(record: Record) -> float:
