@@ -14,9 +14,11 @@ import pytest
 import yaml
 
 from trainability import cli
+from trainability.data import load
 from trainability.experiments.recipe import Recipe
-from trainability.experiments.sweep import claim, grid, open_study, refill, rows
+from trainability.experiments.sweep import claim, given_up, grid, open_study, refill, rows, work
 from trainability.report.sweep import heatmap_pair, narrate_sweep, render_sweep
+from trainability.training.devices import fabric_on
 
 SWEEP = {
     "model": {"depth": 3, "width": 12},
@@ -91,7 +93,7 @@ def test_the_best_is_chosen_on_the_validation_split(tmp_path):
 
 
 def test_two_workers_never_hold_the_same_trial(tmp_path):
-    first, second = (open_study(recipe(), url(tmp_path), worker=n) for n in (1, 2))
+    first, second = (open_study(recipe(), url(tmp_path)) for _ in (1, 2))
     taken = [t.params for _ in range(4) for study in (first, second) for t in claim(study, recipe(), 1)]
     assert (
         sorted(map(repr, taken)) == sorted(map(repr, grid(recipe())))
@@ -166,28 +168,62 @@ def test_a_worker_that_died_before_its_first_heartbeat_is_noticed(tmp_path):
     finished_once(rows(study), 8)
 
 
-def test_a_trial_that_always_dies_is_given_up(tmp_path):
-    changes = {"sweep": {**SWEEP["sweep"], "retries": 1}}
-    study = open_study(recipe(**changes), url(tmp_path))
+def test_a_trial_that_always_dies_is_given_up_and_one_that_was_returned_is_not(tmp_path):
+    wanted = recipe(sweep={"parameters": {"lbe.alpha": [0.3, 0.6]}, "retries": 1})
+    study = open_study(wanted, url(tmp_path))
+    first, second = claim(study, wanted, 2)
     for _ in range(2):
-        trial = claim(study, recipe(**changes), 1)[0]
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        dead = dict(trial.params)
-        refill(study, recipe(**changes))
-        others = claim(study, recipe(**changes), 100)
-        again = [t for t in others if t.params == dead]
-        for t in others:
-            if t.params != dead:
-                t.set_user_attr("runs", [])
-        if not again:
-            break
-        study.tell(again[0], state=optuna.trial.TrialState.FAIL)
-        refill(study, recipe(**changes))
-        assert not claim(study, recipe(**changes), 100)
-        break
-    from trainability.experiments.sweep import given_up
+        study.tell(first, state=optuna.trial.TrialState.FAIL)
+        second.set_user_attr("returned", True)
+        study.tell(second, state=optuna.trial.TrialState.FAIL)
+        refill(study, wanted)
+        again = {t.params["lbe.alpha"]: t for t in claim(study, wanted, 9)}
+        first, second = again.get(0.3), again[0.6]
+    assert first is None
+    assert given_up(study, wanted) == [{"lbe.alpha": 0.3}]
 
-    assert given_up(study, recipe(**changes)) == [dead]
+
+def test_an_interrupted_worker_returns_its_trials(tmp_path):
+    study = open_study(recipe(), url(tmp_path))
+
+    def interrupt(training):
+        if training.steps == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work(recipe(), study, load("digits"), fabric_on(), progress=interrupt)
+    assert not any(t.state.name == "RUNNING" for t in study.trials)
+    work(recipe(), study, load("digits"), fabric_on())
+    finished_once(rows(study), 8)
+
+
+def test_a_worker_that_was_taken_for_dead_leaves_its_trials_to_others(tmp_path):
+    study = open_study(recipe(), url(tmp_path))
+    stolen = []
+
+    def steal(training):
+        if training is not None and training.steps == 3 and not stolen:
+            for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+                study._storage.set_trial_state_values(trial._trial_id, state=optuna.trial.TrialState.FAIL)
+                stolen.append(trial.number)
+
+    work(recipe(), study, load("digits"), fabric_on(), progress=steal)
+    assert stolen
+    finished_once(rows(study), 8)
+    assert not set(stolen) & {row.number for row in rows(study)}
+
+
+def test_workers_that_make_a_study_at_the_same_moment_all_get_it(tmp_path):
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_sweep import recipe
+from trainability.experiments.sweep import open_study
+open_study(recipe(), {url(tmp_path)!r})
+"""
+    workers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(4)]
+    said = [worker.communicate()[1].decode() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, said
+    assert len(claim(open_study(recipe(), url(tmp_path)), recipe(), 99)) == 8
 
 
 @pytest.mark.parametrize(
@@ -208,6 +244,29 @@ def test_a_trial_that_always_dies_is_given_up(tmp_path):
             [],
             "low (2) must be below high (1)",
         ),
+        ({"engine": {"devices": 2}}, [], "a sweep takes its processes by --workers"),
+        ({"loggers": ["tensorboard"]}, [], "they belong to trainability train"),
+        ({"sweep": {"parameters": {"seeds": [1, 2]}}}, [], "seeds cannot vary within a sweep"),
+        ({"sweep": {"parameters": {"data.name": ["digits", "mnist"]}}}, [], "data.name cannot vary within a sweep"),
+        ({"sweep": {"parameters": {"lbe.beta": [0.1, 0.1]}}}, [], "a value of lbe.beta is there twice"),
+        ({"sweep": {"parameters": {"batch_size": [64, 5000]}}}, [], "batch_size: 5000 is more than the 1077"),
+        (
+            {"sweep": {"parameters": {f"lbe.{n}": list(range(99)) for n in ("alpha", "beta", "alpha_min")}}},
+            [],
+            "970299",
+        ),
+        (
+            {"sweep": {"parameters": {"epochs": [2, 10], "schedule.warmup": [0.5, 5]}}, "schedule": {"kind": "cosine"}},
+            [],
+            "with epochs = 2, schedule.warmup = 5: schedule.warmup: 5 is not within the 2 epochs",
+        ),
+        (
+            {"sweep": {"method": "tpe", "trials": 2, "parameters": {"model.depth": {"low": 2, "high": 4}}}},
+            [],
+            "model.depth takes whole numbers",
+        ),
+        ({}, ["--storage", "sqlite://"], "is not a plain file"),
+        ({}, ["--storage", "postgresql+psycopg://me@h:abc/x"], "h:abc/x cannot be reached"),
         ({}, ["--storage", "postgresql+psycopg://me:secret@127.0.0.1:1/none"], "127.0.0.1:1/none cannot be reached"),
         ({}, ["--storage", "sqlite:////nowhere/at/all.db"], "cannot be reached: unable to open database file"),
         ({}, ["--storage", "nonsense"], "sweep.storage: nonsense cannot be reached"),
@@ -220,6 +279,7 @@ def test_what_cannot_be_is_one_sentence(tmp_path, capsys, changes, args, says):
     assert says in said
     assert "secret" not in said
     assert len(said.splitlines()) == 1
+    assert not (tmp_path / "out/recipe.yaml").exists()
 
 
 def test_the_report_escapes_what_it_shows(tmp_path):

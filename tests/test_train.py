@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import yaml
 from trainability import cli, files
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.train import train
+from trainability.training.engine import Training
 from trainability.training.folder import FolderError, RunFolder, read_events
 
 SMALL = {
@@ -178,14 +180,60 @@ def test_a_checkpoint_that_would_run_code_is_neither_written_nor_read(tmp_path):
         assert not list((tmp_path / "run/checkpoints").iterdir())
 
 
-def test_an_interrupt_is_a_checkpoint(tmp_path):
-    def interrupt(training):
-        if training.steps == 10:
-            raise KeyboardInterrupt
+def test_an_interrupt_waits_for_the_step_and_is_a_checkpoint(tmp_path, monkeypatch):
+    train(recipe(), tmp_path / "whole")
+    evaluate = Training._evaluate
 
+    def interrupted_within(self):
+        if self.steps == 16:
+            os.kill(os.getpid(), signal.SIGINT)
+        evaluate(self)
+
+    monkeypatch.setattr(Training, "_evaluate", interrupted_within)
     with pytest.raises(KeyboardInterrupt):
-        train(recipe(), tmp_path / "run", progress=interrupt)
-    assert train(recipe(), tmp_path / "run", resume=True).resumed_at == 10
+        train(recipe(), tmp_path / "run")
+    monkeypatch.setattr(Training, "_evaluate", evaluate)
+    again = train(recipe(), tmp_path / "run", resume=True)
+    assert again.resumed_at == 16
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert [len(r.accuracy) for r in again.records] == [6, 6]
+
+
+def test_a_run_killed_before_its_results_were_written_writes_them(tmp_path):
+    train(recipe(), tmp_path / "run")
+    before = json.loads((tmp_path / "run/results.json").read_text())
+    (tmp_path / "run/results.json").unlink()
+    train(recipe(), tmp_path / "run", resume=True)
+    assert json.loads((tmp_path / "run/results.json").read_text()) == before
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
+    train(recipe(), tmp_path / "run")
+    train(recipe(optimizer={"lr": 0.1}), tmp_path / "other")
+    newest = sorted((tmp_path / "other/checkpoints").glob("*.pt"))[-1]
+    for own in (tmp_path / "run/checkpoints").glob("*.pt"):
+        own.unlink()
+    shutil.copy(newest, tmp_path / "run/checkpoints")
+    with pytest.raises(FolderError, match="checkpoint of another recipe"):
+        train(recipe(), tmp_path / "run", resume=True)
+
+
+def test_there_must_be_a_run_to_resume(tmp_path, capsys):
+    file = write(tmp_path / "r.yaml")
+    assert cli.run(["train", str(file), "--out", str(tmp_path / "nothing"), "--resume"]) == 2
+    assert "holds no run that could be resumed" in capsys.readouterr().err
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe", b"", b"[1, 2]"])
+def test_a_damaged_recipe_in_a_folder_is_named(tmp_path, capsys, content):
+    file = write(tmp_path / "r.yaml", epochs=1)
+    assert cli.run(["train", str(file), "--out", str(tmp_path / "run")]) == 0
+    (tmp_path / "run/recipe.yaml").write_bytes(content)
+    capsys.readouterr()
+    assert cli.run(["train", str(file), "--out", str(tmp_path / "run"), "--resume"]) == 2
+    assert "recipe.yaml is damaged" in capsys.readouterr().err
 
 
 def test_resuming_what_is_done_changes_nothing(tmp_path):
@@ -216,7 +264,13 @@ def test_resuming_what_is_done_changes_nothing(tmp_path):
         ({"seeds": [1, 1]}, "seeds: a seed is there twice"),
         ({"loggers": ["paper"]}, "loggers: there is no logger 'paper'"),
         ({"sweep": {"parameters": {"lbe.alpha": [1]}}}, "sweep: the recipe describes a sweep"),
-        ({"seeds": 10**7, "model": {"depth": 30, "width": 1000}}, "would fit"),
+        ({"optimizer": {"name": "adahessian"}}, "a step from gradients alone fails"),
+        ({"optimizer": {"options": {"betas": [0.9]}}}, "cannot be made with these options"),
+        ({"engine": {"device": "cpu:1"}}, "device: cpu:1 names one device"),
+        ({"seeds": [2**64]}, "seeds should be less than"),
+        ({"seeds": "0-3"}, "seeds: write a number, or a list of numbers"),
+        ({"model": {"width": 10**6, "depth": 9}}, "would fit"),
+        ({"seeds": 10**6, "model": {"depth": 30, "width": 1000}}, "would fit"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_and_leaves_nothing(tmp_path, capsys, changes, says):

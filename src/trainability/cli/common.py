@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,7 +10,7 @@ import torch
 import typer
 import yaml
 
-from trainability.experiments.validate import ConfigError
+from trainability.experiments.validate import ConfigError, load_yaml
 
 _REPORT_BYTES = 20 * 10**6
 
@@ -50,7 +49,7 @@ def check_out(out: Path) -> None:
 
 def is_first() -> bool:
     """Whether this process is the first of those that share a run, and so the one that speaks."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def fail(sentence: str) -> NoReturn:
@@ -73,10 +72,7 @@ def changes(settings: list[str]) -> dict[str, Any]:
         if not equals or not name:
             raise ConfigError(f"--set {setting}: write it as name=value, such as optimizer.lr=0.01")
         try:
-            found[name] = yaml.safe_load(value)
+            found[name] = load_yaml(value)
         except yaml.YAMLError:
             raise ConfigError(f"--set {setting}: its value is not valid YAML") from None
-        if isinstance(found[name], str):  # YAML takes 1e-3 for text
-            with suppress(ValueError):
-                found[name] = float(value)
     return found

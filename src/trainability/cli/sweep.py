@@ -2,10 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +18,10 @@ from rich.live import Live
 from rich.table import Table
 
 from trainability.cli.common import changes, check_device, check_out, duration, fail
-from trainability.data import DataError, load
+from trainability.data import DataError, Dataset, load
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe, read_recipe
-from trainability.experiments.sweep import Row, given_up, open_study, progress_of, rows, work
+from trainability.experiments.sweep import STORAGE_ERRORS, Row, capacity, given_up, open_study, progress_of, rows, work
 from trainability.experiments.train import open_fabric
 from trainability.experiments.validate import ConfigError
 from trainability.files import finite
@@ -29,13 +30,29 @@ from trainability.training.engine import Training
 from trainability.training.folder import FolderError, keep_recipe
 from trainability.training.runtime import tune_allocator
 
+# Settings of the workers, which may change while a sweep goes on.
+_FREE = (
+    "engine",
+    "loggers",
+    "checkpoint_every",
+    "data.dir",
+    "sweep.stack",
+    "sweep.storage",
+    "sweep.retries",
+    "sweep.heartbeat",
+)
+
 
 def sweep_command(
     recipe: Annotated[Path, typer.Argument(help="YAML file with a part named sweep.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep. Default runs/ and the recipe's name.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; they share its threads.")] = 1,
     storage: Annotated[
-        str | None, typer.Option(help="Database of the study: sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.")
+        str | None,
+        typer.Option(
+            envvar="TRAINABILITY_STORAGE",
+            help="Database of the study: sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting that wins over the recipe: epochs=5.")
@@ -55,18 +72,25 @@ def sweep_command(
         check_device(wanted.engine.device)
         check_out(folder)
         allocator = tune_allocator()
-        keep_recipe(folder, wanted.resolved(), {**describe_environment(), "allocator": allocator})
+        data = load(wanted.data.name, wanted.data.dir, hub=wanted.data.hub)
+        capacity(wanted, data, torch.device(wanted.engine.device), workers)
         place = storage or wanted.sweep.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
-        study = open_study(wanted, place, worker=worker or 0)
+        if place.startswith("sqlite"):
+            folder.mkdir(parents=True, exist_ok=True)
+        study = open_study(wanted, place)
+        keep_recipe(folder, wanted.resolved(), {**describe_environment(), "allocator": allocator}, _FREE)
         watch = _Watch(study, wanted)
-        interrupted = False
+        interrupted, troubles = False, list[str]()
         try:
             if worker is not None or workers == 1:
                 with Live(console=console, refresh_per_second=4, transient=True) as live:
-                    _work(wanted, study, None if worker is not None else lambda t: live.update(watch.table(t)))
+                    _work(
+                        wanted, study, data, workers, lambda t: live.update(watch.table(t)) if worker is None else None
+                    )
             else:
                 with Live(console=console, refresh_per_second=4, transient=True) as live:
-                    _supervise(_commands(recipe, folder, place, settings or [], workers), folder, watch, live)
+                    commands = _commands(recipe, folder, settings or [], workers)
+                    troubles = _supervise(commands, place, folder, watch, live)
         except KeyboardInterrupt:
             interrupted = True
         if worker is not None:
@@ -75,53 +99,84 @@ def sweep_command(
         report = _write(wanted, study, found, folder)
     except (ConfigError, DataError, FolderError) as error:
         fail(str(error))
+    except STORAGE_ERRORS as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        fail(f"the study was lost in mid-sweep: {reason}; finished trials are in it, so run the same command again")
     except OSError as error:
         fail(f"{folder} cannot be written to: {error.strerror}; finished trials are in the study")
+    for trouble in troubles:
+        console.print(trouble, markup=False)
     if as_json:
         print(json.dumps(_json(wanted, found)))
+    _conclude(found, given_up(study, wanted), watch.total, report, interrupted, console)
+
+
+def _conclude(
+    found: Sequence[Row],
+    lost: Sequence[dict[str, object]],
+    total: int,
+    report: Path,
+    interrupted: bool,
+    console: Console,
+) -> None:
+    """Show what there is and what is missing; the exit code says whether anything is."""
     console.print(results(found))
-    for values in given_up(study, wanted):
-        console.print(f"Given up after {wanted.sweep.retries} retries: {values}", markup=False)
+    for values in lost:
+        console.print(f"Given up, since its workers died on every retry: {values}", markup=False)
     console.print(f"Report: {report}", soft_wrap=True)
     if interrupted:
         console.print("Interrupted; finished trials are kept. Run the same command to go on.")
         raise typer.Exit(130)
-    if len(found) < watch.total:
-        console.print(f"{watch.total - len(found)} trials are missing; run the same command to try them again.")
+    if missing := total - len(found) - len(lost):
+        console.print(f"Missing trials: {missing}; run the same command to go on.")
+    if missing or lost:
         raise typer.Exit(1)
 
 
-def _work(recipe: Recipe, study: Study, progress: object) -> None:
-    data = load(recipe.data.name, recipe.data.dir, hub=recipe.data.hub)
-    if recipe.batch_size > len(data.train):
-        raise ConfigError(f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples")
-    work(recipe, study, data, open_fabric(recipe), progress=progress if callable(progress) else lambda _: None)
+def _work(
+    recipe: Recipe, study: Study, data: Dataset, workers: int, progress: Callable[[Training | None], None]
+) -> None:
+    work(recipe, study, data, open_fabric(recipe), progress=progress, workers=workers)
 
 
-def _commands(recipe: Path, folder: Path, storage: str, settings: Sequence[str], workers: int) -> list[list[str]]:
-    base = [sys.executable, "-m", "trainability", "sweep", str(recipe), "--out", str(folder), "--storage", storage]
+def _commands(recipe: Path, folder: Path, settings: Sequence[str], workers: int) -> list[list[str]]:
+    base = [sys.executable, "-m", "trainability", "sweep", str(recipe), "--out", str(folder)]
+    base += ["--workers", str(workers)]
     base += [part for setting in settings for part in ("--set", setting)]
     return [[*base, "--worker", str(number)] for number in range(1, workers + 1)]
 
 
-def _supervise(commands: Sequence[list[str]], folder: Path, watch: "_Watch", live: Live) -> None:
-    """Start workers and watch the study until they end."""
+def _supervise(commands: Sequence[list[str]], storage: str, folder: Path, watch: "_Watch", live: Live) -> list[str]:
+    """Start workers and watch the study until they end; return what is to be said of those that ended badly."""
     threads = max(1, torch.get_num_threads() // len(commands))  # more threads than cores would stall each other
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    # The address goes by the environment, since it may hold a password and a command line is there for all to see.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRAINABILITY_STORAGE": storage}
+    logs = [folder / f"worker{number}.log" for number in range(1, len(commands) + 1)]
     processes = []
-    for number, command in enumerate(commands, 1):
-        with (folder / f"worker{number}.log").open("ab") as log:
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    for command, log in zip(commands, logs, strict=True):
+        with log.open("ab") as said:
+            processes.append(subprocess.Popen(command, env=environment, stdout=said, stderr=said))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # or they would be left behind
     try:
         while any(process.poll() is None for process in processes):
             live.update(watch.table(None))
             time.sleep(0.3)
-    finally:
+    except KeyboardInterrupt:
         for process in processes:
-            process.terminate()
-    if refused := [number for number, process in enumerate(processes, 1) if process.returncode == 2]:
-        said = (folder / f"worker{refused[0]}.log").read_text(errors="replace").strip()
-        raise ConfigError(said.splitlines()[-1].removeprefix("trainability: ") if said else "a worker refused to start")
+            process.send_signal(signal.SIGINT)  # so that they give their trials back
+        for process in processes:
+            process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    troubles = []
+    for number, (process, log) in enumerate(zip(processes, logs, strict=True), 1):
+        if process.returncode:
+            last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1].removeprefix("trainability: ")
+            troubles.append(f"Worker {number} ended with {process.returncode}: {last} ({log})")
+    if len(troubles) == len(processes) and all(process.returncode == 2 for process in processes):
+        raise ConfigError(troubles[0].partition(": ")[2].rpartition(" (")[0])
+    return troubles
 
 
 class _Watch:
@@ -153,7 +208,7 @@ class _Watch:
 
 def results(found: Sequence[Row], most: int = 10) -> Table:
     """The best trials by validation accuracy; the test accuracy is shown for the one that was chosen."""
-    title = f"{len(found)} trials, best by validation accuracy (mean over seeds)"
+    title = f"Finished trials: {len(found)}; the best by validation accuracy (mean over seeds)"
     grid = Table(title=title, title_justify="left")
     names = list(found[0].params) if found else []
     for name in ("trial", *names, "val %", "test %"):

@@ -49,6 +49,8 @@ def train_command(
             )
     except (ConfigError, DataError, FolderError) as error:
         fail(str(error))
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        fail(f"{error.filename} is in the way: {error.strerror}")
     except OSError as error:
         fail(
             f"the run stopped because {folder} cannot be written to: {error.strerror}; the last checkpoint is whole, "
@@ -58,9 +60,11 @@ def train_command(
         console.print(f"Interrupted; a checkpoint is in {folder}. Go on with --resume.")
         raise typer.Exit(130) from None
     for name in outcome.damaged:
-        console.print(f"The checkpoint {name} was damaged; the one before it was taken.", markup=False)
-    if outcome.resumed_at is not None:
-        console.print(f"Resumed at step {outcome.resumed_at}.")
+        console.print(f"The checkpoint {name} is damaged and was set aside.", markup=False)
+    if resume:
+        console.print(
+            f"Resumed at step {outcome.resumed_at or 0}{'' if outcome.resumed_at else ', from the beginning'}."
+        )
     if as_json and is_first():
         print(json.dumps(outcome.to_json()))
     console.print(results(outcome.records))

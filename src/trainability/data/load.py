@@ -100,8 +100,8 @@ def load(name: str, data_dir: Path | str | None = None, *, hub: bool = False, sp
         return split(name, 10, train, test, 10_000, f"hub:{spec.hub}", split_seed)
     if data_dir is None:
         raise DataError(
-            f"{name} needs its official files: name their folder with --data-dir DIR, take them from the hub "
-            "with --hub, or use --data digits, which needs none"
+            f"{name} needs its official files: name their folder (--data-dir DIR, in a recipe data.dir), take them "
+            "from the hub (--hub, in a recipe data.hub), or use digits, which needs none"
         )
     folder = Path(data_dir) / spec.folder
     train_x, train_y, test_x, test_y = (_idx(folder / f"{part}.gz", spec.md5[part]) for part in _PARTS)

@@ -2,18 +2,20 @@
 
 import hashlib
 import json
+import re
+from itertools import islice, product
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
-from torch import nn
 
 from trainability.data import NAMES
-from trainability.experiments.validate import read_yaml, validated
-from trainability.training import loggers
-from trainability.training.optimisers import build, optimiser_class
+from trainability.experiments.validate import ConfigError, read_yaml, validated
+from trainability.training import loggers, optimisers
 
+_CHECKED = 2000  # of the trials of a grid; more would take long
+_MOST = 100_000
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -43,8 +45,8 @@ class ModelRecipe(_Settings):
     """The network: a fully connected ReLU network."""
 
     name: Literal["fnn"] = "fnn"
-    depth: Positive = 30
-    width: Positive = 64
+    depth: Annotated[int, Field(ge=1, le=10**5)] = 30
+    width: Annotated[int, Field(ge=1, le=10**7)] = 64
     batchnorm: bool = False
     residual: bool = False
 
@@ -70,7 +72,7 @@ class OptimizerRecipe(_Settings):
     @field_validator("name")
     @classmethod
     def _known(cls, value: str) -> str:
-        optimiser_class(value)
+        optimisers.optimiser_class(value)
         return value
 
     @field_validator("options")
@@ -82,8 +84,7 @@ class OptimizerRecipe(_Settings):
 
     @model_validator(mode="after")
     def _takes_its_options(self) -> Self:
-        weights = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
-        build(self.name, weights, [], lr=self.lr, weight_decay=self.weight_decay, options=self.options)
+        optimisers.check(self.name, lr=self.lr, weight_decay=self.weight_decay, options=self.options)
         return self
 
 
@@ -127,6 +128,8 @@ class EngineRecipe(_Settings):
     def _fits(self) -> Self:
         if self.tf32 and not self.device.startswith("cuda"):
             raise ValueError(f"tf32 needs device: cuda, and device is {self.device}")
+        if ":" in self.device and (self.devices > 1 or self.device.startswith("cpu")):
+            raise ValueError(f"device: {self.device} names one device, and devices is {self.devices}")
         if self.strategy == "fsdp" and not self.device.startswith("cuda"):
             raise ValueError(f"strategy: fsdp needs device: cuda, and device is {self.device}")
         return self
@@ -148,6 +151,8 @@ class Range(_Settings):
         return self
 
 
+# The rest is the same for all trials of a worker: its data, its devices, its seeds.
+_VARIABLE = ("model.", "lbe.", "optimizer.", "schedule.", "data.augment", "init", "epochs", "batch_size")
 Choices = Annotated[list[int | float | str | bool], Field(min_length=1)]
 Values = Annotated[
     Annotated[Choices, Tag("function-list")] | Annotated[Range, Tag("function-range")],
@@ -168,6 +173,11 @@ class SweepRecipe(_Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        for name, values in self.parameters.items():
+            if not name.startswith(_VARIABLE):
+                raise ValueError(f"{name} cannot vary within a sweep; what can begins with {', '.join(_VARIABLE)}")
+            if not isinstance(values, Range) and len(set(map(repr, values))) < len(values):
+                raise ValueError(f"a value of {name} is there twice")
         ranges = [name for name, values in self.parameters.items() if isinstance(values, Range)]
         if self.method == "grid" and ranges:
             raise ValueError(f"a grid needs a list of values for {ranges[0]}, not a range; or take method: tpe")
@@ -188,9 +198,9 @@ class Recipe(_Settings):
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
     engine: EngineRecipe = EngineRecipe()
-    epochs: Positive = 10
+    epochs: Annotated[int, Field(ge=1, le=10**9)] = 10
     batch_size: Annotated[int, Field(ge=2)] = 128
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
     checkpoint_every: Positive | None = None
     probes: Annotated[int, Field(ge=0)] = 20
     loggers: tuple[str, ...] = ()
@@ -200,9 +210,11 @@ class Recipe(_Settings):
     @classmethod
     def _count(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
-            if value < 1:
-                raise ValueError(f"{value} seeds are none; 3 means seeds 0, 1 and 2")
+            if not 1 <= value <= 10**6:
+                raise ValueError(f"{value} seeds cannot be; 3 means seeds 0, 1 and 2")
             return tuple(range(value))
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError("write a number, or a list of numbers")
         return value
 
     @field_validator("seeds")
@@ -216,7 +228,7 @@ class Recipe(_Settings):
     @classmethod
     def _known_loggers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         loggers.check(value)
-        return value
+        return tuple(dict.fromkeys(value))
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -232,10 +244,33 @@ class Recipe(_Settings):
         if self.batch_size < 2 * processes:
             raise ValueError(f"batch_size: {self.batch_size} leaves {processes} processes less than two samples each")
         if self.sweep is not None:
-            for name, values in self.sweep.parameters.items():
-                for value in [values.low, values.high] if isinstance(values, Range) else values:
-                    self.with_values({name: value})
+            if self.loggers:
+                raise ValueError("loggers: a sweep writes to its study; they belong to trainability train")
+            if processes > 1:
+                raise ValueError(f"a sweep takes its processes by --workers; engine asks each trial for {processes}")
+            self._check_trials(self.sweep)
         return self
+
+    def _check_trials(self, sweep: SweepRecipe) -> None:
+        """Refuse a sweep of which some trial could not be trained."""
+        for name, values in sweep.parameters.items():
+            if isinstance(values, Range):
+                for value in (values.low, values.high):
+                    self.with_values({name: value})
+                try:
+                    self.with_values({name: values.low + 0.123456 * (values.high - values.low)})
+                except ConfigError:
+                    raise ValueError(f"sweep.parameters: {name} takes whole numbers, so give a list of them") from None
+        lists = {n: v for n, v in sweep.parameters.items() if not isinstance(v, Range)}
+        if (count := prod(map(len, lists.values()))) > _MOST:
+            raise ValueError(f"sweep.parameters: {count} combinations are more than {_MOST}; take method: tpe")
+        for choice in islice(product(*lists.values()), _CHECKED):
+            trial = dict(zip(lists, choice, strict=True))
+            try:
+                self.with_values(trial)
+            except ConfigError as error:
+                shown = ", ".join(f"{n} = {v}" for n, v in trial.items())
+                raise ValueError(f"sweep.parameters: with {shown}: {error}") from None
 
     def with_values(self, values: dict[str, Any]) -> "Recipe":
         """The recipe of one trial: with these values at dotted names, and without a sweep.
@@ -257,8 +292,10 @@ class Recipe(_Settings):
         return validated(Recipe, content)
 
     def resolved(self) -> dict[str, Any]:
-        """Every setting, as plain values."""
+        """Every setting, as plain values, without the password of a storage."""
         content: dict[str, Any] = self.model_dump(mode="json")
+        if content["sweep"] and content["sweep"]["storage"]:
+            content["sweep"]["storage"] = without_password(content["sweep"]["storage"])
         return content
 
     def digest(self) -> str:
@@ -273,6 +310,15 @@ class Recipe(_Settings):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def without_password(storage: str) -> str:
+    """The address of a database as it may be shown.
+
+    >>> without_password("postgresql+psycopg://me:s@cret@db/trials")
+    'postgresql+psycopg://me:***@db/trials'
+    """
+    return re.sub(r"(://[^:/]*):.*@", r"\1:***@", storage)
+
+
 def read_recipe(file: Path, changes: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe and apply changes at dotted names.
 
@@ -282,8 +328,13 @@ def read_recipe(file: Path, changes: dict[str, Any] | None = None) -> Recipe:
     content = read_yaml(file, "recipe")
     for name, value in (changes or {}).items():
         *path, last = name.split(".")
-        place = content
+        place: Any = content
         for part in path:
-            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                break
+            place[part] = place.get(part) or {}
+            place = place[part]
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {name}: {'.'.join(path)} has no settings of its own")
         place[last] = value
     return validated(Recipe, content)

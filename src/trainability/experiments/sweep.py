@@ -13,6 +13,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import torch
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Members of one stack may differ in these; whatever else differs needs a stack of its own.
 _STACKABLE = ("optimizer.lr", "optimizer.weight_decay", "lbe.alpha", "lbe.beta", "lbe.alpha_min")
+STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+_OPENINGS = 6
 _COUNTED = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -45,7 +48,7 @@ class Progress:
     seconds_left: float | None
 
 
-def open_study(recipe: Recipe, storage: str, *, worker: int = 0) -> Study:
+def open_study(recipe: Recipe, storage: str) -> Study:
     """Open the study of a recipe, made and filled by whoever comes first.
 
     A worker that dies is noticed by the others when its heartbeat stops, and its trials are tried again.
@@ -53,30 +56,45 @@ def open_study(recipe: Recipe, storage: str, *, worker: int = 0) -> Study:
     Raises:
         ConfigError: the storage cannot be reached.
     """
-    sweep = recipe.sweep
-    assert sweep is not None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    name = f"trainability-{recipe.digest()}"
-    try:
-        with _quiet():
-            database = RDBStorage(
-                storage,
-                engine_kwargs={"connect_args": {"timeout": 60}}
-                if storage.startswith("sqlite")
-                else {"pool_pre_ping": True},
-                heartbeat_interval=sweep.heartbeat,
-                grace_period=3 * sweep.heartbeat,
-            )
-            # Of equal workers, each draws its own; constant_liar keeps them from drawing alike.
-            sampler = optuna.samplers.TPESampler(seed=worker, constant_liar=True)
-            study = optuna.create_study(
-                storage=database, study_name=name, direction="maximize", sampler=sampler, load_if_exists=True
-            )
-            refill(study, recipe)
-    except (SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        place = storage.partition("@")[2] or storage
-        raise ConfigError(f"sweep.storage: {place} cannot be reached: {reason}") from None
+    if storage.startswith("sqlite") and ("?" in storage or ":memory:" in storage or storage.rstrip("/") == "sqlite:"):
+        raise ConfigError(
+            f"sweep.storage: {storage} is not a plain file; write sqlite:///FILE, without a ? in its path"
+        )
+    for attempt in range(_OPENINGS):
+        try:
+            with _quiet():
+                return _study(recipe, storage)
+        except (*STORAGE_ERRORS, ImportError, ValueError) as error:
+            reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+            # Several workers that make the same tables at the same moment get into each other's way.
+            if attempt + 1 == _OPENINGS or not any(
+                word in reason for word in ("exists", "UNIQUE", "locked", "duplicate")
+            ):
+                place = storage.rpartition("@")[2]
+                raise ConfigError(f"sweep.storage: {place} cannot be reached: {reason}") from None
+            time.sleep(0.3 * (attempt + 1))
+    raise AssertionError
+
+
+def _study(recipe: Recipe, storage: str) -> Study:
+    assert recipe.sweep is not None
+    sqlite = storage.startswith("sqlite")
+    database = RDBStorage(
+        storage,
+        engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True},
+        heartbeat_interval=recipe.sweep.heartbeat,
+        grace_period=3 * recipe.sweep.heartbeat,
+    )
+    study = optuna.create_study(
+        storage=database,
+        study_name=f"trainability-{recipe.digest()}",
+        direction="maximize",
+        # Unseeded, so that each worker draws its own; constant_liar keeps them from drawing close to one another.
+        sampler=optuna.samplers.TPESampler(constant_liar=True),
+        load_if_exists=True,
+    )
+    refill(study, recipe)
     return study
 
 
@@ -97,8 +115,9 @@ def refill(study: Study, recipe: Recipe) -> None:
     assert recipe.sweep is not None
     trials = study.get_trials(deepcopy=False)
     there = {_key(_values(t)) for t in trials if t.state in _COUNTED}
-    lost = [_values(t) for t in trials if t.state == TrialState.FAIL and not t.user_attrs.get("surplus")]
-    deaths = Counter(map(_key, lost))
+    failed = [t for t in trials if t.state == TrialState.FAIL and not t.user_attrs.get("surplus")]
+    lost = [_values(t) for t in failed]
+    deaths = Counter(_key(_values(t)) for t in failed if not t.user_attrs.get("returned"))
     wanted = grid(recipe) if recipe.sweep.method == "grid" else [values for values in lost if values]
     for key, values in {_key(values): values for values in wanted}.items():
         if key not in there and deaths[key] <= recipe.sweep.retries:
@@ -107,7 +126,7 @@ def refill(study: Study, recipe: Recipe) -> None:
 
 def _values(trial: FrozenTrial) -> dict[str, Any]:
     """A trial's parameters, also while they are only queued."""
-    return dict(trial.params or trial.system_attrs.get("fixed_params", {}))
+    return dict(trial.system_attrs.get("fixed_params") or trial.params)
 
 
 def _key(values: dict[str, Any]) -> str:
@@ -206,6 +225,7 @@ def work(
     *,
     progress: Callable[[Training | None], None] = lambda _: None,
     poll: float = 1.0,
+    workers: int = 1,
 ) -> None:
     """Train trials, as many at a time as fit in a stack, until the study has no more; several workers may do so.
 
@@ -213,10 +233,11 @@ def work(
         ConfigError: not even one trial fits in memory.
     """
     assert recipe.sweep is not None
+    most = capacity(recipe, data, fabric.device, workers)
     while True:
         _fail_lost(study, 3 * recipe.sweep.heartbeat)
         refill(study, recipe)
-        trials = claim(study, recipe, _capacity(recipe, data, fabric))
+        trials = claim(study, recipe, most)
         if not trials:
             if not any(t.state == TrialState.RUNNING for t in study.get_trials(deepcopy=False)):
                 return
@@ -224,20 +245,36 @@ def work(
             time.sleep(poll)  # another worker may die, and its trials are then ours
             continue
         with _heartbeat(study, trials, recipe.sweep.heartbeat):
-            for group in _by_architecture(trials):
-                _run(recipe, study, group, data, fabric, progress)
+            try:
+                for group in _by_architecture(trials):
+                    _run(recipe, study, group, data, fabric, progress)
+            except KeyboardInterrupt:
+                _give_back(study, trials)
+                raise
 
 
-def _capacity(recipe: Recipe, data: Dataset, fabric: "Fabric") -> int:
-    """How many trials make one stack."""
+def _give_back(study: Study, trials: Sequence[Trial]) -> None:
+    """Leave unfinished trials to others; that is no failure of theirs."""
+    for trial in trials:
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            trial.set_user_attr("returned", True)
+            study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def capacity(recipe: Recipe, data: Dataset, device: torch.device, workers: int = 1) -> int:
+    """How many trials make one stack, where some workers share the memory.
+
+    Raises:
+        ConfigError: not even one trial fits, or a batch size is larger than the training set.
+    """
     assert recipe.sweep is not None
     largest = recipe
     for name, values in recipe.sweep.parameters.items():  # the largest network decides
         if name in ("model.depth", "model.width", "batch_size") and not isinstance(values, Range):
-            largest = largest.with_values({name: max(float(v) for v in values)})
+            largest = largest.with_values({name: max(v for v in values if not isinstance(v, str))})
     seeds = len(recipe.seeds)
-    per_member = member_bytes(largest, data)
-    fit = members_that_fit(per_member, fabric.device)
+    per_member = member_bytes(largest, data, device)
+    fit = members_that_fit(workers * per_member, device)
     if fit < seeds:
         raise ConfigError(
             f"a trial of {seeds} seeds needs about {seeds * per_member / 1e9:.1f} GB, and {fit} networks would fit: "
@@ -295,8 +332,9 @@ def _heartbeat(study: Study, trials: Sequence[Trial], interval: int) -> Iterator
 
     def beat() -> None:
         while True:
-            for trial in trials:
-                storage.record_heartbeat(trial._trial_id)
+            with suppress(*STORAGE_ERRORS):  # it may be back at the next
+                for trial in trials:
+                    storage.record_heartbeat(trial._trial_id)
             if stop.wait(interval):
                 return
 
@@ -345,5 +383,7 @@ def given_up(study: Study, recipe: Recipe) -> list[dict[str, Any]]:
     assert recipe.sweep is not None
     trials = study.get_trials(deepcopy=False)
     there = {_key(_values(t)) for t in trials if t.state in _COUNTED}
-    lost = {_key(v): v for t in trials if t.state == TrialState.FAIL and (v := _values(t))}
-    return [values for key, values in lost.items() if key not in there]
+    failed = [t for t in trials if t.state == TrialState.FAIL and not t.user_attrs.get("surplus")]
+    deaths = Counter(_key(_values(t)) for t in failed if not t.user_attrs.get("returned"))
+    lost = {_key(v): v for t in failed if (v := _values(t))}
+    return [v for key, v in lost.items() if key not in there and deaths[key] > recipe.sweep.retries]

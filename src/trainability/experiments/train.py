@@ -1,6 +1,9 @@
 """`train`: one recipe, as one run or one stack of runs over its seeds."""
 
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +24,7 @@ from trainability.training.devices import fabric_on
 from trainability.training.engine import Member, Plan, Strength, Training
 from trainability.training.folder import FolderError, RunFolder
 from trainability.training.loggers import Logger, loggers
-from trainability.training.memory import bytes_per_member, free_bytes, members_that_fit
+from trainability.training.memory import bytes_per_member, free_bytes, least_bytes, members_that_fit
 from trainability.training.optimisers import Schedule
 from trainability.training.record import Record
 
@@ -47,8 +50,16 @@ class Outcome:
 def build_model(recipe: Recipe, data: Dataset, seed: int) -> nn.Module:
     """The network of a recipe with the initial weights of a seed."""
     torch.manual_seed(seed)
+    model = architecture(recipe, data)
+    if recipe.init == "he":
+        apply_(model, Init("he"))
+    return model.double() if recipe.engine.precision == "64-true" else model
+
+
+def architecture(recipe: Recipe, data: Dataset) -> nn.Module:
+    """The network of a recipe with PyTorch's default weights."""
     shape = recipe.model
-    model = fnn(
+    return fnn(
         torch.Size(data.shape).numel(),
         shape.depth,
         shape.width,
@@ -56,9 +67,6 @@ def build_model(recipe: Recipe, data: Dataset, seed: int) -> nn.Module:
         batchnorm=shape.batchnorm,
         residual=shape.residual,
     )
-    if recipe.init == "he":
-        apply_(model, Init("he"))
-    return model.double() if recipe.engine.precision == "64-true" else model
 
 
 def build_training(
@@ -100,7 +108,7 @@ def build_training(
 
 def check_fits(recipe: Recipe, data: Dataset, device: torch.device) -> None:
     """Raise ConfigError where a stack of all seeds would not fit in memory, saying how many would."""
-    count, per_member = len(recipe.seeds), member_bytes(recipe, data)
+    count, per_member = len(recipe.seeds), member_bytes(recipe, data, device)
     fit = members_that_fit(per_member, device)
     if count > fit:
         raise ConfigError(
@@ -110,8 +118,18 @@ def check_fits(recipe: Recipe, data: Dataset, device: torch.device) -> None:
         )
 
 
-def member_bytes(recipe: Recipe, data: Dataset) -> int:
-    """Memory that one member of a recipe's stack takes, measured on a pass."""
+def member_bytes(recipe: Recipe, data: Dataset, device: torch.device) -> int:
+    """Memory that one member of a recipe's stack takes, measured on a pass where at least its weights fit.
+
+    Raises:
+        ConfigError: a batch larger than the training set.
+    """
+    if recipe.batch_size > len(data.train):
+        raise ConfigError(f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples")
+    with torch.device("meta"):
+        least = least_bytes(architecture(recipe, data))
+    if least > free_bytes(device):
+        return least
     model = build_model(recipe, data, 0)
     inputs = data.inputs(data.train.images[: recipe.batch_size])
     inputs = inputs.to(next(model.parameters()).dtype)
@@ -155,8 +173,6 @@ def train(
     """
     fabric = open_fabric(recipe)
     data = load(recipe.data.name, recipe.data.dir, hub=recipe.data.hub)
-    if recipe.batch_size > len(data.train):
-        raise ConfigError(f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples")
     check_fits(recipe, data, fabric.device)
     described = {**describe_environment(), **(environment or {}), "data": data.describe()}
     folder, refusal = None, None
@@ -165,11 +181,13 @@ def train(
             folder = RunFolder(out, recipe.resolved(), described, resume=resume)
         except FolderError as error:
             refusal = str(error)
+        except OSError as error:
+            refusal = f"{out} cannot be written to: {error.strerror}"
     if refusal := fabric.broadcast(refusal):  # told to all, or the others would wait
         raise FolderError(refusal)
     if folder is None:
         return _follow(recipe, data, fabric)
-    with folder:
+    with folder, _naming_the_dead():
         return _lead(recipe, data, fabric, folder, resume, progress)
 
 
@@ -196,21 +214,22 @@ def _lead(
         folder.note("damaged", checkpoint=name)
     _begin(training, fabric, state)
     folder.note("resumed" if resume else "started", step=training.steps, execution=training.execution)
-    if training.done:
+    if training.done and (folder.path / "results.json").exists():
         return outcome
     sent += loggers(recipe.loggers, folder.path, recipe.resolved())
     every = recipe.checkpoint_every or training.batches.per_epoch
     try:
-        while not training.done:
-            training.advance()
-            if training.steps % every == 0 and not training.done:
-                folder.save(training.state())
-                folder.note("checkpoint", step=training.steps)
-            progress(training)
-    except KeyboardInterrupt:
-        folder.save(training.state())
-        folder.note("interrupted", step=training.steps)
-        raise
+        with _between_steps() as interrupted:
+            while not training.done:
+                training.advance()
+                if training.steps % every == 0 and not training.done:
+                    folder.save(training.state())
+                    folder.note("checkpoint", step=training.steps)
+                progress(training)
+                if interrupted():
+                    folder.save(training.state())
+                    folder.note("interrupted", step=training.steps)
+                    raise KeyboardInterrupt
     finally:
         for logger in sent:
             logger.close()
@@ -223,17 +242,44 @@ def _lead(
 
 def _follow(recipe: Recipe, data: Dataset, fabric: "Fabric") -> Outcome:
     """The part of a process that shares the batches and writes nothing."""
-    try:
+    with _naming_the_dead():
         training = build_training([recipe], data, fabric)
         _begin(training, fabric, None)
         while not training.done:
             training.advance()
-    except RuntimeError as error:
-        if "gloo" not in str(error).lower() and "nccl" not in str(error).lower():
-            raise
-        raise FolderError("this process stopped because another one of the run did") from None
     training.finish("done")
     return Outcome(recipe, training.records)
+
+
+@contextmanager
+def _naming_the_dead() -> Iterator[None]:
+    """Say in a sentence that another process of the run has died, where the network library says it at length."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(library in str(error).lower() for library in ("gloo", "nccl")):
+            raise
+        raise FolderError("the run stopped because one of its processes did; go on with --resume") from None
+
+
+@contextmanager
+def _between_steps() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C waits for the end of a step, whose half could not be taken up again; a second one does not wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.getsignal(signal.SIGINT)
+    asked: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _begin(training: Training, fabric: "Fabric", state: dict[str, Any] | None) -> None:

@@ -1,6 +1,7 @@
 """Settings that are refused say which one, why, and what was probably meant."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -50,10 +51,25 @@ def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:
     return list(kind.model_fields)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as everybody means it, and not a text."""
+
+
+_Loader.yaml_implicit_resolvers = {key: list(kinds) for key, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Read YAML without running code from it."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def read_yaml(file: Path, what: str) -> dict[str, Any]:
     """Read a mapping from a YAML file, or raise ConfigError."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = load_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"the {what} {file} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -73,7 +73,7 @@ def narrate_sweep(found: Sequence[Row], seeds: int) -> list[str]:
         f"Chosen by validation accuracy: {chosen}, with {best.val:.2f} % on the validation split and {best.test:.2f} % "
         "on the test split, which had no part in the choice."
     ]
-    values = [run["val_accuracy"] or 0.0 for run in best.runs]
+    values = [0.0 if run["status"] == "diverged" else run["val_accuracy"] or 0.0 for run in best.runs]
     if seeds > 1:
         sentences.append(f"Its {seeds} seeds lie between {min(values):.2f} and {max(values):.2f} %.")
     else:
@@ -81,7 +81,7 @@ def narrate_sweep(found: Sequence[Row], seeds: int) -> list[str]:
     close = [row for row in found[1:] if seeds > 1 and row.val >= min(values)]
     if close:
         sentences.append(
-            f"{len(close)} other trial{'s' if len(close) > 1 else ''} reach at least the lowest of these seeds: "
+            f"Of the other trials, {len(close)} reached at least the lowest of these seeds: "
             "between them and the chosen one no difference is shown."
         )
     if diverged := sum(run["status"] == "diverged" for row in found for run in row.runs):

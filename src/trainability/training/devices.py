@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of every process that starts
-
 
 def fabric_on(
     device: str = "cpu", *, devices: int = 1, nodes: int = 1, strategy: str = "auto", precision: str = "32-true"
 ) -> "Fabric":
     """Lightning Fabric for a kind of device; ``"cuda:1"`` names one."""
-    from lightning_fabric import Fabric
+    import lightning_fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of every process that starts
     kind, _, index = device.partition(":")
-    which: Any = [int(index)] if index else devices
-    return Fabric(accelerator=kind, devices=which, num_nodes=nodes, strategy=strategy, precision=precision)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"num_nodes": nodes, "strategy": strategy, "precision": precision}
+    return lightning_fabric.Fabric(accelerator=kind, devices=[int(index)] if index else devices, **options)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trainability.data import Dataset, Split
 from trainability.data.augment import Augmentation
 from trainability.entropy import Convention
+from trainability.errors import UnsupportedModelError
 from trainability.flow import measure
 from trainability.layers import select
 from trainability.moments import Neurons
@@ -75,8 +76,9 @@ class Plan:
 class Training:
     """Trains a stack, a step or an epoch at a time; ``state()`` at any step and ``load()`` continue it to the bit.
 
-    A member whose loss is no longer finite is left at its last weights and marked; the others do not notice. (On an
-    accelerator this is looked at every 20 steps.) What is random depends on the member's seed and the step alone.
+    A member whose loss is no longer finite is marked and left at the weights it has then; the others do not notice. (On
+    an accelerator this is looked at every 20 steps, so its weights may be NaN by then.) What is random depends on the
+    member's seed and the step alone.
 
     Args:
         models: one network per member, of one architecture, with its initial weights.
@@ -166,6 +168,8 @@ class Training:
                 self._seed_noise(0)
                 self.execution["seconds"] = self.stack.choose(x)
             elif len(self.stack) > 1:
+                if self.plan.members == "direct" and self.stack.how != "direct":
+                    raise UnsupportedModelError("", "its layers cannot run directly as a stack; take members: auto")
                 self.stack.how = self.plan.members
             self.execution["compiled"] = self.plan.compile == "on" or (
                 self.plan.compile == "auto" and self._compiling_pays(x)
@@ -176,12 +180,12 @@ class Training:
 
     def _compiling_pays(self, x: Tensor) -> bool:
         self._seed_noise(0)
-        eager = self.stack.seconds(x)
+        eager = self._time(x)
         if eager * self.total_steps < _WORTH_COMPILING_S:
             return False
         self.stack.compile()
         try:
-            compiled = self.stack.seconds(x)
+            compiled = self._time(x)
         except Exception as error:  # the compiler has many ways to fail, and none may stop a training
             self.execution["not compiled"] = f"{type(error).__name__}: {error}".partition("\n")[0]
             return False
@@ -189,6 +193,11 @@ class Training:
             self.stack.eager()
         self.execution |= {"seconds eager": eager, "seconds compiled": compiled}
         return compiled < 0.97 * eager
+
+    def _time(self, x: Tensor) -> float:
+        """Seconds of a pass, after one that compiles and fills the caches."""
+        self.stack.seconds(x)
+        return median(self.stack.seconds(x) for _ in range(3))
 
     def step(self) -> Tensor:
         """Train one step and return the losses ``(E,)`` without the LBE term."""
@@ -210,13 +219,16 @@ class Training:
     def _freeze(self, totals: Tensor) -> None:
         """Mark the members whose loss is not finite on any rank."""
         if self.fabric.world_size > 1:
-            totals = totals.clone()
-            dist.all_reduce(totals)
+            if self.lbe and self.lbe.mean_losses is not None and self.lbe.lbe is not None:
+                totals = self.lbe.mean_losses + self.lbe.lbe  # the same on every rank already
+            else:
+                totals = totals.clone()
+                dist.all_reduce(totals)
         for e, finite in enumerate(totals.isfinite().tolist()):
             if not finite and self.alive[e]:
                 self.alive[e] = False
                 self.records[e].status = "diverged"
-                self._tell("diverged", step=self.steps, member=e)
+                self._tell("diverged", step=self.steps + 1, member=e)
 
     def advance(self) -> None:
         """Train one step and record what is due: losses, flow and, at the end of an epoch, accuracies."""
@@ -314,10 +326,8 @@ class Training:
 
     def _seed_noise(self, step: int) -> None:
         rank = self.fabric.global_rank
-        if self.stack.how == "alone":
-            torch.manual_seed(stream(self.members[0].seed, "dropout", rank, step))
-        else:
-            self.stack.turn.generators = self._noise.at("dropout", rank, step)
+        self.stack.turn.generators = self._noise.at("dropout", rank, step)
+        self.stack.turn.seeds = [stream(m.seed, "dropout", rank, step) for m in self.members]
 
     def _measure(self) -> None:
         for record, model in zip(self.records, self.stack.models, strict=True):
@@ -344,7 +354,8 @@ class Training:
 
     def _evaluate(self) -> None:
         """Accuracies at the end of an epoch."""
-        val, test = self.accuracies(self.data.val), self.accuracies(self.data.test)
+        # One process's word for all: the statistics of a BatchNorm, and so a plateau, would differ between them.
+        val, test = self.fabric.broadcast((self.accuracies(self.data.val), self.accuracies(self.data.test)))
         step_ms = 1e3 * median(self._times) / len(self.stack)
         self._tell("accuracies", step=self.steps, val=val, test=test, step_ms=step_ms)
         for e, record in enumerate(self.records):

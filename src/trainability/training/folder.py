@@ -50,6 +50,8 @@ class RunFolder:
         self, path: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], *, resume: bool = False
     ) -> None:
         self.path = path
+        if resume and not path.is_dir():
+            raise FolderError(f"{path} holds no run that could be resumed")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(path / ".lock")
         try:
@@ -63,9 +65,14 @@ class RunFolder:
             raise
 
     def _begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any], resume: bool) -> None:
-        if (self.path / "recipe.yaml").exists() and not resume:
+        if any((self.path / name).exists() for name in ("recipe.yaml", "events.jsonl")) and not resume:
             raise FolderError(f"{self.path} holds a run already; continue it with --resume or choose another --out")
+        if resume and not (self.path / "recipe.yaml").exists():
+            raise FolderError(f"{self.path} holds no run that could be resumed")
         keep_recipe(self.path, recipe, environment)
+        for leftover in (self.path / "checkpoints").glob(".step-*"):  # of a process that was killed while writing
+            leftover.unlink(missing_ok=True)
+        self._digest = hashlib.sha256(json.dumps(dict(recipe), sort_keys=True).encode()).hexdigest()
         events = self.path / "events.jsonl"
         torn = events.exists() and events.stat().st_size and not events.read_bytes().endswith(b"\n")
         self._events = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -86,7 +93,7 @@ class RunFolder:
             OSError: no space, for example; the checkpoints before it stay.
         """
         buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
+        torch.save({**state, "recipe": self._digest}, buffer)
         payload = buffer.getvalue()
         try:
             torch.load(io.BytesIO(payload), weights_only=True)
@@ -107,23 +114,26 @@ class RunFolder:
         write_atomically(self.path / name, (json.dumps(finite(content), indent=1) + "\n").encode())
 
     def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The state of the newest checkpoint that is whole, and the names of damaged ones that are newer."""
+        """The state of the newest checkpoint that is whole, and the names of damaged ones that are newer.
+
+        Raises:
+            FolderError: it was written for another recipe.
+        """
         damaged: list[str] = []
         for path in self._checkpoints():
             payload = path.read_bytes()
             if hashlib.sha256(payload).hexdigest()[:16] == path.stem.rpartition("-")[2]:
                 state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+                if state.pop("recipe", None) != self._digest:
+                    raise FolderError(f"{path} is the checkpoint of another recipe")
                 return state, damaged
+            path.rename(path.with_suffix(".damaged"))
             damaged.append(path.name)
         return None, damaged
 
     def _checkpoints(self) -> list[Path]:
         """The newest first; what a dying process left half-written does not count."""
         return sorted((self.path / "checkpoints").glob("step-*.pt"), reverse=True)
-
-    def events(self) -> list[dict[str, Any]]:
-        """The events that count: torn lines are left out, and so is what a resumed run did again."""
-        return read_events(self.path / "events.jsonl")
 
     def close(self) -> None:
         """Let another process have it."""
@@ -137,8 +147,10 @@ class RunFolder:
         self.close()
 
 
-def keep_recipe(folder: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-    """Write ``recipe.yaml`` and ``environment.json``, or find the same recipe there.
+def keep_recipe(
+    folder: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], free: tuple[str, ...] = ()
+) -> None:
+    """Write ``recipe.yaml`` and ``environment.json``, or find the same recipe there, apart from settings in ``free``.
 
     Raises:
         FolderError: another recipe is there; the message says where they differ.
@@ -146,7 +158,13 @@ def keep_recipe(folder: Path, recipe: Mapping[str, Any], environment: Mapping[st
     kept = folder / "recipe.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     if kept.exists():
-        differ = _differences(yaml.safe_load(kept.read_text(encoding="utf-8")), dict(recipe))
+        try:
+            there = yaml.safe_load(kept.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            there = None
+        if not isinstance(there, dict):
+            raise FolderError(f"{kept} is damaged; choose another folder, or put the recipe back there")
+        differ = [d for d in _differences(there, dict(recipe)) if not d.startswith(free)]
         if differ:
             raise FolderError(f"{folder} holds another recipe: {'; '.join(differ[:3])}")
         return
@@ -155,7 +173,7 @@ def keep_recipe(folder: Path, recipe: Mapping[str, Any], environment: Mapping[st
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a log that count; see `RunFolder.events`."""
+    """The events of a log that count: torn lines are left out, and so is what a resumed run did again."""
     events: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -23,6 +23,7 @@ class Turn:
     way: Way
     member: int = 0
     generators: Sequence[torch.Generator] = ()
+    seeds: Sequence[int] = ()  # of torch's own generator, from which a member that runs by itself draws
 
 
 class StackedLinear(nn.Linear):
@@ -82,7 +83,8 @@ class StackedDropout(nn.Module):
         shape = like.shape[: like.dim() - self.trailing] + (1,) * self.trailing
         keep = self.keep[member]
         mask = torch.empty(shape, dtype=like.dtype if self.trailing else torch.bool, device=like.device)
-        mask.bernoulli_(keep, generator=self.turn.generators[member])
+        alone = self.turn.way == "loop"
+        mask.bernoulli_(keep, generator=None if alone else self.turn.generators[member])
         return mask.to(like.dtype).mul_(1 / keep if keep else 0.0)
 
 
@@ -134,16 +136,24 @@ def stand_in(path: str, modules: Sequence[Any], turn: Turn, like: Tensor) -> nn.
     first = modules[0]
     if type(first) in _DROPOUTS:
         return StackedDropout([m.p for m in modules], _DROPOUTS[type(first)], turn)
-    settings = {m.extra_repr() for m in modules}
-    if len(settings) == 1:
+    settings = [_plain(m) for m in modules]
+    differ = [name for name in settings[0] if len({repr(own.get(name)) for own in settings}) > 1]
+    if not differ:
         return None
     if type(first) is nn.LeakyReLU and not any(m.inplace for m in modules):
         return StackedLeakyReLU([m.negative_slope for m in modules], like, turn)
+    shown = ", ".join(repr(own.get(differ[0])) for own in settings[:3])
     raise UnsupportedModelError(
         path,
-        f"the members of a stack differ here ({'; '.join(sorted(settings)[:3])}); only the probability of a "
-        "dropout and the slope of a leaky ReLU may differ, so put the others in stacks of their own",
+        f"the members of a stack differ in {differ[0]} ({shown}); only the probability of a dropout and the slope of a "
+        "leaky ReLU may differ, so put the others in stacks of their own",
     )
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """A module's own settings: its attributes that are numbers, words, or tuples of them."""
+    kinds = (int, float, str, bool, tuple, type(None))
+    return {k: v for k, v in vars(module).items() if isinstance(v, kinds) and not k.startswith("_") and k != "training"}
 
 
 def taught(module: nn.Module, turn: Turn) -> bool:
@@ -155,8 +165,3 @@ def taught(module: nn.Module, turn: Turn) -> bool:
     if isinstance(module, StackedLinear | StackedFlatten | StackedDropout | StackedLeakyReLU | nn.Identity):
         return True
     return is_nonlinearity(module) and next(module.parameters(), None) is None
-
-
-def is_drawing(module: nn.Module) -> bool:
-    """Whether a module draws random numbers by itself in training, and is not one of those that `stand_in` knows."""
-    return isinstance(module, nn.modules.dropout._DropoutNd | nn.RReLU) and type(module) not in _DROPOUTS

@@ -8,8 +8,9 @@ from trainability.training.stack import Stack
 
 # Weights, gradients and two moments of an optimiser such as Adam.
 _COPIES = 4
-# Of the free memory: the rest is for the allocator's gaps and for what else runs.
-_SHARE = 0.9
+# A process grows by 2.7 to 3.2 times what a step keeps, as measured on stacks of 6 to 64 networks of several kinds:
+# what is in passage, and the gaps that the allocator leaves.
+_GROWTH = 3.3
 
 
 def bytes_per_member(model: nn.Module, inputs: Tensor, taps: tuple[str, ...] = ()) -> int:
@@ -17,7 +18,8 @@ def bytes_per_member(model: nn.Module, inputs: Tensor, taps: tuple[str, ...] = (
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     stack = Stack([model], taps=taps)
     try:
-        return _COPIES * weights + stack.prepare(inputs.unsqueeze(0)) + inputs.numel() * inputs.element_size()
+        kept = stack.prepare(inputs.unsqueeze(0))
+        return int(_GROWTH * (_COPIES * weights + kept + inputs.numel() * inputs.element_size()))
     finally:
         stack.remove()
 
@@ -31,4 +33,9 @@ def free_bytes(device: torch.device) -> int:
 
 def members_that_fit(per_member: int, device: torch.device) -> int:
     """How many networks of this size fit into what is free."""
-    return int(_SHARE * free_bytes(device) / max(1, per_member))
+    return free_bytes(device) // max(1, per_member)
+
+
+def least_bytes(model: nn.Module) -> int:
+    """Memory that a network takes at the very least, which a model on the meta device tells too."""
+    return _COPIES * sum(p.numel() * p.element_size() for p in model.parameters())

@@ -27,8 +27,8 @@ class Schedule:
     """How the learning rate changes.
 
     ``constant``; ``step``: times ``gamma`` after each of ``milestones`` (epochs); ``cosine``: up linearly over
-    ``warmup`` epochs and down to zero at the end; ``plateau``: times ``gamma`` after ``patience`` epochs without a
-    better validation accuracy.
+    ``warmup`` epochs and down to zero at the end; ``plateau``: times ``gamma`` after more than ``patience`` epochs
+    without a better validation accuracy.
     """
 
     kind: Literal["constant", "step", "cosine", "plateau"] = "constant"
@@ -128,5 +128,19 @@ def build(
     try:
         make: Callable[..., Optimizer] = kind
         return make([g for g in groups if g["params"]], lr=lr, **given)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"{kind.__name__} refuses its options: {error}") from None
+    except Exception as error:  # each of them checks in its own way
+        raise ValueError(f"{kind.__name__} cannot be made with these options: {error}") from None
+
+
+def check(name: str, *, lr: float, weight_decay: float, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for an optimiser that cannot be made so, or that needs more than a gradient for a step."""
+    weights = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
+    optimizer = build(name, weights, [nn.Parameter(torch.ones(3))], lr=lr, weight_decay=weight_decay, options=options)
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            weight.grad = torch.ones_like(weight)
+    try:
+        optimizer.step()
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{name} cannot be used: a step from gradients alone fails ({reason})") from None

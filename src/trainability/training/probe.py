@@ -39,6 +39,8 @@ def neuron_histograms(model: nn.Module, inputs: Tensor, when: str, bins: int = 4
         model(inputs)
     rows = []
     for index, name in chosen.items():
+        if name not in kept.seen:  # used for its weight alone, as in torch's attention
+            continue
         activation = kept.seen[name].flatten(1)
         variance = activation.var(0)
         values = activation[:, variance.argsort()[len(variance) // 2]]

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from trainability.errors import UnsupportedModelError
 from trainability.moments import MappedMoments, Moments, Neurons, StackMoments, samples, stack_samples
 from trainability.observe import observing, unwrap
 from trainability.readings import Batch, Reader
 from trainability.taps import Taps, reading_name
-from trainability.training.members import Turn, Way, is_drawing, stand_in, taught
+from trainability.training.members import Turn, Way, stand_in, taught
 
 
 class Passed(NamedTuple):
@@ -46,8 +47,7 @@ class Stack(nn.Module):
         neurons: what counts as a neuron (`trainability.batch_entropy`).
 
     Raises:
-        UnsupportedModelError: the models differ otherwise, naming the module; or one has random numbers in it that
-            cannot be drawn for each member.
+        UnsupportedModelError: the models differ otherwise; the message names the module.
 
     >>> from torch import nn
     >>> stack = Stack([nn.Sequential(nn.Linear(4, 3), nn.ReLU()) for _ in range(5)], taps=["1"])
@@ -65,6 +65,7 @@ class Stack(nn.Module):
             raise ValueError("the members of a stack must be models of their own, not one model several times")
         self.__dict__["models"] = members  # not submodules: their weights are views of this module's
         self.turn = Turn("alone" if len(members) == 1 else "vmap")
+        self.turn.generators = [torch.Generator().manual_seed(number) for number in range(len(members))]
         self.module = members[0] if len(members) == 1 else _stacked(members, self.turn)
         self._point_members()
         self._collector = _Collector(neurons, self.turn)
@@ -124,23 +125,53 @@ class Stack(nn.Module):
             model.train()
             with Taps(model, self._paths, self._collector), self._collector.learning():
                 model(x[0])
+        if self.how == "vmap" and not self._can_be_mapped(x):
+            self.how = "loop"
         if self.how == "vmap" and all(taught(m, self.turn) for m in _leaves(self.module)) and self._direct_agrees(x):
             self.how = "direct"
         owned = {p.untyped_storage().data_ptr() for p in model.parameters()}
         return sum(size for pointer, size in kept.items() if pointer not in owned)
 
-    def _direct_agrees(self, x: Tensor) -> bool:
+    def _can_be_mapped(self, x: Tensor) -> bool:
         with observing(self.module), torch.no_grad():
-            self.module.eval()
-            mapped = vmap(self._one)(*self._state(), x)[0]
-            self.how = "direct"
+            self.module.train()
             try:
-                direct = self.module(x)
-            except (RuntimeError, IndexError, ValueError):  # a forward that counts dimensions
+                self._pass(x)
+            except UnsupportedModelError as error:
+                if "random" not in error.problem:
+                    raise
                 return False
-            finally:
-                self.how = "vmap"
-        return direct.shape == mapped.shape and torch.allclose(direct, mapped, rtol=1e-3, atol=1e-5, equal_nan=True)
+            except RuntimeError:  # control flow that depends on the data, or an operation without a rule
+                return False
+        return True
+
+    def _direct_agrees(self, x: Tensor) -> bool:
+        """Whether every layer returns directly what it returns mapped, and not just the last, which may be silent."""
+        states = [generator.get_state() for generator in self.turn.generators]
+        found: list[Tensor] = []
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> list[Tensor]:
+            return [functional_call(self.module, (parameters, buffers), (own,)), *found]
+
+        def outputs_of_all(way: Way) -> list[Tensor]:
+            found.clear()
+            for generator, state in zip(self.turn.generators, states, strict=True):
+                generator.set_state(state)
+            self.how = way
+            return [self.module(x), *found] if way == "direct" else vmap(one)(*self._state(), x)
+
+        handles = [m.register_forward_hook(lambda _m, _i, out: found.append(out)) for m in _leaves(self.module)]
+        try:
+            with observing(self.module), torch.no_grad():
+                self.module.train()
+                pairs = list(zip(outputs_of_all("vmap"), outputs_of_all("direct"), strict=True))
+            return all(_close(a, b) for a, b in pairs)
+        except (RuntimeError, IndexError, ValueError, TypeError):  # a forward that counts dimensions
+            return False
+        finally:
+            self.how = "vmap"
+            for handle in handles:
+                handle.remove()
 
     def choose(self, x: Tensor, repeats: int = 3) -> dict[Way, float]:
         """Take the faster of mapping and looping for these inputs ``(E, B, ...)``; return the seconds of each.
@@ -171,7 +202,8 @@ class Stack(nn.Module):
                 generator.manual_seed(seed)
             begin = time.perf_counter()
             outputs, _ = self._forward(x)
-            torch.autograd.grad(outputs.float().square().mean(), list(self.module.parameters()), allow_unused=True)
+            trained = [p for p in self.module.parameters() if p.requires_grad]
+            torch.autograd.grad(outputs.float().square().mean(), trained, allow_unused=True)
             if outputs.is_cuda:
                 torch.cuda.synchronize()
             return time.perf_counter() - begin
@@ -210,6 +242,14 @@ class Stack(nn.Module):
         """Take the taps off, which matters for a stack of one: its model is the user's."""
         self._taps.remove()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Stack":
+        twin = Stack([copy.deepcopy(m, memo) for m in self.models], taps=self._paths, neurons=self._reader.neurons)
+        twin.how = self.how
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("a stack cannot be pickled: its models are views of it; pickle stack.models, or state_dict()")
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Stack":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._point_members()
@@ -244,17 +284,24 @@ class Stack(nn.Module):
         parameters, buffers = ({name: t.unbind(0) for name, t in part.items()} for part in self._state())
         for member in range(len(self)):
             self.turn.member = member
+            self._seed(member)
             yield {n: t[member] for n, t in parameters.items()}, {n: t[member] for n, t in buffers.items()}
+
+    def _seed(self, member: int) -> None:
+        """Set torch's own generator for a member that runs by itself, as a plain loop would before each step."""
+        if self.turn.seeds:
+            torch.manual_seed(self.turn.seeds[member])
 
     def _pass(self, x: Tensor) -> tuple[Tensor, list[Batch]]:
         if self.how == "alone":
-            outputs = self.module(x[0]).unsqueeze(0)
+            self._seed(0)
+            outputs = _tensor(self.module(x[0])).unsqueeze(0)
             taken = [
                 replace(b, mean=b.mean.unsqueeze(0), variance=b.variance.unsqueeze(0)) for b in self._reader.take()
             ]
             return outputs, taken
         if self.how == "direct":
-            outputs = self.module(x)
+            outputs = _tensor(self.module(x))
             return outputs, self._collector.batches(self._collector.take())
         if self.how == "loop":
             each = [self._one(*state, one) for state, one in zip(self._states(), x, strict=True)]
@@ -270,8 +317,8 @@ class Stack(nn.Module):
                 raise
             raise UnsupportedModelError(
                 "",
-                "it draws random numbers by a function, which a stack cannot do for each member; use torch.nn.Dropout, "
-                "or train it in a stack of one",
+                "it draws random numbers by a function, which cannot be mapped over the members; use torch.nn.Dropout, "
+                "or let them run one after another (members: loop)",
             ) from None
         return outputs, self._collector.batches(moments)
 
@@ -280,8 +327,15 @@ class Stack(nn.Module):
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Run one member; the moments are those of its tapped layers."""
         if self.how == "alone":
-            return self.module(x), {}
-        return functional_call(self.module, (parameters, buffers), (x,)), self._collector.take()
+            return _tensor(self.module(x)), {}
+        outputs = _tensor(functional_call(self.module, (parameters, buffers), (x,)))
+        return outputs, self._collector.take()
+
+
+def _tensor(outputs: Any) -> Tensor:
+    if not isinstance(outputs, Tensor):
+        raise UnsupportedModelError("", f"it returns {type(outputs).__name__}; a stack needs one tensor, its logits")
+    return outputs
 
 
 class _Collector:
@@ -345,6 +399,11 @@ class _Collector:
         ]
 
 
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors agree as well as two ways of computing them do, measured by the largest entry."""
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()), equal_nan=True)
+
+
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
     return (m for m in module.modules() if next(m.children(), None) is None)
 
@@ -355,14 +414,11 @@ def _stacked(models: list[nn.Module], turn: Turn) -> nn.Module:
     module = copy.deepcopy(models[0])
     _stack_tensors(module, models)
     like = next(iter(models[0].parameters()), torch.empty(0))
+    substitutes: dict[int, nn.Module | None] = {}
     for path, own in models[0].named_modules(remove_duplicate=False):
-        if is_drawing(own):
-            raise UnsupportedModelError(
-                path, f"{type(own).__name__} draws random numbers; a stack knows nn.Dropout only"
-            )
-        if next(own.children(), None) is not None:
-            continue
-        substitute = stand_in(path, [m.get_submodule(path) for m in models], turn, like)
+        if id(own) not in substitutes:  # what is shared stays shared
+            substitutes[id(own)] = stand_in(path, [m.get_submodule(path) for m in models], turn, like)
+        substitute = substitutes[id(own)]
         if substitute is not None:
             substitute.train(own.training)
             if not path:
@@ -391,17 +447,17 @@ def _stack_tensors(module: nn.Module, models: list[nn.Module]) -> None:
 def _check_alike(models: list[nn.Module]) -> None:
     """Raise UnsupportedModelError where a model is not of the first one's architecture."""
     first = dict(models[0].named_modules())
-    shapes = {n: (t.shape, t.dtype) for n, t in (*models[0].named_parameters(), *models[0].named_buffers())}
+    shapes = _shapes(models[0])
     for number, model in enumerate(models[1:], 1):
         modules = dict(model.named_modules())
         for path, own in first.items():
             other = modules.get(path)
-            if type(other) is not type(own):
+            if other is None or type_before_parametrizations(other) is not type_before_parametrizations(own):
                 what = "nothing" if other is None else type(other).__name__
                 raise UnsupportedModelError(path, f"member 0 has {type(own).__name__} here and member {number} {what}")
         if extra := sorted(modules.keys() - first.keys()):
             raise UnsupportedModelError(extra[0], f"member {number} has it and member 0 has not")
-        found = {n: (t.shape, t.dtype) for n, t in (*model.named_parameters(), *model.named_buffers())}
+        found = _shapes(model)
         for name in sorted(shapes.keys() | found.keys()):
             if shapes.get(name) != found.get(name):
                 path = name.rpartition(".")[0]
@@ -410,5 +466,10 @@ def _check_alike(models: list[nn.Module]) -> None:
                 )
 
 
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    return {name: (tuple(t.shape), t.dtype, "trained" if t.requires_grad else "not trained") for name, t in tensors}
+
+
 def _say(shapes: dict[str, Any], name: str) -> str:
-    return "absent" if name not in shapes else f"{tuple(shapes[name][0])} {shapes[name][1]}"
+    return " ".join(map(str, shapes[name])) if name in shapes else "absent"
