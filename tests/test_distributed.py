@@ -54,6 +54,7 @@ def worker(rank: int, world: int, kind: str, folder: str) -> None:
             fully_shard(model, mesh=dist.init_device_mesh("cpu", (world,)))
             forward, lbe = model, tr.LBE(model)
         torch.save(steps(forward, model, lbe, x[share], y[share]), f"{folder}/{rank}.pt")
+        dist.barrier()  # gloo aborts a process whose peer has gone already
     finally:
         dist.destroy_process_group()
 
