@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from trainability.activations import is_nonlinearity
 from trainability.errors import UnsupportedModelError
@@ -35,9 +36,34 @@ class StackedLinear(nn.Linear):
         """Map to ``(..., out)``."""
         if self.turn.way != "direct":
             return super().forward(x)
-        rows, weight = x.flatten(1, -2), self.weight.mT  # (E, S, in), (E, in, out)
-        out = torch.bmm(rows, weight) if self.bias is None else torch.baddbmm(self.bias.unsqueeze(1), rows, weight)
+        rows = x.flatten(1, -2)  # (E, S, in)
+        if self.bias is None:
+            out = torch.bmm(rows, self.weight.mT)
+        elif torch.is_autocast_enabled(x.device.type):
+            out = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.mT)
+        else:
+            out = _StackedProduct.apply(rows, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return out.view(*x.shape[:-1], -1)
+
+
+class _StackedProduct(torch.autograd.Function):
+    """x Wᵀ + b per member, with the gradient of W as W lies in memory; autograd's is transposed and has to be copied."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            torch.bmm(grad, weight) if wanted[0] else None,
+            torch.bmm(grad.mT, x) if wanted[1] else None,
+            grad.sum(1) if wanted[2] else None,
+        )
 
 
 class StackedFlatten(nn.Flatten):
