@@ -47,7 +47,7 @@ class StackedLinear(nn.Linear):
 
 
 class _StackedProduct(torch.autograd.Function):
-    """x Wᵀ + b per member, with the gradient of W as W lies in memory; autograd's is transposed and has to be copied."""
+    """x Wᵀ + b per member, with the gradient of W as W lies in memory; autograd's is transposed and then copied."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
