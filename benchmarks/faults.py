@@ -25,7 +25,7 @@ import yaml
 from optuna.study import Study
 
 from trainability.experiments.recipe import Recipe
-from trainability.experiments.sweep import grid, open_study, rows
+from trainability.experiments.study import grid, open_study, rows
 
 TRAIN = {
     "model": {"depth": 30, "width": 64},

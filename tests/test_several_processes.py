@@ -15,7 +15,7 @@ import yaml
 
 from trainability import cli
 from trainability.experiments.recipe import Recipe
-from trainability.experiments.sweep import open_study, rows
+from trainability.experiments.study import open_study, rows
 
 RECIPE = {
     "model": {"depth": 5, "width": 24},

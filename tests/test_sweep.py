@@ -16,7 +16,8 @@ import yaml
 from trainability import cli
 from trainability.data import load
 from trainability.experiments.recipe import Recipe
-from trainability.experiments.sweep import claim, given_up, grid, open_study, refill, rows, work
+from trainability.experiments.study import claim, given_up, grid, open_study, refill, rows
+from trainability.experiments.sweep import work
 from trainability.report.sweep import heatmap_pair, narrate_sweep, render_sweep
 from trainability.training.devices import fabric_on
 
@@ -217,7 +218,7 @@ def test_workers_that_make_a_study_at_the_same_moment_all_get_it(tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_sweep import recipe
-from trainability.experiments.sweep import open_study
+from trainability.experiments.study import open_study
 open_study(recipe(), {url(tmp_path)!r})
 """
     workers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(4)]

@@ -21,7 +21,8 @@ from trainability.cli.common import changes, check_device, check_out, duration, 
 from trainability.data import DataError, Dataset, load
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe, read_recipe
-from trainability.experiments.sweep import STORAGE_ERRORS, Row, capacity, given_up, open_study, progress_of, rows, work
+from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_study, rows
+from trainability.experiments.sweep import capacity, progress_of, work
 from trainability.experiments.train import open_fabric
 from trainability.experiments.validate import ConfigError
 from trainability.files import finite

@@ -1,26 +1,20 @@
-"""`sweep`: many trials of a recipe, by any number of workers that share an Optuna study."""
+"""`sweep`: a worker that trains the trials of a study, as many at a time as fit in a stack."""
 
-import threading
 import time
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from itertools import product
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import torch
-from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.trial import Trial, TrialState
 
 from trainability.data import Dataset
 from trainability.experiments.recipe import Range, Recipe
+from trainability.experiments.study import STACKABLE, claim, fail_lost, heartbeat, refill, total_trials
 from trainability.experiments.train import build_training, member_bytes
 from trainability.experiments.validate import ConfigError
 from trainability.training.engine import Training
@@ -29,12 +23,6 @@ from trainability.training.record import Record
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-# Members of one stack may differ in these; whatever else differs needs a stack of its own.
-_STACKABLE = ("optimizer.lr", "optimizer.weight_decay", "lbe.alpha", "lbe.beta", "lbe.alpha_min")
-STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
-_OPENINGS = 6
-_COUNTED = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
 
 
 @dataclass(frozen=True)
@@ -46,175 +34,6 @@ class Progress:
     running: int
     best: float | None
     seconds_left: float | None
-
-
-def open_study(recipe: Recipe, storage: str) -> Study:
-    """Open the study of a recipe, made and filled by whoever comes first.
-
-    A worker that dies is noticed by the others when its heartbeat stops, and its trials are tried again.
-
-    Raises:
-        ConfigError: the storage cannot be reached.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if storage.startswith("sqlite") and ("?" in storage or ":memory:" in storage or storage.rstrip("/") == "sqlite:"):
-        raise ConfigError(
-            f"sweep.storage: {storage} is not a plain file; write sqlite:///FILE, without a ? in its path"
-        )
-    for attempt in range(_OPENINGS):
-        try:
-            with _quiet():
-                return _study(recipe, storage)
-        except (*STORAGE_ERRORS, ImportError, ValueError) as error:
-            reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-            # Several workers that make the same tables at the same moment get into each other's way.
-            if attempt + 1 == _OPENINGS or not any(
-                word in reason for word in ("exists", "UNIQUE", "locked", "duplicate")
-            ):
-                place = storage.rpartition("@")[2]
-                raise ConfigError(f"sweep.storage: {place} cannot be reached: {reason}") from None
-            time.sleep(0.3 * (attempt + 1))
-    raise AssertionError
-
-
-def _study(recipe: Recipe, storage: str) -> Study:
-    assert recipe.sweep is not None
-    sqlite = storage.startswith("sqlite")
-    database = RDBStorage(
-        storage,
-        engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True},
-        heartbeat_interval=recipe.sweep.heartbeat,
-        grace_period=3 * recipe.sweep.heartbeat,
-    )
-    study = optuna.create_study(
-        storage=database,
-        study_name=f"trainability-{recipe.digest()}",
-        direction="maximize",
-        # Unseeded, so that each worker draws its own; constant_liar keeps them from drawing close to one another.
-        sampler=optuna.samplers.TPESampler(constant_liar=True),
-        load_if_exists=True,
-    )
-    refill(study, recipe)
-    return study
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna warns that heartbeats are experimental and meant for another way of running; this one is tested."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.filterwarnings("ignore", message="Heartbeat of storage")
-        yield
-
-
-def refill(study: Study, recipe: Recipe) -> None:
-    """Queue every trial of a grid that is not there, and every one whose worker died, up to the number of retries.
-
-    Two workers may queue the same one; `claim` then leaves the later aside.
-    """
-    assert recipe.sweep is not None
-    trials = study.get_trials(deepcopy=False)
-    there = {_key(_values(t)) for t in trials if t.state in _COUNTED}
-    failed = [t for t in trials if t.state == TrialState.FAIL and not t.user_attrs.get("surplus")]
-    lost = [_values(t) for t in failed]
-    deaths = Counter(_key(_values(t)) for t in failed if not t.user_attrs.get("returned"))
-    wanted = grid(recipe) if recipe.sweep.method == "grid" else [values for values in lost if values]
-    for key, values in {_key(values): values for values in wanted}.items():
-        if key not in there and deaths[key] <= recipe.sweep.retries:
-            study.enqueue_trial(values)
-
-
-def _values(trial: FrozenTrial) -> dict[str, Any]:
-    """A trial's parameters, also while they are only queued."""
-    return dict(trial.system_attrs.get("fixed_params") or trial.params)
-
-
-def _key(values: dict[str, Any]) -> str:
-    return repr(sorted(values.items()))
-
-
-def grid(recipe: Recipe) -> list[dict[str, Any]]:
-    """All combinations, those of one architecture together.
-
-    >>> from trainability.experiments.recipe import Recipe
-    >>> grid(Recipe(lbe={}, sweep={"parameters": {"lbe.beta": [0.1, 0.2], "model.depth": [5, 10]}}))[1]
-    {'model.depth': 5, 'lbe.beta': 0.2}
-    """
-    assert recipe.sweep is not None
-    names = sorted(recipe.sweep.parameters, key=lambda name: name in _STACKABLE)
-    lists = [values for name in names if not isinstance(values := recipe.sweep.parameters[name], Range)]
-    return [dict(zip(names, values, strict=True)) for values in product(*lists)]
-
-
-def total_trials(recipe: Recipe) -> int:
-    """How many trials a sweep has."""
-    assert recipe.sweep is not None
-    return recipe.sweep.trials or len(grid(recipe))
-
-
-def claim(study: Study, recipe: Recipe, most: int) -> list[Trial]:
-    """Take up to ``most`` trials that nobody else has."""
-    assert recipe.sweep is not None
-    total = total_trials(recipe)
-    taken: list[Trial] = []
-    while len(taken) < most:
-        trials = study.get_trials(deepcopy=False)
-        waiting = any(t.state == TrialState.WAITING for t in trials)
-        if not waiting and (recipe.sweep.method == "grid" or _counted(trials) >= total):
-            break
-        with _quiet():
-            trial = study.ask()
-        _storage(study).record_heartbeat(trial._trial_id)
-        if _is_surplus(study, trial, recipe, total):
-            trial.set_user_attr("surplus", True)
-            study.tell(trial, state=TrialState.FAIL)
-            continue
-        _suggest(trial, recipe)
-        trial.set_user_attr("claimed", True)
-        taken.append(trial)
-    return taken
-
-
-def _counted(trials: Sequence[FrozenTrial]) -> int:
-    return sum(t.state in _COUNTED for t in trials)
-
-
-def _is_surplus(study: Study, trial: Trial, recipe: Recipe, total: int) -> bool:
-    """Whether another worker was quicker: the same was queued twice, or none was left and a new one was made up."""
-    assert recipe.sweep is not None
-    trials = study.get_trials(deepcopy=False)
-    queued = _values(next(t for t in trials if t.number == trial.number))
-    earlier = [t for t in trials if t.number < trial.number and t.state in _COUNTED]
-    if queued:
-        return _key(queued) in {_key(_values(t)) for t in earlier}
-    return recipe.sweep.method == "grid" or len(earlier) >= total
-
-
-def _fail_lost(study: Study, patience: float) -> None:
-    """Fail the trials whose worker died: its heartbeat stopped, or it died before the first beat."""
-    with _quiet():
-        fail_stale_trials(study)
-    now = datetime.now()
-    for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        begun = t.datetime_start or now
-        if not t.user_attrs.get("claimed") and (now - begun).total_seconds() > patience:
-            with suppress(optuna.exceptions.UpdateFinishedTrialError):
-                _storage(study).set_trial_state_values(t._trial_id, state=TrialState.FAIL)
-
-
-def _storage(study: Study) -> Any:
-    """The database itself, below optuna's cache, which does not pass heartbeats on."""
-    storage: Any = study._storage
-    return getattr(storage, "_backend", storage)
-
-
-def _suggest(trial: Trial, recipe: Recipe) -> None:
-    assert recipe.sweep is not None
-    for name, values in recipe.sweep.parameters.items():
-        if isinstance(values, Range):
-            trial.suggest_float(name, values.low, values.high, log=values.log)
-        else:
-            trial.suggest_categorical(name, values)
 
 
 def work(
@@ -235,7 +54,7 @@ def work(
     assert recipe.sweep is not None
     most = capacity(recipe, data, fabric.device, workers)
     while True:
-        _fail_lost(study, 3 * recipe.sweep.heartbeat)
+        fail_lost(study, 3 * recipe.sweep.heartbeat)
         refill(study, recipe)
         trials = claim(study, recipe, most)
         if not trials:
@@ -244,7 +63,7 @@ def work(
             progress(None)
             time.sleep(poll)  # another worker may die, and its trials are then ours
             continue
-        with _heartbeat(study, trials, recipe.sweep.heartbeat):
+        with heartbeat(study, trials, recipe.sweep.heartbeat):
             try:
                 for group in _by_architecture(trials):
                     _run(recipe, study, group, data, fabric, progress)
@@ -286,7 +105,7 @@ def capacity(recipe: Recipe, data: Dataset, device: torch.device, workers: int =
 def _by_architecture(trials: Sequence[Trial]) -> list[list[Trial]]:
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        key = repr(sorted((n, v) for n, v in trial.params.items() if n not in _STACKABLE))
+        key = repr(sorted((n, v) for n, v in trial.params.items() if n not in STACKABLE))
         groups.setdefault(key, []).append(trial)
     return list(groups.values())
 
@@ -324,29 +143,6 @@ def _result(record: Record, params: dict[str, Any]) -> dict[str, Any]:
     return {**record.result(), "params": dict(params)}
 
 
-@contextmanager
-def _heartbeat(study: Study, trials: Sequence[Trial], interval: int) -> Iterator[None]:
-    """Around the training of trials: tell the other workers that this one lives."""
-    storage = _storage(study)
-    stop = threading.Event()
-
-    def beat() -> None:
-        while True:
-            with suppress(*STORAGE_ERRORS):  # it may be back at the next
-                for trial in trials:
-                    storage.record_heartbeat(trial._trial_id)
-            if stop.wait(interval):
-                return
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 def progress_of(study: Study, recipe: Recipe, began: float, finished_before: int) -> Progress:
     """How far the study is, and how long the rest takes at the speed since ``began`` (of `time.monotonic`)."""
     trials = study.get_trials(deepcopy=False)
@@ -355,35 +151,3 @@ def progress_of(study: Study, recipe: Recipe, began: float, finished_before: int
     left = (time.monotonic() - began) / fresh * (total - len(complete)) if fresh > 0 else None
     running = sum(t.state == TrialState.RUNNING for t in trials)
     return Progress(total, len(complete), running, max((t.value or 0.0 for t in complete), default=None), left)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One trial: its values and its mean accuracies over the seeds, in percent."""
-
-    number: int
-    params: dict[str, Any]
-    val: float
-    test: float
-    runs: list[dict[str, Any]]
-
-
-def rows(study: Study) -> list[Row]:
-    """The finished trials, the best first by validation accuracy. Test accuracies had no part in the order."""
-    found = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        runs = trial.user_attrs["runs"]
-        tests = [run["test_accuracy"] or 0.0 for run in runs]
-        found.append(Row(trial.number, dict(trial.params), trial.value or 0.0, mean(tests), runs))
-    return sorted(found, key=lambda row: (-row.val, row.number))
-
-
-def given_up(study: Study, recipe: Recipe) -> list[dict[str, Any]]:
-    """The parameters of trials that died on every retry."""
-    assert recipe.sweep is not None
-    trials = study.get_trials(deepcopy=False)
-    there = {_key(_values(t)) for t in trials if t.state in _COUNTED}
-    failed = [t for t in trials if t.state == TrialState.FAIL and not t.user_attrs.get("surplus")]
-    deaths = Counter(_key(_values(t)) for t in failed if not t.user_attrs.get("returned"))
-    lost = {_key(v): v for t in failed if (v := _values(t))}
-    return [v for key, v in lost.items() if key not in there and deaths[key] > recipe.sweep.retries]

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from trainability.experiments.recipe import Recipe
-from trainability.experiments.sweep import Row
+from trainability.experiments.study import Row
 from trainability.files import write_whole
 from trainability.report.figures import style
 from trainability.report.html import environment, figure_html

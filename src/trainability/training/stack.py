@@ -3,7 +3,6 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
 from typing import Any, NamedTuple
@@ -11,14 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.utils.parametrize import type_before_parametrizations
 
 from trainability.errors import UnsupportedModelError
-from trainability.moments import MappedMoments, Moments, Neurons, StackMoments, samples, stack_samples
+from trainability.moments import Neurons
 from trainability.observe import observing, unwrap
 from trainability.readings import Batch, Reader
-from trainability.taps import Taps, reading_name
-from trainability.training.members import Turn, Way, stand_in, taught
+from trainability.taps import Taps
+from trainability.training.assemble import assemble
+from trainability.training.collector import Collector
+from trainability.training.members import Turn, Way, taught
 
 
 class Passed(NamedTuple):
@@ -66,9 +66,9 @@ class Stack(nn.Module):
         self.__dict__["models"] = members  # not submodules: their weights are views of this module's
         self.turn = Turn("alone" if len(members) == 1 else "vmap")
         self.turn.generators = [torch.Generator().manual_seed(number) for number in range(len(members))]
-        self.module = members[0] if len(members) == 1 else _stacked(members, self.turn)
+        self.module = members[0] if len(members) == 1 else assemble(members, self.turn)
         self._point_members()
-        self._collector = _Collector(neurons, self.turn)
+        self._collector = Collector(neurons, self.turn)
         self._reader = Reader(neurons, None)
         self._taps = Taps(self.module, taps, self._reader if len(members) == 1 else self._collector)
         self._paths = tuple(taps)
@@ -338,67 +338,6 @@ def _tensor(outputs: Any) -> Tensor:
     return outputs
 
 
-class _Collector:
-    """A reader of taps that takes the moments of the activations of one member, or of all where it is mapped."""
-
-    def __init__(self, neurons: Neurons, turn: Turn) -> None:
-        self.neurons = neurons
-        self.turn = turn
-        self._counts: dict[str, int] = {}
-        self._overwritten: set[str] = set()  # layers whose output the model changes in place later
-        self._moments: dict[str, tuple[Tensor, Tensor]] = {}
-        self._versions: list[tuple[str, Tensor, int]] | None = None
-        self._training = True
-
-    def begin(self, model: nn.Module) -> None:
-        """Forget an earlier pass."""
-        self._training = model.training
-        self._moments.clear()
-
-    def read(self, path: str, call: int, activation: Tensor | None) -> None:
-        """Take the moments of one activation."""
-        if activation is None or activation.numel() == 0 or not self._training:
-            return
-        if self._versions is not None:
-            self._versions.append((path, activation, activation._version))
-            return
-        name = reading_name(path, call)
-        x = activation.clone() if path in self._overwritten else activation
-        if self.turn.way == "direct":
-            moments = StackMoments.apply(stack_samples(x, self.neurons))  # type: ignore[no-untyped-call]
-        elif self.turn.way == "vmap":
-            moments = MappedMoments.apply(x, self.neurons)  # type: ignore[no-untyped-call]
-        else:
-            moments = Moments.apply(samples(x, self.neurons))  # type: ignore[no-untyped-call]
-        self._moments[name] = moments
-        self._counts[name] = x.numel() // self._moments[name][0].numel()
-
-    def recompute(self, path: str, activation: Tensor | None) -> None:
-        """Nothing is kept of a recomputation."""
-
-    @contextmanager
-    def learning(self) -> Iterator[None]:
-        """Around a pass that is not mapped: note which activations are overwritten after they were read."""
-        versions: list[tuple[str, Tensor, int]] = []
-        self._versions = versions
-        yield
-        self._versions = None
-        self._overwritten |= {path for path, activation, version in versions if activation._version != version}
-
-    def take(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Hand over the moments."""
-        moments = dict(self._moments)
-        self._moments.clear()
-        return moments
-
-    def batches(self, moments: dict[str, Any]) -> list[Batch]:
-        """Turn moments ``(E, n)`` into what the LBE term takes."""
-        return [
-            Batch((name.partition("#")[0],), (name,), mean.unsqueeze(1), variance.unsqueeze(1), self._counts[name])
-            for name, (mean, variance) in moments.items()
-        ]
-
-
 def _close(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree as well as two ways of computing them do, measured by the largest entry."""
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()), equal_nan=True)
@@ -406,70 +345,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
     return (m for m in module.modules() if next(m.children(), None) is None)
-
-
-def _stacked(models: list[nn.Module], turn: Turn) -> nn.Module:
-    """A copy of the first model with the parameters and buffers of all, stacked, and with stand-ins where needed."""
-    _check_alike(models)
-    module = copy.deepcopy(models[0])
-    _stack_tensors(module, models)
-    like = next(iter(models[0].parameters()), torch.empty(0))
-    substitutes: dict[int, nn.Module | None] = {}
-    for path, own in models[0].named_modules(remove_duplicate=False):
-        if id(own) not in substitutes:  # what is shared stays shared
-            substitutes[id(own)] = stand_in(path, [m.get_submodule(path) for m in models], turn, like)
-        substitute = substitutes[id(own)]
-        if substitute is not None:
-            substitute.train(own.training)
-            if not path:
-                return substitute
-            module.set_submodule(path, substitute)
-    return module
-
-
-def _stack_tensors(module: nn.Module, models: list[nn.Module]) -> None:
-    """Put the stacked parameters and buffers of the models into a copy of one of them; what was shared stays shared."""
-    parameters = [dict(m.named_parameters()) for m in models]
-    buffers = [dict(m.named_buffers()) for m in models]
-    stacked: dict[int, Any] = {}
-    for name, parameter in module.named_parameters():
-        values = torch.stack([own[name].detach() for own in parameters])
-        stacked[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
-    for name, buffer in module.named_buffers():
-        stacked[id(buffer)] = torch.stack([own[name] for own in buffers])
-    for holder in module.modules():
-        for tensors in (holder._parameters, holder._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    tensors[name] = stacked[id(tensor)]
-
-
-def _check_alike(models: list[nn.Module]) -> None:
-    """Raise UnsupportedModelError where a model is not of the first one's architecture."""
-    first = dict(models[0].named_modules())
-    shapes = _shapes(models[0])
-    for number, model in enumerate(models[1:], 1):
-        modules = dict(model.named_modules())
-        for path, own in first.items():
-            other = modules.get(path)
-            if other is None or type_before_parametrizations(other) is not type_before_parametrizations(own):
-                what = "nothing" if other is None else type(other).__name__
-                raise UnsupportedModelError(path, f"member 0 has {type(own).__name__} here and member {number} {what}")
-        if extra := sorted(modules.keys() - first.keys()):
-            raise UnsupportedModelError(extra[0], f"member {number} has it and member 0 has not")
-        found = _shapes(model)
-        for name in sorted(shapes.keys() | found.keys()):
-            if shapes.get(name) != found.get(name):
-                path = name.rpartition(".")[0]
-                raise UnsupportedModelError(
-                    path, f"{name} is {_say(shapes, name)} in member 0, {_say(found, name)} in {number}"
-                )
-
-
-def _shapes(model: nn.Module) -> dict[str, Any]:
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    return {name: (tuple(t.shape), t.dtype, "trained" if t.requires_grad else "not trained") for name, t in tensors}
-
-
-def _say(shapes: dict[str, Any], name: str) -> str:
-    return " ".join(map(str, shapes[name])) if name in shapes else "absent"
