@@ -24,6 +24,7 @@ import torch
 import yaml
 from optuna.study import Study
 
+from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.study import grid, open_study, rows
 
@@ -182,7 +183,7 @@ def intact(database: Path) -> bool:
 
 
 def full_disk(folder: Path) -> dict[str, object]:
-    """A file system of one megabyte, which fills up at a checkpoint; then there is room again."""
+    """A small file system that fills up at a checkpoint; then there is room again."""
     disk = folder / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)]
@@ -259,11 +260,9 @@ def main() -> None:
             "truncated checkpoint": damaged_checkpoint(folder),
             "two processes on one folder": two_processes(folder),
         }
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     record = {
         "command": f"python benchmarks/faults.py --kills {args.kills}",
-        "commit": commit.stdout.strip(),
-        "torch": torch.__version__,
+        "environment": describe_environment(),
         **report,
     }
     print(json.dumps(record, indent=1))

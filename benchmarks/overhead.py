@@ -13,10 +13,8 @@ the tensors of one warm step, counted from the allocations that torch's profiler
 import argparse
 import json
 import math
-import platform
 import random
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -29,6 +27,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import trainability as tr
+from trainability.experiments.environment import describe_environment
 from trainability.training.runtime import tune_allocator
 
 CASES: dict[str, tuple[int, int]] = {"fnn30x100": (128, 600), "fnn50x1000": (512, 20), "conv20x16": (128, 60)}
@@ -158,16 +157,9 @@ def main() -> None:
         for case in args.case:
             rows.append(row := measure(case, mode, args.rounds or CASES[case][1]))
             print(json.dumps(row), flush=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     record = {
         "command": "python benchmarks/overhead.py",
-        "commit": commit,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
+        "environment": describe_environment(),
         "allocator": allocator,
         "rows": rows,
     }

@@ -11,10 +11,8 @@ machine in the same minute, so that rates can be compared between machines.
 import argparse
 import json
 import math
-import platform
 import random
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 
 import trainability as tr
 from trainability.data import Dataset, Split
+from trainability.experiments.environment import describe_environment
 from trainability.models import fnn
 from trainability.training.engine import Member, Plan, Strength, Training
 from trainability.training.record import Record
@@ -163,14 +162,9 @@ def main() -> None:
             print(json.dumps(row), flush=True)
         print(json.dumps({"matrix_gflops": round(rate / 1e9)}), flush=True)
         rows.append({"network": f"fnn{depth}x{width}", "matrix_gflops": round(rate / 1e9)})
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     record = {
         "command": "python benchmarks/stack.py",
-        "commit": commit.stdout.strip(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
+        "environment": describe_environment(),
         "allocator": allocator,
         "rows": rows,
     }

@@ -70,6 +70,13 @@ _IDX = {
 NAMES = ("digits", *_IDX)
 
 
+def check_name(name: str) -> str:
+    """Return the name of a data set that there is, or raise ValueError."""
+    if name not in NAMES:
+        raise ValueError(f"there is no data set {name!r}; choose from {', '.join(NAMES)}")
+    return name
+
+
 def load(name: str, data_dir: Path | str | None = None, *, hub: bool = False, split_seed: int = 0) -> Dataset:
     """Load a data set with a seeded validation split.
 

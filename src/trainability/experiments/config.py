@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from trainability.data import NAMES
+from trainability.data import check_name
 from trainability.experiments.arms import ARMS
 from trainability.experiments.validate import read_yaml, validated
 
@@ -49,9 +49,7 @@ class CompareConfig(BaseModel):
     @field_validator("data")
     @classmethod
     def _known_data(cls, value: str) -> str:
-        if value not in NAMES:
-            raise ValueError(f"there is no data set {value!r}; choose from {', '.join(NAMES)}")
-        return value
+        return check_name(value)
 
     @field_validator("remedies")
     @classmethod

@@ -20,6 +20,8 @@ def describe_environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
     for package in _PACKAGES:
@@ -28,6 +30,16 @@ def describe_environment() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return found | _git()
+
+
+def _processor() -> str:
+    """The model of the CPU, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return model or platform.processor() or "unknown"
 
 
 def _git() -> dict[str, str]:

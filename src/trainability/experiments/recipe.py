@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from trainability.data import NAMES
+from trainability.data import check_name
 from trainability.experiments.validate import ConfigError, read_yaml, validated
 from trainability.training import loggers, optimisers
 
@@ -36,9 +36,7 @@ class DataRecipe(_Settings):
     @field_validator("name")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in NAMES:
-            raise ValueError(f"there is no data set {value!r}; choose from {', '.join(NAMES)}")
-        return value
+        return check_name(value)
 
 
 class ModelRecipe(_Settings):
