@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,7 +148,7 @@ def server(tmp_path: Path) -> Iterator[str]:
     found = next((p for p in sorted(programs, reverse=True) if (p / "initdb").exists()), None)
     if found is None:
         pytest.skip("needs a PostgreSQL server (Debian's postgresql package)")
-    data, port = Path(f"/tmp/trainability-pg-{os.getpid()}"), 54_000 + os.getpid() % 1000
+    data, port = Path(tempfile.gettempdir()) / f"trainability-pg-{os.getpid()}", 54_000 + os.getpid() % 1000
     data.mkdir(mode=0o700)
     as_user: list[str] = []
     if os.geteuid() == 0:  # the server refuses to run as root
@@ -155,7 +156,9 @@ def server(tmp_path: Path) -> Iterator[str]:
         as_user = ["runuser", "-u", "postgres", "--"]
 
     def call(program: str, *words: str) -> None:
-        subprocess.run([*as_user, str(found / program), *words], check=True, capture_output=True, cwd="/tmp")
+        subprocess.run(
+            [*as_user, str(found / program), *words], check=True, capture_output=True, cwd=tempfile.gettempdir()
+        )
 
     try:
         call("initdb", "-D", str(data / "db"), "-U", "postgres", "--auth=trust")
@@ -167,7 +170,7 @@ def server(tmp_path: Path) -> Iterator[str]:
             [*as_user, str(found / "pg_ctl"), "-D", str(data / "db"), "-m", "immediate", "stop"],
             capture_output=True,
             check=False,
-            cwd="/tmp",
+            cwd=tempfile.gettempdir(),
         )
         shutil.rmtree(data, ignore_errors=True)
 
