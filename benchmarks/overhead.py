@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import trainability as tr
-from trainability.experiments.environment import describe_environment
+from records import keep
 from trainability.training.runtime import tune_allocator
 
 CASES: dict[str, tuple[int, int]] = {"fnn30x100": (128, 600), "fnn50x1000": (512, 20), "conv20x16": (128, 60)}
@@ -157,15 +157,7 @@ def main() -> None:
         for case in args.case:
             rows.append(row := measure(case, mode, args.rounds or CASES[case][1]))
             print(json.dumps(row), flush=True)
-    record = {
-        "command": "python benchmarks/overhead.py",
-        "environment": describe_environment(),
-        "allocator": allocator,
-        "rows": rows,
-    }
-    if args.out:
-        args.out.parent.mkdir(exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(args.out, "python benchmarks/overhead.py", allocator=allocator, rows=rows)
 
 
 if __name__ == "__main__":

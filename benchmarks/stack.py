@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import trainability as tr
+from records import keep
 from trainability.data import Dataset, Split
-from trainability.experiments.environment import describe_environment
 from trainability.models import fnn
 from trainability.training.engine import Member, Plan, Strength, Training
 from trainability.training.record import Record
@@ -51,18 +51,8 @@ def stacked(depth: int, width: int, batch: int, members: int, lbe: bool) -> Call
     training.prepare()
     training.stack.module.train()
     fixed = training.batches(0)
-    training.batches = Ready(training.batches, fixed)  # type: ignore[assignment]
+    training.batches = lambda _step: fixed  # so that a step is timed and not the reading of data
     return training.step
-
-
-class Ready:
-    """The same batch at every step, so that a step is timed and not the reading of data."""
-
-    def __init__(self, batches: object, batch: tuple[Tensor, Tensor]) -> None:
-        self.per_epoch, self._batch = batches.per_epoch, batch  # type: ignore[attr-defined]
-
-    def __call__(self, _step: int) -> tuple[Tensor, Tensor]:
-        return self._batch
 
 
 def alone(depth: int, width: int, batch: int, side: str) -> Callable[[], None]:
@@ -162,15 +152,7 @@ def main() -> None:
             print(json.dumps(row), flush=True)
         print(json.dumps({"matrix_gflops": round(rate / 1e9)}), flush=True)
         rows.append({"network": f"fnn{depth}x{width}", "matrix_gflops": round(rate / 1e9)})
-    record = {
-        "command": "python benchmarks/stack.py",
-        "environment": describe_environment(),
-        "allocator": allocator,
-        "rows": rows,
-    }
-    if args.out:
-        args.out.parent.mkdir(exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(args.out, "python benchmarks/stack.py", allocator=allocator, rows=rows)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_members_of_a_stack_score_as_trials_alone(tmp_path):
         assert cli.run(["sweep", str(file), "--out", str(tmp_path / str(number))]) == 0
         found = rows(open_study(one, url(tmp_path / str(number))))
         scores.append({repr(sorted(row.params.items())): row.val for row in found})
-    assert scores[0] == pytest.approx(scores[1], abs=1.0)
+    assert scores[0] == pytest.approx(scores[1], abs=0.3)  # one sample of the split, at most
 
 
 def test_the_best_is_chosen_on_the_validation_split(tmp_path):
@@ -96,10 +96,7 @@ def test_the_best_is_chosen_on_the_validation_split(tmp_path):
 def test_two_workers_never_hold_the_same_trial(tmp_path):
     first, second = (open_study(recipe(), url(tmp_path)) for _ in (1, 2))
     taken = [t.params for _ in range(4) for study in (first, second) for t in claim(study, recipe(), 1)]
-    assert (
-        sorted(map(repr, taken)) == sorted(map(repr, grid(recipe())))
-        or len({repr(sorted(p.items())) for p in taken}) == 8
-    )
+    assert sorted(repr(sorted(p.items())) for p in taken) == sorted(repr(sorted(p.items())) for p in grid(recipe()))
     assert claim(first, recipe(), 1) == []
     refill(second, recipe())
     assert claim(second, recipe(), 1) == []

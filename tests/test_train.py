@@ -1,6 +1,8 @@
 """`trainability train`: what is kept, what is taken up again, and what is refused."""
 
 import errno
+import hashlib
+import io
 import json
 import os
 import random
@@ -178,6 +180,13 @@ def test_a_checkpoint_that_would_run_code_is_neither_written_nor_read(tmp_path):
         with pytest.raises(FolderError, match="cannot be read back safely"):
             folder.save({"steps": 1, "thing": Harmful()})
         assert not list((tmp_path / "run/checkpoints").iterdir())
+        buffer = io.BytesIO()
+        torch.save({"steps": 1, "thing": Harmful()}, buffer)
+        digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
+        (tmp_path / f"run/checkpoints/step-00000001-{digest}.pt").write_bytes(buffer.getvalue())
+        with pytest.raises(FolderError, match="without running code"):
+            folder.newest()
+    assert not Path("harm").exists()
 
 
 def test_an_interrupt_waits_for_the_step_and_is_a_checkpoint(tmp_path, monkeypatch):
@@ -328,7 +337,6 @@ def test_precisions(tmp_path, precision):
     reference = train(recipe(), tmp_path / "reference").records
     for a, b in zip(records, reference, strict=True):
         assert a.train_loss[0][1] == pytest.approx(b.train_loss[0][1], rel=0.02)
-        assert a.test_accuracy == pytest.approx(b.test_accuracy, abs=15)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the loggers' own libraries

@@ -166,7 +166,7 @@ def _gaussian(a: Tensor, convention: Convention, neurons: Neurons, channel_dim: 
             f"an activation of shape {tuple(a.shape)} has one sample per neuron; "
             "the entropy over a batch needs at least two"
         )
-    _, variance = Moments.apply(x)  # type: ignore[no-untyped-call]
+    _, variance = Moments.apply(x)
     return entropy_from_variance(variance, count, constant), count
 
 

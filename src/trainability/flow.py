@@ -246,7 +246,7 @@ class _FlowReader:
         )
         self._records.append((name, self._kinds[path], tuple(activation.shape), numbers))
         if self._gradients and activation.requires_grad:
-            activation.register_hook(partial(self._note_gradient, name))  # type: ignore[no-untyped-call]
+            activation.register_hook(partial(self._note_gradient, name))
 
     def _note_gradient(self, name: str, gradient: Tensor | None) -> None:
         if gradient is not None:

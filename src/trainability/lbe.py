@@ -190,9 +190,7 @@ class LBE(nn.Module):
             scales = [self._constant * run.count / (run.count - 1) for run in runs]  # c σ² with σ² unbiased
             mean_loss = loss.detach()
         total: Tensor
-        total, lbe, entropy = Total.apply(  # type: ignore[no-untyped-call]
-            loss, mean_loss, alpha, self.beta, self.alpha_min, scales, *variances
-        )
+        total, lbe, entropy = Total.apply(loss, mean_loss, alpha, self.beta, self.alpha_min, scales, *variances)
         self._last = Last(names, rows, loss.detach(), lbe, entropy, self.alpha.detach().clone(), self.alpha_min)
         return total
 

@@ -146,14 +146,8 @@ class StackMoments(torch.autograd.Function):
     def backward(ctx: Any, grad_mean: Tensor | None, grad_variance: Tensor | None) -> Tensor | None:
         """Return (2/S) (x - m) grad_variance + grad_mean / S."""
         x, mean = ctx.saved_tensors
-        if grad_variance is None:
-            grad_variance = torch.zeros_like(mean)
-        # Not by a squared error's gradient as for one network: with a mean for each it is ten times slower.
-        gradient = (x - mean.unsqueeze(1)).mul_((grad_variance * (2.0 / x.shape[1])).unsqueeze(1))
-        if grad_mean is not None:
-            gradient.add_((grad_mean / x.shape[1]).unsqueeze(1))
-        result: Tensor = gradient.to(x.dtype)
-        return result
+        by_mean, by_variance = (g if g is None else g.unsqueeze(1) for g in (grad_mean, grad_variance))
+        return _input_gradient(x, mean.unsqueeze(1), by_mean, by_variance, x.shape[1])
 
 
 class MappedMoments(torch.autograd.Function):
@@ -172,7 +166,7 @@ class MappedMoments(torch.autograd.Function):
     def vmap(_info: Any, in_dims: tuple[int, None], x: Tensor, neurons: Neurons) -> tuple[Any, tuple[int, int]]:
         """Compute both statistics for every network."""
         x = stack_samples(x.movedim(in_dims[0], 0), neurons)
-        return StackMoments.apply(x), (0, 0)  # type: ignore[no-untyped-call]
+        return StackMoments.apply(x), (0, 0)
 
 
 def stack_samples(a: Tensor, neurons: Neurons) -> Tensor:
@@ -204,9 +198,11 @@ def _input_gradient(
 
 def _deviation_times(x: Tensor, mean: Tensor, coefficient: Tensor) -> Tensor:
     """(x - mean) · coefficient, subtracting first."""
-    if not x.is_cpu or x.dtype != mean.dtype or torch.compiler.is_compiling():
+    stacked = mean.dim() == 3
+    if stacked or not x.is_cpu or x.dtype != mean.dtype or torch.compiler.is_compiling():
         return (x - mean).mul_(coefficient)
-    # The gradient of a squared error is this, too, doubled, and takes one pass over memory instead of two.
+    # The gradient of a squared error is this, too, doubled, and takes one pass over memory instead of two; with a mean
+    # for each network of a stack it is many times slower.
     gradient = torch.empty_like(x)
     torch.ops.aten.mse_loss_backward.grad_input(coefficient * 0.5, x, mean, 0, grad_input=gradient)
     return gradient

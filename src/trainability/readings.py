@@ -84,7 +84,7 @@ class Reader:
             self.skipped[name] = f"one sample per neuron (shape {tuple(activation.shape)}); two are the least"
             return
         if compiling:
-            self._keep(path, name, x, *Moments.apply(x))  # type: ignore[no-untyped-call]
+            self._keep(path, name, x, *Moments.apply(x))
             return
         if not torch.is_grad_enabled():
             self._keep(path, name, x, *statistics(x))
@@ -97,7 +97,7 @@ class Reader:
             self._room = _GROUP // x.numel() - 1
             self._pending.append((path, name, x))
         else:
-            self._keep(path, name, x, *Moments.apply(x))  # type: ignore[no-untyped-call]
+            self._keep(path, name, x, *Moments.apply(x))
         overwritten = self._overwritten.get(path)
         if overwritten is None:  # held until the pass has shown
             self._versions.append((path, partial(_itself, activation), activation._version))
@@ -109,7 +109,7 @@ class Reader:
         if self.enabled and self.model_training and is_activation(activation):
             x = samples(self._safe(path, activation), self.neurons, self.channel_dim)
             if sample_count(x) > 1 and not self._is_small(x):
-                Moments.apply(x)  # type: ignore[no-untyped-call]
+                Moments.apply(x)
 
     def _safe(self, path: str, activation: Tensor) -> Tensor:
         """A copy, until one pass has shown whether the output is changed in place later, and where it is."""
@@ -130,7 +130,7 @@ class Reader:
         # A group may reach over several checkpointed regions. What it saves must not count among the tensors that
         # one of them saves, or the recomputation would miss them; hooks of its own keep it out.
         with saved_tensors_hooks(_itself, _itself) if _saving_hooks(True) else nullcontext():
-            mean, variance = GroupMoments.apply(*xs)  # type: ignore[no-untyped-call]
+            mean, variance = GroupMoments.apply(*xs)
         self._batches.append(Batch(paths, names, mean, variance, sample_count(xs[0])))
 
     def take(self) -> list[Batch]:

@@ -71,7 +71,7 @@ def over_ranks(runs: list[Batch], loss: Tensor) -> tuple[list[Tensor], list[Tens
         torch.full((size,), float(run.count), dtype=torch.float64, device=loss.device)
         for size, run in zip(sizes, runs, strict=True)
     ]
-    variance, total, loss = _GlobalVariance.apply(  # type: ignore[no-untyped-call]
+    variance, total, loss = _GlobalVariance.apply(
         torch.cat([run.mean.flatten().to(loss.device) for run in runs]),
         torch.cat([run.variance.flatten().to(loss.device) for run in runs]),
         torch.cat(counts),

@@ -93,15 +93,20 @@ def refill(study: Study, recipe: Recipe) -> None:
     Two workers may queue the same one; `claim` then leaves the later aside.
     """
     assert recipe.sweep is not None
+    there, lost, deaths = _account(study)
+    wanted = {_key(values): values for values in grid(recipe)} if recipe.sweep.method == "grid" else lost
+    for key, values in wanted.items():
+        if key not in there and deaths[key] <= recipe.sweep.retries:
+            study.enqueue_trial(values)
+
+
+def _account(study: Study) -> tuple[set[str], dict[str, dict[str, Any]], Counter[str]]:
+    """By their values: trials finished or to come, trials that failed, and how often a worker died at each."""
     trials = study.get_trials(deepcopy=False)
     there = {_key(_values(t)) for t in trials if t.state in _COUNTED}
     failed = [t for t in trials if t.state == TrialState.FAIL and not t.user_attrs.get("surplus")]
-    lost = [_values(t) for t in failed]
-    deaths = Counter(_key(_values(t)) for t in failed if not t.user_attrs.get("returned"))
-    wanted = grid(recipe) if recipe.sweep.method == "grid" else [values for values in lost if values]
-    for key, values in {_key(values): values for values in wanted}.items():
-        if key not in there and deaths[key] <= recipe.sweep.retries:
-            study.enqueue_trial(values)
+    lost = {_key(values): values for t in failed if (values := _values(t))}
+    return there, lost, Counter(_key(_values(t)) for t in failed if not t.user_attrs.get("returned"))
 
 
 def _values(trial: FrozenTrial) -> dict[str, Any]:
@@ -244,9 +249,5 @@ def rows(study: Study) -> list[Row]:
 def given_up(study: Study, recipe: Recipe) -> list[dict[str, Any]]:
     """The parameters of trials that died on every retry."""
     assert recipe.sweep is not None
-    trials = study.get_trials(deepcopy=False)
-    there = {_key(_values(t)) for t in trials if t.state in _COUNTED}
-    failed = [t for t in trials if t.state == TrialState.FAIL and not t.user_attrs.get("surplus")]
-    deaths = Counter(_key(_values(t)) for t in failed if not t.user_attrs.get("returned"))
-    lost = {_key(v): v for t in failed if (v := _values(t))}
+    there, lost, deaths = _account(study)
     return [v for key, v in lost.items() if key not in there and deaths[key] > recipe.sweep.retries]

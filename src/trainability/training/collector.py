@@ -39,11 +39,11 @@ class Collector:
         name = reading_name(path, call)
         x = activation.clone() if path in self._overwritten else activation
         if self.turn.way == "direct":
-            moments = StackMoments.apply(stack_samples(x, self.neurons))  # type: ignore[no-untyped-call]
+            moments = StackMoments.apply(stack_samples(x, self.neurons))
         elif self.turn.way == "vmap":
-            moments = MappedMoments.apply(x, self.neurons)  # type: ignore[no-untyped-call]
+            moments = MappedMoments.apply(x, self.neurons)
         else:
-            moments = Moments.apply(samples(x, self.neurons))  # type: ignore[no-untyped-call]
+            moments = Moments.apply(samples(x, self.neurons))
         self._moments[name] = moments
         self._counts[name] = x.numel() // self._moments[name][0].numel()
 

@@ -50,7 +50,7 @@ class RunFolder:
         self, path: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], *, resume: bool = False
     ) -> None:
         self.path = path
-        if resume and not path.is_dir():
+        if resume and not (path / "recipe.yaml").exists():
             raise FolderError(f"{path} holds no run that could be resumed")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(path / ".lock")
@@ -67,8 +67,6 @@ class RunFolder:
     def _begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any], resume: bool) -> None:
         if any((self.path / name).exists() for name in ("recipe.yaml", "events.jsonl")) and not resume:
             raise FolderError(f"{self.path} holds a run already; continue it with --resume or choose another --out")
-        if resume and not (self.path / "recipe.yaml").exists():
-            raise FolderError(f"{self.path} holds no run that could be resumed")
         keep_recipe(self.path, recipe, environment)
         for leftover in (self.path / "checkpoints").glob(".step-*"):  # of a process that was killed while writing
             leftover.unlink(missing_ok=True)
@@ -117,13 +115,17 @@ class RunFolder:
         """The state of the newest checkpoint that is whole, and the names of damaged ones that are newer.
 
         Raises:
-            FolderError: it was written for another recipe.
+            FolderError: it was written for another recipe, or not by a run.
         """
         damaged: list[str] = []
         for path in self._checkpoints():
             payload = path.read_bytes()
             if hashlib.sha256(payload).hexdigest()[:16] == path.stem.rpartition("-")[2]:
-                state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+                try:
+                    state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+                except Exception as error:
+                    reason = str(error).partition("\n")[0]
+                    raise FolderError(f"{path} cannot be read without running code from it ({reason})") from None
                 if state.pop("recipe", None) != self._digest:
                     raise FolderError(f"{path} is the checkpoint of another recipe")
                 return state, damaged

@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-_NEEDS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-NAMES = tuple(_NEEDS)
-
 
 class Logger(Protocol):
     """What a run sends its metrics to."""
@@ -75,15 +72,16 @@ class _MLflow:
         self._client.set_terminated(self._run)
 
 
+# Each is named as the package that it needs and as the extra that brings it.
 _KINDS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
 
 
 def check(names: Sequence[str]) -> None:
     """Raise ValueError for a logger that is unknown or not installed, before anything is trained."""
     for name in names:
-        if name not in _NEEDS:
-            raise ValueError(f"there is no logger {name!r}; choose from {', '.join(_NEEDS)}")
-        if importlib.util.find_spec(_NEEDS[name]) is None:
+        if name not in _KINDS:
+            raise ValueError(f"there is no logger {name!r}; choose from {', '.join(_KINDS)}")
+        if importlib.util.find_spec(name) is None:
             raise ValueError(f"the logger {name!r} needs: pip install 'trainability[{name}]'")
 
 

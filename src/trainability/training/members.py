@@ -42,7 +42,7 @@ class StackedLinear(nn.Linear):
         elif torch.is_autocast_enabled(x.device.type):
             out = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.mT)
         else:
-            out = _StackedProduct.apply(rows, self.weight, self.bias)  # type: ignore[no-untyped-call]
+            out = _StackedProduct.apply(rows, self.weight, self.bias)
         return out.view(*x.shape[:-1], -1)
 
 
@@ -97,7 +97,7 @@ class StackedDropout(nn.Module):
             return x
         if self.turn.way == "direct":
             return x * self.draw_all(x)
-        mask: Tensor = _Mask.apply(x, self)  # type: ignore[no-untyped-call]
+        mask: Tensor = _Mask.apply(x, self)
         return x * mask
 
     def draw_all(self, like: Tensor) -> Tensor:

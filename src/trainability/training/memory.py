@@ -15,11 +15,10 @@ _GROWTH = 3.3
 
 def bytes_per_member(model: nn.Module, inputs: Tensor, taps: tuple[str, ...] = ()) -> int:
     """Memory that one network takes in training on inputs ``(B, ...)``: weights, optimiser and kept activations."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
     stack = Stack([model], taps=taps)
     try:
         kept = stack.prepare(inputs.unsqueeze(0))
-        return int(_GROWTH * (_COPIES * weights + kept + inputs.numel() * inputs.element_size()))
+        return int(_GROWTH * (least_bytes(model) + kept + inputs.numel() * inputs.element_size()))
     finally:
         stack.remove()
 

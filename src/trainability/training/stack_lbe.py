@@ -26,7 +26,6 @@ class StackLBE(nn.Module):
         alpha: ``(E, L)``.
         lbe: L_BE of the last call, ``(E,)``.
         mean_losses: the losses of the last call over all ranks, ``(E,)``.
-        entropy: batch entropies of the last call, ``(E, readings)``, named by ``names``.
 
     Reference: Peer et al. (2022), eq. 3 to 6.
     """
@@ -52,9 +51,7 @@ class StackLBE(nn.Module):
         self.register_buffer("alpha_min", torch.tensor(alpha_min, **options).unsqueeze(1))  # type: ignore[arg-type]
         self._constant = entropy_constant(convention)
         self.mean_losses: Tensor | None = None
-        self.names: tuple[str, ...] = ()
         self.lbe: Tensor | None = None
-        self.entropy: Tensor | None = None
 
     def forward(self, losses: Tensor, readings: Sequence[Batch]) -> Tensor:
         """Return each member's loss · (1 + L_BE), ``(E,)``, from losses ``(E,)`` and moments ``(E, readings, n)``."""
@@ -63,17 +60,14 @@ class StackLBE(nn.Module):
                 raise ValueError(f"{reading.names[0]} has one sample per neuron; LBE needs a batch of two at the least")
         runs = join(list(readings), dim=1)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            variances, totals, mean_losses = over_ranks(runs, losses.detach())
-            scales: list[float | Tensor] = [self._constant * n / (n - 1) for n in totals]
+            variances, counts, mean_losses = over_ranks(runs, losses.detach())
+            scales: list[float | Tensor] = [self._constant * n / (n - 1) for n in counts]
         else:
             variances, mean_losses = [run.variance for run in runs], losses.detach()
             scales = [self._constant * run.count / (run.count - 1) for run in runs]
         self.mean_losses = mean_losses
-        self.names = tuple(name for run in runs for name in run.names)
-        rows = [self.paths.index(name.partition("#")[0]) for name in self.names]
+        rows = [self.paths.index(name.partition("#")[0]) for run in runs for name in run.names]
         alpha = self.alpha if rows == list(range(len(self.paths))) else self.alpha[:, rows]
-        totals_: Tensor
-        totals_, self.lbe, self.entropy = Total.apply(  # type: ignore[no-untyped-call]
-            losses, mean_losses, alpha, self.beta, self.alpha_min, scales, *variances
-        )
-        return totals_
+        totals: Tensor
+        totals, self.lbe, _ = Total.apply(losses, mean_losses, alpha, self.beta, self.alpha_min, scales, *variances)
+        return totals
