@@ -43,7 +43,7 @@ def test_undo_is_exact_and_dry_run_changes_nothing():
 
 def test_remedies_are_values():
     assert tr.Init("he") == tr.Init()
-    assert tr.Init("he").to_dict() == {"remedy": "init", "scheme": "he"}
+    assert tr.Init("he").to_dict() == {"remedy": "init", "scheme": "he", "nonlinearity": "relu"}
     with pytest.raises(ValueError, match="no scheme 'xavier'"):
         tr.Init("xavier")
 

@@ -2,22 +2,26 @@
 
 >>> import trainability as tr
 >>> sorted(tr.__all__)
-['Flow', 'Init', 'LBE', 'Selection', 'UnsupportedModelError', 'Verdict', 'apply_', 'batch_entropy', 'diagnose',
- 'differential_entropy', 'measure', 'neuron_entropy', 'select']
+['DKS', 'EOC', 'Flow', 'Init', 'LBE', 'Selection', 'TAT', 'UnsupportedModelError', 'Verdict', 'apply_',
+ 'batch_entropy', 'diagnose', 'differential_entropy', 'measure', 'neuron_entropy', 'predict', 'select']
 """
 
 from trainability.diagnose import Verdict, diagnose
 from trainability.entropy import batch_entropy, differential_entropy, neuron_entropy
 from trainability.errors import UnsupportedModelError
 from trainability.flow import Flow, measure
+from trainability.kernels import predict
 from trainability.layers import Selection, select
 from trainability.lbe import LBE
-from trainability.remedies import Init, apply_
+from trainability.remedies import DKS, EOC, TAT, Init, apply_
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DKS",
+    "EOC",
     "LBE",
+    "TAT",
     "Flow",
     "Init",
     "Selection",
@@ -29,5 +33,6 @@ __all__ = [
     "differential_entropy",
     "measure",
     "neuron_entropy",
+    "predict",
     "select",
 ]

@@ -209,7 +209,7 @@ def _by_tracing(model: nn.Module) -> ActivationCalls | None:
             elif any(True for _ in modules[path].children()):
                 calls.opaque.add(path)
             continue
-        function = _traced_function(node)
+        function = called_activation(node)
         if function is None:
             continue
         source = node.args[0] if node.args else None
@@ -221,7 +221,8 @@ def _by_tracing(model: nn.Module) -> ActivationCalls | None:
     return calls
 
 
-def _traced_function(node: fx.Node) -> str | None:
+def called_activation(node: fx.Node) -> str | None:
+    """Name of the activation that a traced node calls as a function; None where it calls something else."""
     if node.op == "call_function":
         return _FUNCTIONS.get(node.target) if callable(node.target) else None
     name = str(node.target).rstrip("_")

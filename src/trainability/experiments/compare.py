@@ -118,8 +118,8 @@ def _training(records: list[Record], config: CompareConfig, data: Dataset) -> Tr
 def _model(record: Record, arm: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
     torch.manual_seed(record.seed)
     model = fnn(torch.Size(data.shape).numel(), record.depth, config.width, data.classes, **arm.model)
-    if arm.init:
-        apply_(model, arm.init)
+    if arm.remedy:
+        apply_(model, arm.remedy, inputs=torch.zeros(2, *data.shape))
     return model
 
 

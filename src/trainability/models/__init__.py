@@ -1,5 +1,8 @@
 """Architectures of the experiments, as plain modules without special casing."""
 
+from trainability.models.cnn import cnn
 from trainability.models.fnn import fnn
+from trainability.models.parts import ACTIVATIONS
+from trainability.models.resnet import resnet
 
-__all__ = ["fnn"]
+__all__ = ["ACTIVATIONS", "cnn", "fnn", "resnet"]

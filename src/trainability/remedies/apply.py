@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import nn
@@ -21,14 +21,16 @@ class Change:
     why: str
 
 
+# Every change with the function that makes it, and what is skipped with the reason.
+Plan: TypeAlias = tuple[list[tuple[Change, Callable[[], None]]], dict[str, str]]
+
+
 @runtime_checkable
 class Remedy(Protocol):
     """A way to make a network trainable, as a frozen dataclass."""
 
-    def plan(
-        self, model: nn.Module, where: Where | None
-    ) -> tuple[list[tuple[Change, Callable[[], None]]], dict[str, str]]:
-        """Every change with the function that makes it, and what is skipped with the reason."""
+    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
+        """Decide on every change, and change nothing yet."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -42,19 +44,14 @@ class Report:
     changes: tuple[Change, ...]
     skipped: dict[str, str]
     applied: bool
-    _before: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
-    _model: nn.Module | None = field(default=None, repr=False)
+    _before: "_Before | None" = field(default=None, repr=False)
 
     def undo(self) -> None:
-        """Put the model back as it was before."""
-        if self._model is None:
+        """Put the model back as it was before: its modules, the code that they run, and the weights."""
+        if self._before is None:
             raise RuntimeError("there is nothing to undo: this was a dry run, or undo() has run already")
-        with torch.no_grad():
-            for name, parameter in self._model.named_parameters():
-                if name in self._before:
-                    parameter.copy_(self._before[name])
-        self._model = None
-        self._before.clear()
+        self._before.restore()
+        self._before = None
         self.applied = False
 
     def __str__(self) -> str:
@@ -64,17 +61,45 @@ class Report:
         return "\n".join(lines)
 
 
-def apply_(model: nn.Module, remedy: Remedy, *, where: Where | None = None, dry_run: bool = False) -> Report:
+class _Before:
+    """A model's structure and the values of some of its parameters, to be put back."""
+
+    def __init__(self, model: nn.Module, paths: list[str]) -> None:
+        self.modules = [
+            (module, dict(module._modules), vars(module).get("forward"), module.training) for module in model.modules()
+        ]
+        there = dict(model.named_modules())
+        parameters = {id(p): p for path in paths if path in there for p in there[path].parameters()}
+        self.values = [(p, p.detach().clone()) for p in parameters.values()]
+
+    def restore(self) -> None:
+        for module, children, forward, training in self.modules:
+            module._modules.clear()
+            module._modules.update(children)
+            module.training = training
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
+        with torch.no_grad():
+            for parameter, value in self.values:
+                parameter.copy_(value)
+
+
+def apply_(
+    model: nn.Module, remedy: Remedy, *, inputs: Any = None, where: Where | None = None, dry_run: bool = False
+) -> Report:
     """Apply a remedy to a model, in place.
 
     Args:
-        model: any module; it keeps its class and its keys.
-        remedy: what to do, such as ``Init("he")``.
+        model: any module; it keeps its class.
+        remedy: what to do, such as ``Init("he")`` or ``TAT()``.
+        inputs: a batch, as in `trainability.measure`, for remedies that have to see how the model runs.
         where: which layers (`trainability.select`); the default is every layer that the remedy is for.
         dry_run: report only.
 
     Raises:
-        ValueError: nothing matched.
+        ValueError: nothing matched, or the remedy needs ``inputs``.
+        UnsupportedModelError: the model, or one module of it, is not one that the remedy can change.
         TypeError: ``remedy`` is not a remedy. LBE changes the loss and not the model, and is refused here.
 
     >>> import torch
@@ -96,16 +121,14 @@ def apply_(model: nn.Module, remedy: Remedy, *, where: Where | None = None, dry_
     if isinstance(remedy, type) or not isinstance(remedy, Remedy):
         raise TypeError(f"apply_ needs a remedy such as Init('he'), not {remedy!r}")
     model = unwrap(model)
-    planned, skipped = remedy.plan(model, where)
+    planned, skipped = remedy.plan(model, where, inputs)
     if not planned:
         reasons = "".join(f"\n{path}: {reason}" for path, reason in skipped.items())
         raise ValueError(f"{remedy} found nothing to change in {type(model).__name__}{reasons}")
     changes = tuple(change for change, _ in planned)
     if dry_run:
         return Report(remedy, changes, skipped, applied=False)
-    touched = {id(p) for change in changes for p in model.get_submodule(change.path).parameters()}
-    before = {name: p.detach().clone() for name, p in model.named_parameters() if id(p) in touched}
-    report = Report(remedy, changes, skipped, applied=True, _before=before, _model=model)
+    report = Report(remedy, changes, skipped, True, _Before(model, [change.path for change in changes]))
     try:
         with torch.no_grad():
             for _, change in planned:

@@ -3,83 +3,161 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from trainability.activations import fan_in, is_weight_layer
+from trainability.kernels import maps
 from trainability.layers import Where
-from trainability.remedies.apply import Change, chosen
+from trainability.observe import call
+from trainability.remedies.apply import Change, Plan, chosen
+from trainability.remedies.weights import (
+    check_delta,
+    fill,
+    fill_delta,
+    matrices,
+    scaled_uniform_orthogonal,
+    uniform_orthogonal,
+    weight_std,
+)
+
+Scheme = Literal["he", "default", "orthogonal", "delta-orthogonal", "suo", "lsuv"]
+_SCHEMES = ("default", "he", "orthogonal", "delta-orthogonal", "suo", "lsuv")
+_DELTA = ("delta-orthogonal", "suo")
 
 
 @dataclass(frozen=True)
 class Init:
     """Initialise every weight layer anew.
 
-    ``"he"``: Gaussian weights of variance 2 / fan-in and zero biases, which keeps the mean square of a ReLU
-    network's signal from layer to layer. ``"default"``: what PyTorch does when a layer is made, uniform weights of
-    variance 1 / (3 fan-in) and uniform biases, under which a ReLU network loses a factor 0.41 of its signal per layer.
+    ``"default"``: what PyTorch does when a layer is made, uniform weights of variance 1 / (3 fan-in) and uniform
+    biases, under which a ReLU network loses a factor 0.41 of its signal per layer. All others set biases to zero.
 
-    Reference: He et al. (2015), eq. 10.
+    ``"he"``: Gaussian weights of variance 2 / fan-in, which keeps the mean square of a ReLU network's signal.
+
+    ``"orthogonal"``: orthonormal rows or columns times the gain at which ``nonlinearity`` is critical,
+    1 / √E φ'² (√2 for ReLU); a kernel counts as further inputs. ``"delta-orthogonal"``: the same matrix at the
+    central tap of a convolution and zeros at the others.
+
+    ``"suo"``: orthogonal times max(√(outputs / inputs), 1), at the central tap: what shaped activations need.
+
+    ``"lsuv"``: orthonormal, and then each layer in turn scaled so that its outputs have variance 1 on ``inputs``.
+
+    Reference: He et al. (2015), eq. 10; Saxe et al. (2014); Xiao et al. (2018), algorithm 1; Martens et al. (2021);
+    Mishkin and Matas (2016), algorithm 1.
     """
 
-    scheme: Literal["he", "default"] = "he"
+    scheme: Scheme = "he"
+    nonlinearity: str = "relu"
 
     def __post_init__(self) -> None:
-        if self.scheme not in ("he", "default"):
-            raise ValueError(f"Init has no scheme {self.scheme!r}; choose 'he' or 'default'")
+        if self.scheme not in _SCHEMES:
+            raise ValueError(f"Init has no scheme {self.scheme!r}; choose from {', '.join(map(repr, _SCHEMES))}")
+        self._gain()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         return {"remedy": "init", **asdict(self)}
 
-    def plan(
-        self, model: nn.Module, where: Where | None
-    ) -> tuple[list[tuple[Change, Callable[[], None]]], dict[str, str]]:
+    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan one change per weight layer."""
+        if self.scheme == "lsuv" and inputs is None:
+            raise ValueError("Init('lsuv') scales each layer's outputs on a batch: apply_(model, remedy, inputs=x)")
         paths, skipped = chosen(model, where, is_weight_layer, "not a weight layer")
         owners: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             owners.setdefault(id(parameter), []).append(name)
-        planned = []
+        planned: list[tuple[Change, Callable[[], None]]] = []
         for path in paths:
             module = model.get_submodule(path)
-            weight = module._parameters.get("weight")
-            inputs = fan_in(module)
-            shared = [name for name in owners.get(id(weight), []) if name.rpartition(".")[0] != path]
-            aliases = [name for name in shared if model.get_submodule(name.rpartition(".")[0]) is not module]
-            if weight is None or inputs is None:
-                skipped[path] = f"{type(module).__name__}: its fan-in cannot be read off its weight"
-            elif aliases:
-                skipped[path] = f"its weight is also {aliases[0]}"
-            elif self.scheme == "default" and not hasattr(module, "reset_parameters"):
-                skipped[path] = f"{type(module).__name__} has no reset_parameters()"
-            else:
-                after = math.sqrt(2 / inputs) if self.scheme == "he" else math.sqrt(1 / (3 * inputs))
-                before = float(weight.detach().std(correction=0))
-                why = f"{self.scheme}, fan-in {inputs}"
-                planned.append(
-                    (Change(path, f"std {before:.3g}", f"std {after:.3g}", why), self._setter(module, after))
-                )
+            reason = self._obstacle(model, path, owners)
+            if reason is not None:
+                skipped[path] = reason
+                continue
+            weight = module._parameters["weight"]
+            assert weight is not None
+            before = weight_std(weight)
+            after, make = self._change(path, module)
+            planned.append((Change(path, before, after, self._why(module)), make))
+        if self.scheme == "lsuv" and planned:
+            scaled = [change.path for change, _ in planned]
+            note = Change("", "outputs of any variance", "variance 1 on the batch", "lsuv, in the order of execution")
+            planned.append((note, partial(_unit_variance, model, inputs, scaled)))
         known = {*(change.path for change, _ in planned), *skipped}
         for path, module in model.named_modules():
-            if (
-                where is None
-                and path not in known
-                and any(p.dim() >= 2 for p in module._parameters.values() if p is not None)
-            ):
+            matrix = any(p.dim() >= 2 for p in module._parameters.values() if p is not None)
+            if where is None and path not in known and matrix:
                 skipped[path] = f"{type(module).__name__} has weights of another kind"
         return planned, skipped
 
-    def _setter(self, module: nn.Module, std: float) -> Callable[[], None]:
-        def he() -> None:
-            weight, bias = module.weight, getattr(module, "bias", None)
-            assert isinstance(weight, Tensor)
-            nn.init.normal_(weight, std=std)
-            if isinstance(bias, Tensor):
-                nn.init.zeros_(bias)
+    def _obstacle(self, model: nn.Module, path: str, owners: dict[int, list[str]]) -> str | None:
+        module = model.get_submodule(path)
+        weight = module._parameters.get("weight")
+        shared = [name for name in owners.get(id(weight), []) if name.rpartition(".")[0] != path]
+        aliases = [name for name in shared if model.get_submodule(name.rpartition(".")[0]) is not module]
+        known = fan_in(module) if self.scheme in ("he", "default") else matrices(module)
+        if weight is None or known is None:
+            return f"{type(module).__name__}: its fan-in cannot be read off its weight"
+        if aliases:
+            return f"its weight is also {aliases[0]}"
+        if self.scheme == "default" and not hasattr(module, "reset_parameters"):
+            return f"{type(module).__name__} has no reset_parameters()"
+        return None
 
-        def default() -> None:
-            module.reset_parameters()  # type: ignore[operator]
+    def _gain(self) -> float:
+        return 1 / math.sqrt(maps.c_slope(self.nonlinearity) * maps.q_map(self.nonlinearity))
 
-        return he if self.scheme == "he" else default
+    def _why(self, module: nn.Module) -> str:
+        inputs = fan_in(module)
+        return self.scheme if inputs is None else f"{self.scheme}, fan-in {inputs}"
+
+    def _change(self, path: str, module: nn.Module) -> tuple[str, Callable[[], None]]:
+        """What the weights become, in words, and the function that sets them."""
+        inputs = fan_in(module) or 1
+        if self.scheme == "default":
+            return f"std {math.sqrt(1 / (3 * inputs)):.3g}", module.reset_parameters  # type: ignore[return-value]
+        if self.scheme == "he":
+            std = math.sqrt(2 / inputs)
+            return f"std {std:.3g}", partial(fill, module, lambda out, into: torch.randn(out, into) * std)
+        if self.scheme in _DELTA:
+            check_delta(path, module)
+        if self.scheme == "suo":
+            return "orthogonal, scaled to keep the mean square", partial(fill_delta, module, scaled_uniform_orthogonal)
+        gain = 1.0 if self.scheme == "lsuv" else self._gain()
+        make = fill_delta if self.scheme == "delta-orthogonal" else fill
+        return f"orthogonal, gain {gain:.3g}", partial(make, module, partial(uniform_orthogonal, gain=gain))
+
+
+def _unit_variance(model: nn.Module, inputs: Any, paths: list[str]) -> None:
+    """Scale the weights of each layer to outputs of variance 1 in a single pass.
+
+    Biases are zero, so dividing an output as it leaves its layer is the same as dividing the weights.
+    """
+    done: set[str] = set()
+    handles = []
+
+    def scale(path: str) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+            if path in done:
+                return None
+            done.add(path)
+            std = output.std(correction=0)
+            if not (std.isfinite() and std > 0):
+                raise ValueError(f"lsuv: the outputs of {path} have a standard deviation of {float(std)} on this batch")
+            weight = module._parameters["weight"]
+            assert weight is not None
+            weight.div_(std)
+            return output / std
+
+        return hook
+
+    try:
+        for path in paths:
+            handles.append(model.get_submodule(path).register_forward_hook(scale(path)))
+        call(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()

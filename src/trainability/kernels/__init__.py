@@ -1,0 +1,39 @@
+"""Kernel theory of deep networks: Q and C maps, networks as graphs, and solving for shaped activations. No training."""
+
+from trainability.kernels.activation import Activation, as_activation
+from trainability.kernels.gaussian import expectation
+from trainability.kernels.graph import Graph, Node, chain, residual, series
+from trainability.kernels.maps import c_curvature, c_map, c_slope, kernel, mean, q_map, q_slope
+from trainability.kernels.predict import Prediction, measured, predict
+from trainability.kernels.read import read
+from trainability.kernels.solve import Solution, solve
+from trainability.kernels.targets import DKSTarget, EOCTarget, InfeasibleError, Target, TATTarget
+
+__all__ = [
+    "Activation",
+    "DKSTarget",
+    "EOCTarget",
+    "Graph",
+    "InfeasibleError",
+    "Node",
+    "Prediction",
+    "Solution",
+    "TATTarget",
+    "Target",
+    "as_activation",
+    "c_curvature",
+    "c_map",
+    "c_slope",
+    "chain",
+    "expectation",
+    "kernel",
+    "mean",
+    "measured",
+    "predict",
+    "q_map",
+    "q_slope",
+    "read",
+    "residual",
+    "series",
+    "solve",
+]

@@ -1,0 +1,83 @@
+"""Recording the operations of one call of a model, without computing anything or changing the model."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export.graph_signature import InputKind
+
+from trainability.errors import UnsupportedModelError
+from trainability.observe import observing
+
+
+def record(model: nn.Module, inputs: Any) -> tuple[fx.Graph, dict[str, torch.Tensor | None]]:
+    """The operations of ``model(inputs)`` at evaluation, and what its placeholders are: tensors of the model, or None.
+
+    Raises:
+        UnsupportedModelError: the model's code cannot be recorded, as where it decides on the values of activations.
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] | None = None
+    if isinstance(inputs, Mapping):
+        kwargs = dict(inputs)
+    else:
+        args = tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+    running: list[str] = [""]
+    with observing(model), _following(model, running), _quiet(), torch.no_grad():
+        model.eval()
+        try:
+            program = torch.export.export(model, args, kwargs, strict=False)
+        except Exception as error:  # the model's own code runs in there, on tensors without values
+            raise _explained(error, running[-1]) from error
+    tensors: dict[str, torch.Tensor | None] = {}
+    held = {**program.state_dict, **program.constants}
+    for spec in program.graph_signature.input_specs:
+        tensors[spec.arg.name] = None if spec.kind == InputKind.USER_INPUT else held.get(str(spec.target))
+    return program.graph, tensors
+
+
+def _explained(error: Exception, path: str) -> UnsupportedModelError:
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    if "data-dependent" in text or "data dependent" in text or "DataDependent" in type(error).__name__:
+        return UnsupportedModelError(
+            path,
+            "its forward decides on the values of activations (dynamic control flow), so it is a different network for "
+            "every input and has no graph; take the decision out of forward, or shape the parts on their own",
+        )
+    return UnsupportedModelError(path, f"its operations cannot be recorded ({type(error).__name__}: {text})")
+
+
+@contextmanager
+def _following(model: nn.Module, running: list[str]) -> Iterator[None]:
+    """Keep the path of the module that runs, innermost last; after an error it is the one that failed."""
+    paths = {id(module): path for path, module in model.named_modules()}
+
+    def enter(module: nn.Module, _args: Any) -> None:
+        running.append(paths.get(id(module), running[-1]))
+
+    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+        running.pop()
+
+    handles = [
+        nn.modules.module.register_module_forward_pre_hook(enter),
+        nn.modules.module.register_module_forward_hook(leave),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings and dumps of graphs that torch logs when a model cannot be recorded."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled

@@ -1,0 +1,89 @@
+"""Integrals over the standard normal distribution, exact to rounding for functions that are smooth between kinks."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+REACH = 9.5  # beyond it lies 2e-21 of the normal distribution
+NODES = 16
+
+
+@functools.cache
+def gauss_legendre(nodes: int = NODES) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the Gauss-Legendre rule on [-1, 1], from the eigenvalues of its Jacobi matrix.
+
+    Reference: Golub and Welsch (1969).
+
+    >>> x, w = gauss_legendre(3)
+    >>> round(float(x[2]) ** 2, 12), round(float(w[1]), 12)
+    (0.6, 0.888888888889)
+    """
+    k = torch.arange(1, nodes, dtype=torch.float64, device="cpu")
+    beside = k / (4 * k * k - 1).sqrt()
+    x, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
+    return x, 2 * vectors[0] ** 2
+
+
+def edges(kinks: Tensor, width: float, graded: bool = False) -> Tensor:
+    """Panels of the real line for rows of kinks ``(..., K)``: equal ones, split at every kink, as ``(..., edges)``.
+
+    ``graded``: towards every kink the panels shrink fourfold at a time, down to 1e-9, for functions that change
+    quickly near it without having a kink there.
+    """
+    count = max(2, math.ceil(2 * REACH / width))
+    even = torch.linspace(-REACH, REACH, count + 1, dtype=torch.float64, device="cpu")
+    parts = [even.expand(*kinks.shape[:-1], count + 1), kinks]
+    if graded:
+        steps = width * 4.0 ** -torch.arange(15, dtype=torch.float64, device="cpu")
+        around = torch.cat([-steps, steps])
+        parts.append((kinks.unsqueeze(-1) + around).flatten(-2))
+    return torch.cat(parts, -1).clamp(-REACH, REACH).sort(-1).values
+
+
+def normal_rule(panels: Tensor, nodes: int = NODES) -> tuple[Tensor, Tensor]:
+    """Points x and weights w, both ``(..., (edges - 1) nodes)``, with E f(X) = sum of w f(x) for standard normal X."""
+    x, w = gauss_legendre(nodes)
+    half = panels.diff(dim=-1).unsqueeze(-1) / 2
+    middle = (panels[..., 1:] + panels[..., :-1]).unsqueeze(-1) / 2
+    points = (middle + half * x).flatten(-2)
+    density = torch.exp(-0.5 * points * points) / math.sqrt(2 * math.pi)
+    return points, (half * w).flatten(-2) * density
+
+
+def expectation(
+    function: Callable[[Tensor], Tensor], kinks: Sequence[float] = (), *, tolerance: float = 1e-13
+) -> float:
+    """E f(X) for a standard normal X.
+
+    Panels of 16 Gauss-Legendre nodes, split at the kinks and halved until the value stands still.
+
+    Args:
+        function: elementwise, on float64 tensors.
+        kinks: where f or one of its derivatives jumps.
+        tolerance: relative change at which it stops.
+
+    Raises:
+        ValueError: f is not finite, or the value does not settle, as for a kink that is not named.
+
+    >>> round(expectation(lambda x: x**4), 12)
+    3.0
+    >>> round(expectation(torch.relu, kinks=[0.0]) * math.sqrt(2 * math.pi), 12)
+    1.0
+    """
+    split = torch.tensor(list(kinks), dtype=torch.float64, device="cpu")
+    before = math.inf
+    for halvings in range(8):
+        x, w = normal_rule(edges(split, 2.0**-halvings))
+        values = function(x)
+        value = float((w * values).sum())
+        if not math.isfinite(value):
+            raise ValueError(f"the function is not finite at x = {float(x[~values.isfinite()][0]):.6g}")
+        if abs(value - before) <= tolerance * max(float((w * values.abs()).sum()), 1e-300):
+            return value
+        before = value
+    raise ValueError(
+        "the integral does not settle; name the points where the function or its derivative jumps as kinks"
+    )

@@ -1,0 +1,42 @@
+"""Pieces that the architectures share."""
+
+from torch import Tensor, nn
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "selu": nn.SELU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+}
+ACTIVATIONS = tuple(_ACTIVATIONS)
+
+
+def activation(name: str) -> nn.Module:
+    """The nonlinearity of that name, as a module.
+
+    >>> activation("tanh")
+    Tanh()
+    """
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"there is no activation {name!r} for a model; choose from {', '.join(ACTIVATIONS)}")
+    return _ACTIVATIONS[name]()
+
+
+class Add(nn.Module):
+    """The sum of two branches, as a module of its own, so that it can be seen and exchanged."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Add two tensors of one shape."""
+        return first + second
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError for a size below 1."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")

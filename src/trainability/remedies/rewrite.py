@@ -1,0 +1,188 @@
+"""Putting modules in the place of functions and additions that a module's own ``forward`` calls."""
+
+import copy
+import inspect
+import operator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from trainability.activations import called_activation
+from trainability.errors import UnsupportedModelError
+from trainability.observe import call, observing
+
+_ADDITIONS = {operator.add, operator.iadd, torch.add}
+
+
+class _OwnForward(fx.Tracer):
+    """Traces what a module does itself; its submodules are called and not looked into."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+class RewrittenForward:
+    """The ``forward`` of one module, with modules in the place of some of its calls.
+
+    It stands in the instance, so that the module keeps its class, and holds one version for training and one for
+    evaluation, since what ``forward`` does may depend on the mode.
+    """
+
+    def __init__(self, module: nn.Module, graphs: Mapping[bool, fx.Graph]) -> None:
+        self.module = module
+        code = {mode: graph.python_code("self") for mode, graph in graphs.items()}
+        self.sources = {mode: (c.src, dict(c.globals)) for mode, c in code.items()}
+        self.functions = {mode: _compiled(*source) for mode, source in self.sources.items()}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the version for the module's mode."""
+        return self.functions[self.module.training](self.module, *args, **kwargs)
+
+    @property
+    def __code__(self) -> CodeType:
+        """What the tracing of torch asks of a ``forward``."""
+        return self.functions[False].__code__
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The arguments of the module's ``forward``."""
+        return inspect.signature(MethodType(self.functions[False], self.module))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RewrittenForward":
+        twin = copy.copy(self)
+        twin.module = memo.get(id(self.module), self.module)
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        sources = {
+            mode: (text, {k: _ModuleName(v.__name__) if isinstance(v, ModuleType) else v for k, v in names.items()})
+            for mode, (text, names) in self.sources.items()
+        }
+        return {"module": self.module, "sources": sources}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.module = state["module"]
+        self.sources = {
+            mode: (text, {k: import_module(v) if isinstance(v, _ModuleName) else v for k, v in names.items()})
+            for mode, (text, names) in state["sources"].items()
+        }
+        self.functions = {mode: _compiled(*source) for mode, source in self.sources.items()}
+
+
+class _ModuleName(str):
+    """Stands for a Python module in a pickle."""
+
+
+def _compiled(source: str, names: dict[str, Any]) -> FunctionType:
+    space = dict(names)
+    exec(compile(source, "<rewritten forward>", "exec"), space)
+    function: FunctionType = space["forward"]
+    return function
+
+
+def trace(model: nn.Module, path: str, inputs: Any) -> dict[bool, fx.Graph]:
+    """What the ``forward`` of the module at ``path`` does itself, in training and at evaluation.
+
+    Arguments that are not tensors are taken as they are in one call of the model.
+
+    Raises:
+        UnsupportedModelError: it cannot be traced, or the trace computes something else.
+    """
+    module = model.get_submodule(path)
+    if "forward" in vars(module):
+        raise UnsupportedModelError(path, "its forward has been replaced already; undo that first")
+    args, kwargs, output = _one_call(model, module, path, inputs)
+    fixed = {k: v for k, v in kwargs.items() if not isinstance(v, Tensor)}
+    graphs = {}
+    for mode in (True, False):
+        with _in_mode(module, mode):
+            try:
+                graphs[mode] = _OwnForward().trace(module, concrete_args=fixed or None)
+            except Exception as error:  # tracing runs the module's own code on proxies, which may fail in any way
+                text = str(error).strip().partition("\n")[0]
+                raise UnsupportedModelError(
+                    path,
+                    f"its forward calls activations or adds branches, and cannot be rewritten ({text}); make these "
+                    "modules of their own, such as nn.ReLU() for F.relu",
+                ) from error
+    rewritten = RewrittenForward(module, graphs)
+    with observing(model), torch.no_grad():
+        model.eval()
+        again = rewritten(*args, **kwargs)
+    if isinstance(output, Tensor) and not (isinstance(again, Tensor) and torch.allclose(again, output, equal_nan=True)):
+        raise UnsupportedModelError(path, "its forward, when traced, computes something else; it cannot be rewritten")
+    return graphs
+
+
+def activation_calls(graph: fx.Graph) -> list[tuple[fx.Node, str]]:
+    """Calls of activations as functions, with the name of each."""
+    found = []
+    for node in graph.nodes:
+        if node.op in ("call_function", "call_method") and (name := called_activation(node)) is not None:
+            found.append((node, name))
+    return found
+
+
+def additions(graph: fx.Graph) -> list[fx.Node]:
+    """Additions of two values that are not parameters or constants."""
+    found = []
+    for node in graph.nodes:
+        adds = node.target in _ADDITIONS or (node.op == "call_method" and node.target in ("add", "add_"))
+        operands = [a for a in node.args[:2] if isinstance(a, fx.Node) and a.op != "get_attr"]
+        if adds and len(operands) == 2:
+            found.append(node)
+    return found
+
+
+def replace_call(graph: fx.Graph, node: fx.Node, name: str, operands: tuple[Any, ...]) -> None:
+    """Call the submodule ``name`` in place of a node."""
+    if not node.users:
+        raise ValueError(f"{node.target} works in place and its result is not used; use what it returns instead")
+    with graph.inserting_after(node):
+        substitute = graph.call_module(name, operands)
+    node.replace_all_uses_with(substitute)
+    graph.erase_node(node)
+
+
+def _one_call(
+    model: nn.Module, module: nn.Module, path: str, inputs: Any
+) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Arguments and output of the module in the first call of it, copied before anything can overwrite them."""
+    given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    returned: list[Any] = []
+
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given.append((tuple(map(_copied, args)), {key: _copied(value) for key, value in kwargs.items()}))
+
+    def after(_module: nn.Module, _args: Any, output: Any) -> None:
+        returned.append(_copied(output))
+
+    handles = [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
+    try:
+        with observing(model), torch.no_grad():
+            model.eval()
+            call(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not returned:
+        raise UnsupportedModelError(path, "it did not run on these inputs")
+    return (*given[0], returned[0])
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+@contextmanager
+def _in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    mode, module.training = module.training, training
+    try:
+        yield
+    finally:
+        module.training = mode

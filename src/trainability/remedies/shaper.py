@@ -1,0 +1,338 @@
+"""Planning what DKS, TAT and EOC change in a model: weights, normalisation, sums and activations."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from trainability.activations import fan_in, is_nonlinearity
+from trainability.errors import UnsupportedModelError
+from trainability.kernels import DKSTarget, EOCTarget, Graph, InfeasibleError, Node, Solution, Target, TATTarget, solve
+from trainability.kernels.read import read
+from trainability.layers import Where, select
+from trainability.remedies.activation import ShapedActivation
+from trainability.remedies.apply import Change, Plan
+from trainability.remedies.rewrite import RewrittenForward, activation_calls, additions, replace_call, trace
+from trainability.remedies.weighted_sum import WeightedSum
+from trainability.remedies.weights import (
+    check_delta,
+    fill,
+    fill_delta,
+    matrices,
+    scaled_uniform_orthogonal,
+    weight_std,
+)
+
+
+class Shaper:
+    """Plans the changes of one remedy to one model."""
+
+    def __init__(
+        self,
+        target: Target,
+        model: nn.Module,
+        where: Where | None,
+        inputs: Any,
+        *,
+        initialise: bool,
+        shortcut: float | None,
+        remove_batchnorm: bool,
+    ) -> None:
+        if inputs is None:
+            raise ValueError(f"{type(target).__name__} reads the model off one call: apply_(model, remedy, inputs=x)")
+        self.target = target
+        self.initialise = initialise
+        self.shortcut = shortcut
+        self.remove_batchnorm = remove_batchnorm
+        self.model = model
+        self.inputs = inputs
+        self.skipped: dict[str, str] = {}
+        self.changes: list[tuple[Change, Callable[[], None]]] = []
+        self.chosen = None if where is None else set(select(model, where).paths)
+        self.read = read(model, inputs)
+        self.graph = self._normalised(self._without_unselected(self.read))
+
+    def plan(self) -> Plan:
+        """Weights, then structure: normalisation, sums, activations."""
+        solutions = self._solutions()
+        if self.initialise:
+            self._plan_weights(solutions)
+        self._plan_batchnorm()
+        self._plan_owners(solutions)
+        return self.changes, self.skipped
+
+    def _selected(self, path: str) -> bool:
+        if self.chosen is None:
+            return True
+        parts = path.split(".")
+        return any(".".join(parts[:n]) in self.chosen for n in range(1, len(parts) + 1))
+
+    def _without_unselected(self, graph: Graph) -> Graph:
+        """Activations that are not to be shaped count as linear: those not selected, and one that is the output."""
+        ends = set(graph.nodes[-1].inputs)
+        nodes = []
+        for k, node in enumerate(graph.nodes):
+            reason = None
+            if node.kind == "nonlinear":
+                if k in ends and self.chosen is None:
+                    reason = f"its {node.detail} is the output of the model, not a hidden layer"
+                elif not self._selected(node.path):
+                    reason = "not selected; counted as if it were linear"
+            if reason is not None:
+                self.skipped[node.path] = reason
+            nodes.append(node if reason is None else replace(node, kind="pass"))
+        return Graph(tuple(nodes))
+
+    def _normalised(self, graph: Graph) -> Graph:
+        """With sums of weights whose squares add up to 1."""
+        layers: list[int] = []  # weight layers on the longest way to each node
+        nodes = []
+        for node in graph.nodes:
+            layers.append(max((layers[i] for i in node.inputs), default=0) + (node.kind == "affine"))
+            weights = self._sum_weights(node, [layers[i] for i in node.inputs]) if node.kind == "sum" else node.weights
+            nodes.append(replace(node, weights=weights))
+        return Graph(tuple(nodes))
+
+    def _sum_weights(self, node: Node, layers: list[int]) -> tuple[float, ...]:
+        shortcut = self.shortcut
+        if shortcut is None or layers[0] == layers[1]:
+            size = math.hypot(*node.weights)
+            return tuple(w / size for w in node.weights)
+        rest = math.sqrt(1 - shortcut**2)
+        return (shortcut, rest) if layers[0] < layers[1] else (rest, shortcut)
+
+    def _solutions(self) -> dict[int, Solution]:
+        """The solution of every activation in the graph, by its identity."""
+        found: dict[int, Solution] = {}
+        for node in self.graph.nonlinear:
+            phi = node.activation
+            assert phi is not None
+            if id(phi) in found:
+                continue
+            try:
+                found[id(phi)] = solve(phi, self.target, self.graph)
+            except InfeasibleError as error:
+                raise InfeasibleError(f"{node.path or 'the model'}: {error}") from error
+        if not found:
+            raise UnsupportedModelError("", "it has no hidden activation to shape")
+        return found
+
+    def _plan_weights(self, solutions: dict[int, Solution]) -> None:
+        layers = [node for node in self.graph.nodes if node.kind == "affine" and self._selected(node.path)]
+        after = self._activation_before(solutions)
+        for node in dict.fromkeys(layers):
+            module = self.model.get_submodule(node.path)
+            weight = module._parameters.get("weight")
+            if weight is None or matrices(module) is None:
+                raise UnsupportedModelError(
+                    node.path,
+                    f"{type(module).__name__} keeps weights of an unknown layout, or none of its own (a "
+                    "parametrisation?), so they cannot be initialised; keep them with init=None",
+                )
+            before = weight_std(weight)
+            if isinstance(self.target, EOCTarget):
+                constants = after[node].constants
+                self.changes.append(_gaussian(node.path, module, before, constants))
+            else:
+                check_delta(node.path, module)
+                change = Change(node.path, before, "orthogonal, scaled to keep the mean square", "weights drawn anew")
+                self.changes.append((change, partial(fill_delta, module, scaled_uniform_orthogonal)))
+
+    def _activation_before(self, solutions: dict[int, Solution]) -> dict[Node, Solution]:
+        """For every affine node the solution of the activation that feeds it, or the first one of the network."""
+        first = next(iter(solutions.values()))
+        found: dict[Node, Solution] = {}
+        feeding: list[Solution] = []
+        for node in self.graph.nodes:
+            before = feeding[node.inputs[0]] if node.inputs else first
+            if node.kind == "affine":
+                found[node] = before
+            feeding.append(solutions[id(node.activation)] if node.kind == "nonlinear" else before)
+        return found
+
+    def _plan_batchnorm(self) -> None:
+        used = {node.path for node in self.read.nodes if node.kind == "normalise"}
+        for path, module in self.model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase) and path in used:
+                if not self.remove_batchnorm:
+                    raise UnsupportedModelError(
+                        path,
+                        f"{type(module).__name__} makes an output depend on the whole batch and undoes what "
+                        f"{type(self.target).__name__} sets up, which makes it unnecessary; take it out with "
+                        f"{type(self.target).__name__}(batchnorm='remove')",
+                    )
+                change = Change(path, type(module).__name__, "Identity", "not needed, and not compatible")
+                self.changes.append((change, partial(self._replace, module, nn.Identity())))
+                used.discard(path)
+        for node in self.read.nodes:
+            if node.path in used and node.detail in (
+                "batch_norm",
+                "instance_norm",
+                "_native_batch_norm_legit_no_training",
+            ):
+                raise UnsupportedModelError(
+                    node.path, f"its forward calls {node.detail} as a function, which cannot be taken out; use a module"
+                )
+
+    def _why(self) -> str:
+        target = self.target
+        if isinstance(target, DKSTarget):
+            return f"DKS, zeta {target.zeta:g}"
+        return f"TAT, eta {target.eta:g}, tau {target.tau:g}" if isinstance(target, TATTarget) else "EOC"
+
+    def _replace(self, module: nn.Module, substitute: nn.Module) -> None:
+        """Put a module in the place of another, under every name that it has."""
+        substitute.train(module.training)
+        for parent in list(self.model.modules()):
+            for name, child in parent._modules.items():
+                if child is module:
+                    parent._modules[name] = substitute
+
+    def _plan_owners(self, solutions: dict[int, Solution]) -> None:
+        """Activations that are modules are replaced; functions and sums are, by rewriting the forward around them."""
+        shaping = not isinstance(self.target, EOCTarget)
+        owners: dict[str, list[Node]] = {}
+        done: set[nn.Module] = set()
+        for node in self.graph.nodes:
+            module = self.model.get_submodule(node.path)
+            whole = is_nonlinearity(module) or not (list(module.children()) or list(module.parameters()))
+            if not (node.kind == "sum" and self._selected(node.path)) and not (node.kind == "nonlinear" and shaping):
+                continue
+            if not whole:
+                owners.setdefault(node.path, []).append(node)
+            elif module not in done:
+                done.add(module)
+                self._plan_module(node, module, solutions)
+        for path, nodes in owners.items():
+            self._plan_owner(path, nodes, solutions)
+
+    def _plan_module(self, node: Node, module: nn.Module, solutions: dict[int, Solution]) -> None:
+        substitute: nn.Module
+        if node.kind == "sum":
+            substitute = WeightedSum(node.weights)
+        elif isinstance(module, ShapedActivation):
+            raise UnsupportedModelError(node.path, "it is shaped already; undo that first")
+        elif any(True for _ in module.parameters()):
+            raise UnsupportedModelError(
+                node.path, f"{type(module).__name__} learns its own form; put a fixed activation in its place"
+            )
+        else:
+            substitute = _shaped(solutions[id(node.activation)], module)
+        change = Change(
+            node.path, type(module).__name__, f"{type(substitute).__name__}({substitute.extra_repr()})", self._why()
+        )
+        self.changes.append((change, partial(self._replace, module, substitute)))
+
+    def _plan_owner(self, path: str, nodes: list[Node], solutions: dict[int, Solution]) -> None:
+        module = self.model.get_submodule(path)
+        graphs = trace(self.model, path, self.inputs)
+        wanted_sums = [node for node in nodes if node.kind == "sum"]
+        all_sums = [node for node in self.graph.nodes if node.kind == "sum" and node.path == path]
+        activations = {node.detail: node for node in nodes if node.kind == "nonlinear"}
+        children: dict[str, nn.Module] = {}
+        for graph in graphs.values():
+            sums = additions(graph)
+            if wanted_sums and len(sums) != len(all_sums):
+                raise UnsupportedModelError(
+                    path,
+                    f"its forward has {len(sums)} additions where {len(all_sums)} sums of branches were read, so it is "
+                    "not clear which is which; make the sum a module of its own",
+                )
+            for number, (node, read_node) in enumerate(zip(sums, all_sums, strict=False)):
+                if read_node in wanted_sums:
+                    name = f"weighted_sum_{number}"
+                    children.setdefault(name, WeightedSum(read_node.weights))
+                    _replace_in(graph, path, node, name, tuple(node.args[:2]))
+            found = set()
+            for call_node, name in activation_calls(graph):
+                key = _read_name(name)
+                if key not in activations:
+                    continue
+                found.add(key)
+                child = f"shaped_{name}"
+                function = _function_of(call_node)
+                solution = solutions[id(activations[key].activation)]
+                children.setdefault(child, _shaped(solution, function))
+                _replace_in(graph, path, call_node, child, (call_node.args[0],))
+            missing = sorted(set(activations) - found)
+            if missing:
+                raise UnsupportedModelError(
+                    path,
+                    f"its forward has an activation made of several operations ({', '.join(missing)}) that cannot be "
+                    "replaced; make it a module of its own",
+                )
+            graph.lint()
+        for name, substitute in children.items():
+            if hasattr(module, name):
+                raise UnsupportedModelError(path, f"it has an attribute {name!r} already, where one would be put")
+            kind = "sum" if isinstance(substitute, WeightedSum) else name.removeprefix("shaped_")
+            self.changes.append(
+                (
+                    Change(f"{path}.{name}".lstrip("."), f"{kind} in forward", str(substitute), self._why()),
+                    partial(_add, module, name, substitute),
+                )
+            )
+        if children:
+            last, make = self.changes[-1]
+            self.changes[-1] = (last, partial(_rewrite, make, module, graphs))
+
+
+def _add(module: nn.Module, name: str, child: nn.Module) -> None:
+    child.train(module.training)
+    module.add_module(name, child)
+
+
+def _rewrite(before: Callable[[], None], module: nn.Module, graphs: dict[bool, fx.Graph]) -> None:
+    before()
+    module.forward = RewrittenForward(module, graphs)
+
+
+def _replace_in(graph: fx.Graph, path: str, node: fx.Node, name: str, operands: tuple[Any, ...]) -> None:
+    try:
+        replace_call(graph, node, name, operands)
+    except ValueError as error:
+        raise UnsupportedModelError(path, str(error)) from error
+
+
+def _function_of(node: fx.Node) -> Callable[[Tensor], Tensor]:
+    """The function that a node calls, with its other arguments, out of place."""
+    keywords = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+    if node.op == "call_method":
+        return partial(getattr(Tensor, str(node.target).rstrip("_")), **keywords)
+    target = node.target
+    assert callable(target)
+    name = getattr(target, "__name__", "")
+    if name.endswith("_"):
+        target = getattr(torch, name[:-1])
+    return partial(target, **keywords) if keywords else target
+
+
+def _read_name(name: str) -> str:
+    return {"logsigmoid": "log_sigmoid"}.get(name, name)
+
+
+def _shaped(solution: Solution, function: Callable[[Tensor], Tensor]) -> ShapedActivation:
+    constants = solution.constants
+    own = None if "negative_slope" in constants else function
+    return ShapedActivation(solution.activation.name, constants, own)
+
+
+def _gaussian(
+    path: str, module: nn.Module, before: str, constants: dict[str, float]
+) -> tuple[Change, Callable[[], None]]:
+    views = matrices(module)
+    assert views is not None
+    inputs = fan_in(module) or views[0][0].numel()
+    std, spread = math.sqrt(constants["weight_variance"] / inputs), math.sqrt(constants["bias_variance"])
+
+    def draw() -> None:
+        fill(module, lambda out, into: torch.randn(out, into) * std)
+        if isinstance(bias := getattr(module, "bias", None), Tensor):
+            nn.init.normal_(bias, std=spread)
+
+    words = f"std {std:.3g}, biases {spread:.3g}"
+    return Change(path, before, words, f"weights drawn anew, fan-in {inputs}"), draw

@@ -1,0 +1,120 @@
+"""Weight matrices of every kind of weight layer, and the distributions that they are drawn from."""
+
+import math
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from trainability.errors import UnsupportedModelError
+
+Draw = Callable[[int, int], Tensor]  # (outputs, inputs) -> a matrix of that shape
+
+
+def matrices(module: nn.Module) -> list[Tensor] | None:
+    """Views ``(outputs, inputs, *kernel)`` of a weight layer's weight, one per group; None for an unknown kind.
+
+    Linear and convolutions keep their weight as (out, in), transposed convolutions and the Conv1D of the
+    transformers library as (in, out).
+
+    >>> [tuple(view.shape) for view in matrices(nn.ConvTranspose2d(4, 6, 3, groups=2))]
+    [(3, 2, 3, 3), (3, 2, 3, 3)]
+    """
+    parameter = module._parameters.get("weight")
+    if parameter is None:
+        return None
+    weight = parameter.detach()
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return [part.transpose(0, 1) for part in weight.chunk(module.groups)]
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return list(weight.chunk(module.groups))
+    if isinstance(module, nn.Linear):
+        return [weight]
+    return [weight.T] if hasattr(module, "nf") and weight.dim() == 2 else None
+
+
+def fill(module: nn.Module, draw: Draw) -> None:
+    """Draw the whole weight, a kernel counting as further inputs, with no bias."""
+    for view in matrices(module) or []:
+        columns = view[0].numel()
+        view.copy_(draw(view.shape[0], columns).view(view.shape))
+    _zero_bias(module)
+
+
+def fill_delta(module: nn.Module, draw: Draw) -> None:
+    """Draw the matrix of the central tap and set the other taps to zero, with no bias.
+
+    Where the taps do not overlap, because the stride is the kernel's size, the layer is a matrix on patches, which is
+    drawn whole; a transposed convolution of that kind has one such matrix for every tap.
+    """
+    for view in matrices(module) or []:
+        outputs, inputs, *kernel = view.shape
+        if not kernel:
+            view.copy_(draw(outputs, inputs))
+        elif _is_patchwise(module) and isinstance(module, nn.modules.conv._ConvTransposeNd):
+            for tap in product(*map(range, kernel)):
+                _tap(view, tap).copy_(draw(outputs, inputs))
+        elif _is_patchwise(module):
+            view.copy_(draw(outputs, inputs * math.prod(kernel)).view(view.shape))
+        else:
+            view.zero_()
+            _tap(view, tuple(size // 2 for size in kernel)).copy_(draw(outputs, inputs))
+    _zero_bias(module)
+
+
+def weight_std(weight: Tensor) -> str:
+    """The standard deviation of a weight in words."""
+    return "no values" if weight.is_meta else f"std {float(weight.detach().std(correction=0)):.3g}"
+
+
+def check_delta(path: str, module: nn.Module) -> None:
+    """Raise UnsupportedModelError for a convolution that has no central tap through which every output is reached."""
+    if not isinstance(module, nn.modules.conv._ConvNd) or _is_patchwise(module):
+        return
+    even = any(size % 2 == 0 for size in module.kernel_size)
+    strided = isinstance(module, nn.modules.conv._ConvTransposeNd) and any(s > 1 for s in module.stride)
+    if even or strided:
+        what = "kernel of even size" if even else "stride above 1 in a transposed convolution"
+        raise UnsupportedModelError(
+            path,
+            f"a {what} has no central tap, so it cannot be initialised as a delta; use a kernel of odd size or a "
+            "stride equal to the kernel, or keep the weights with init=None",
+        )
+
+
+def uniform_orthogonal(outputs: int, inputs: int, gain: float = 1.0) -> Tensor:
+    """A matrix with orthonormal rows or columns, distributed uniformly over these."""
+    return nn.init.orthogonal_(torch.empty(outputs, inputs), gain)
+
+
+def scaled_uniform_orthogonal(outputs: int, inputs: int) -> Tensor:
+    """SUO: uniformly orthogonal times max(√(outputs / inputs), 1), which keeps the mean square of a signal.
+
+    Reference: Martens et al. (2021), appendix on parameter distributions.
+
+    >>> w = scaled_uniform_orthogonal(8, 2)
+    >>> torch.allclose(w.T @ w, 4 * torch.eye(2), atol=1e-5)
+    True
+    """
+    return uniform_orthogonal(outputs, inputs, max(math.sqrt(outputs / inputs), 1.0))
+
+
+def _tap(view: Tensor, index: tuple[int, ...]) -> Tensor:
+    for position in index:
+        view = view.select(2, position)
+    return view
+
+
+def _is_patchwise(module: nn.Module) -> bool:
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return False
+    unpadded = module.padding in (0, "valid") or (isinstance(module.padding, tuple) and not any(module.padding))
+    plain = all(d == 1 for d in module.dilation) and unpadded
+    return plain and module.stride == module.kernel_size and math.prod(module.kernel_size) > 1
+
+
+def _zero_bias(module: nn.Module) -> None:
+    bias = getattr(module, "bias", None)
+    if isinstance(bias, Tensor):
+        nn.init.zeros_(bias)
