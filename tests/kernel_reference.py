@@ -1,6 +1,7 @@
 """The theory of kernels once more, in NumPy, on a rule of its own: Gauss-Legendre with 400 nodes between kinks."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -95,8 +96,8 @@ def rule(kinks, reach=11.0, nodes=400, graded=False):
     x, w = np.polynomial.legendre.leggauss(nodes)
     kinks = [*kinks, *(sign * 4.0**-k for k in range(16) for sign in (-1, 1))] if graded else kinks
     points = [-reach, *sorted(k for k in kinks if abs(k) < reach), reach]
-    xs = np.concatenate([(b - a) / 2 * x + (a + b) / 2 for a, b in zip(points, points[1:], strict=False)])
-    ws = np.concatenate([(b - a) / 2 * w for a, b in zip(points, points[1:], strict=False)])
+    xs = np.concatenate([(b - a) / 2 * x + (a + b) / 2 for a, b in pairwise(points)])
+    ws = np.concatenate([(b - a) / 2 * w for a, b in pairwise(points)])
     return xs, ws * _normal(xs)
 
 

@@ -233,10 +233,9 @@ def test_batchnorm_is_refused_or_removed():
         def forward(self, x):
             return F.relu(F.batch_norm(self.layer(x), torch.zeros(3), torch.ones(3)))
 
+    model = nn.Sequential(Functional(), nn.Linear(3, 2))
     with pytest.raises(UnsupportedModelError, match="calls batch_norm as a function"):
-        tr.apply_(
-            nn.Sequential(Functional(), nn.Linear(3, 2)), tr.DKS(1.2, batchnorm="remove"), inputs=torch.randn(4, 3)
-        )
+        tr.apply_(model, tr.DKS(1.2, batchnorm="remove"), inputs=torch.randn(4, 3))
 
 
 def test_where_chooses_and_the_rest_is_reported():

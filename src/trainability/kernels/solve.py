@@ -292,9 +292,7 @@ def _newton(phi: Activation, conditions: _Conditions, kappa: float) -> tuple[flo
 def _step(function: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
     """One Newton step of bounded length for every point, and how far each was from a solution before it."""
     h = 1e-5
-    moves = torch.tensor(
-        [[0, 0, 0], [h, 0, 0], [-h, 0, 0], [0, h, 0], [0, -h, 0]], dtype=points.dtype, device=points.device
-    )
+    moves = points.new_tensor([[0, 0, 0], [h, 0, 0], [-h, 0, 0], [0, h, 0], [0, -h, 0]])
     here, right, left, up, down = function((points + moves.unsqueeze(1)).flatten(0, 1)).unflatten(0, (5, -1))
     jacobian = torch.stack([right - left, up - down], 2) / (2 * h)
     step, _ = torch.linalg.solve_ex(jacobian, here)

@@ -199,7 +199,7 @@ class Shaper:
         done: set[nn.Module] = set()
         for node in self.graph.nodes:
             module = self.model.get_submodule(node.path)
-            whole = is_nonlinearity(module) or not (list(module.children()) or list(module.parameters()))
+            whole = is_nonlinearity(module) or not [*module.children(), *module.parameters()]
             if not (node.kind == "sum" and self._selected(node.path)) and not (node.kind == "nonlinear" and shaping):
                 continue
             if not whole:
