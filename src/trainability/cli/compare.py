@@ -11,6 +11,7 @@ from rich.table import Table
 
 from trainability.cli.common import check_device, check_out, duration, fail, split
 from trainability.data import DataError, load
+from trainability.experiments.arms import ARMS
 from trainability.experiments.compare import Comparison, compare
 from trainability.experiments.config import configure
 from trainability.experiments.validate import ConfigError
@@ -21,18 +22,23 @@ from trainability.training.runtime import tune_allocator
 
 
 def compare_command(
-    data: Annotated[str | None, typer.Option(help="digits, mnist or fashion-mnist. Default digits.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="digits, mnist, fashion-mnist, cifar10 or cifar100. Default digits.")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
     hub: Annotated[bool | None, typer.Option("--hub", help="Take the data from the Hugging Face hub.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="fnn, fully connected, or cnn, convolutional; both plain. Default fnn.")
+    ] = None,
+    nonlinearity: Annotated[str | None, typer.Option(help="relu, tanh, gelu, ... Default relu.")] = None,
     depth: Annotated[str | None, typer.Option(help="Hidden layers; a list, 10,30, compares each. Default 30.")] = None,
-    width: Annotated[int | None, typer.Option(help="Neurons per hidden layer. Default 64.")] = None,
+    width: Annotated[int | None, typer.Option(help="Neurons or channels per hidden layer. Default 64.")] = None,
+    strides: Annotated[int | None, typer.Option(help="Convolutions of cnn that halve the image. Default 0.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per step. Default 128.")] = None,
     lr: Annotated[str | None, typer.Option(help="Learning rate of Adam; a list compares each. Default 1e-3.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set. Default 100.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many: 5 means seeds 0 to 4. Default 3.")] = None,
-    remedies: Annotated[
-        str | None, typer.Option(help="A list. Default default,he,lbe; more: he+lbe, batchnorm, residual.")
-    ] = None,
+    remedies: Annotated[str | None, typer.Option(help=f"A list of {', '.join(ARMS)}. Default default,he,lbe.")] = None,
     alpha: Annotated[float | None, typer.Option(help="LBE: initial target, in nats. Default 0.5.")] = None,
     beta: Annotated[float | None, typer.Option(help="LBE: strength. Default 0.2.")] = None,
     alpha_min: Annotated[float | None, typer.Option(help="LBE: floor of the targets. Default 0.2.")] = None,
@@ -51,8 +57,11 @@ def compare_command(
         "data": data,
         "data_dir": data_dir,
         "hub": hub,
+        "model": model,
+        "nonlinearity": nonlinearity,
         "depth": split(depth),
         "width": width,
+        "strides": strides,
         "batch_size": batch_size,
         "lr": split(lr),
         "epochs": epochs,

@@ -1,6 +1,7 @@
 """Data sets as tensors of uint8 on the device, with seeded splits and augmentation in batch."""
 
 from trainability.data.dataset import Dataset, Split
-from trainability.data.load import NAMES, DataError, check_name, load
+from trainability.data.errors import DataError
+from trainability.data.load import NAMES, check_name, load
 
 __all__ = ["NAMES", "DataError", "Dataset", "Split", "check_name", "load"]

@@ -1,7 +1,6 @@
-"""Loading data sets: embedded digits, official idx files, or the Hugging Face hub."""
+"""Loading data sets: embedded digits, official files, or the Hugging Face hub."""
 
 import gzip
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainability.data.cifar import CIFAR, official, read_cifar
 from trainability.data.dataset import Dataset, Split, split
-
-
-class DataError(ValueError):
-    """Data that is unknown, missing or damaged."""
+from trainability.data.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -24,6 +21,7 @@ class _Idx:
     folder: str
     hub: str
     md5: dict[str, str]
+    classes: int = 10
 
 
 _PARTS = (
@@ -67,7 +65,7 @@ _IDX = {
     ),
 }
 
-NAMES = ("digits", *_IDX)
+NAMES = ("digits", *_IDX, *CIFAR)
 
 
 def check_name(name: str) -> str:
@@ -81,11 +79,12 @@ def load(name: str, data_dir: Path | str | None = None, *, hub: bool = False, sp
     """Load a data set with a seeded validation split.
 
     Args:
-        name: ``"digits"`` (scikit-learn's 1,797 images of 8×8; needs no files), ``"mnist"`` or ``"fashion-mnist"``.
-        data_dir: folder of the official files, such as ``DIR/MNIST/raw/train-images-idx3-ubyte.gz``; checksums are
-            verified.
+        name: ``"digits"`` (scikit-learn's 1,797 images of 8×8; needs no files), ``"mnist"``, ``"fashion-mnist"``,
+            ``"cifar10"`` or ``"cifar100"``.
+        data_dir: folder of the official files, such as ``DIR/MNIST/raw/train-images-idx3-ubyte.gz`` or
+            ``DIR/cifar-10-batches-py/data_batch_1``; checksums are verified.
         hub: take them from the Hugging Face hub instead (needs ``trainability[hub]``).
-        split_seed: seed of the split: 10,000 of the 60,000 training images are held out for validation; of digits 360
+        split_seed: seed of the split: 10,000 of the training images are held out for validation; of digits 360
             for validation and 360 for testing.
 
     Raises:
@@ -99,28 +98,25 @@ def load(name: str, data_dir: Path | str | None = None, *, hub: bool = False, sp
         raise DataError("digits comes with scikit-learn and not from the hub; leave out --hub")
     if name == "digits":
         return _digits(split_seed)
-    if name not in _IDX:
+    spec = _IDX.get(name) or CIFAR.get(name)
+    if spec is None:
         raise DataError(f"there is no data set {name!r}; choose from {', '.join(NAMES)}")
-    spec = _IDX[name]
     if hub:
         train, test = _from_hub(spec.hub)
-        return split(name, 10, train, test, 10_000, f"hub:{spec.hub}", split_seed)
+        return split(name, spec.classes, train, test, 10_000, f"hub:{spec.hub}", split_seed)
     if data_dir is None:
         raise DataError(
             f"{name} needs its official files: name their folder (--data-dir DIR, in a recipe data.dir), take them "
             "from the hub (--hub, in a recipe data.hub), or use digits, which needs none"
         )
-    folder = Path(data_dir) / spec.folder
-    train_x, train_y, test_x, test_y = (_idx(folder / f"{part}.gz", spec.md5[part]) for part in _PARTS)
-    return split(
-        name,
-        10,
-        Split(train_x.unsqueeze(1), train_y.long()),
-        Split(test_x.unsqueeze(1), test_y.long()),
-        10_000,
-        "files",
-        split_seed,
-    )
+    if isinstance(spec, _Idx):
+        folder = Path(data_dir) / spec.folder
+        train_x, train_y, test_x, test_y = (_idx(folder / f"{part}.gz", spec.md5[part]) for part in _PARTS)
+        train = Split(train_x.unsqueeze(1), train_y.long())
+        test = Split(test_x.unsqueeze(1), test_y.long())
+    else:
+        train, test = read_cifar(spec, Path(data_dir))
+    return split(name, spec.classes, train, test, 10_000, "files", split_seed)
 
 
 def _digits(seed: int) -> Dataset:
@@ -135,15 +131,7 @@ def _digits(seed: int) -> Dataset:
 
 def _idx(path: Path, md5: str) -> Tensor:
     """Read an idx file of unsigned bytes after checking that it is the official one."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing; put the official file there, or use --hub") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise DataError(f"{path} is damaged: its MD5 is {found}, that of the official file {md5}; download it again")
+    raw = official(path, md5)
     content = gzip.decompress(raw)
     dims = content[3]
     shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims)]
@@ -167,5 +155,6 @@ def _from_hub(identifier: str) -> tuple[Split, Split]:
 
 def _split_of(rows: Any) -> Split:
     rows = rows.with_format("torch")
-    images = torch.stack([image.to(torch.uint8) for image in rows["image"]])
-    return Split(images if images.dim() == 4 else images.unsqueeze(1), torch.as_tensor(rows["label"][:]).long())
+    images = torch.stack([image.to(torch.uint8) for image in rows["img" if "img" in rows.column_names else "image"]])
+    label = "fine_label" if "fine_label" in rows.column_names else "label"
+    return Split(images if images.dim() == 4 else images.unsqueeze(1), torch.as_tensor(rows[label][:]).long())

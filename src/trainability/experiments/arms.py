@@ -21,13 +21,13 @@ class Arm:
 ARMS: dict[str, Arm] = {
     "default": Arm("PyTorch's default initialisation"),
     "he": Arm("He initialisation", "default", remedy=Init("he")),
-    "orthogonal": Arm("orthogonal initialisation", "default", remedy=Init("orthogonal")),
+    "orthogonal": Arm("orthogonal initialisation with the gain of ReLU", "default", remedy=Init("orthogonal")),
     "eoc": Arm("weights and biases at the edge of chaos", "default", remedy=EOC()),
     "dks": Arm("activations and weights shaped by DKS", "default", remedy=DKS()),
     "tat": Arm("activations and weights shaped by TAT", "default", remedy=TAT()),
     "lbe": Arm("LBE in the loss", "default", lbe=True),
     "he+lbe": Arm("LBE in the loss", "he", remedy=Init("he"), lbe=True),
     "tat+lbe": Arm("LBE in the loss", "tat", remedy=TAT(), lbe=True),
-    "batchnorm": Arm("BatchNorm before every ReLU", "default", model={"batchnorm": True}),
+    "batchnorm": Arm("BatchNorm before every nonlinearity", "default", model={"batchnorm": True}),
     "residual": Arm("an identity shortcut around every layer", "default", model={"residual": True}),
 }

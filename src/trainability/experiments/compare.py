@@ -14,7 +14,7 @@ from trainability.data.augment import Augmentation
 from trainability.experiments.arms import ARMS, Arm
 from trainability.experiments.config import CompareConfig
 from trainability.experiments.environment import describe_environment
-from trainability.models import fnn
+from trainability.models import cnn, fnn
 from trainability.remedies import apply_
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Member, Plan, Strength, Training
@@ -117,10 +117,19 @@ def _training(records: list[Record], config: CompareConfig, data: Dataset) -> Tr
 
 def _model(record: Record, arm: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
     torch.manual_seed(record.seed)
-    model = fnn(torch.Size(data.shape).numel(), record.depth, config.width, data.classes, **arm.model)
+    model = _plain(record.depth, arm, config, data)
     if arm.remedy:
         apply_(model, arm.remedy, inputs=torch.zeros(2, *data.shape))
     return model
+
+
+def _plain(depth: int, arm: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
+    options: dict[str, Any] = {"nonlinearity": config.nonlinearity, **arm.model}
+    if config.model == "cnn":
+        channels, height, width = data.shape
+        shape = (channels, height, width)
+        return cnn(shape, depth, config.width, data.classes, strides=config.strides, head=config.width, **options)
+    return fnn(torch.Size(data.shape).numel(), depth, config.width, data.classes, **options)
 
 
 def _side_by_side(trainings: list[Training], comparison: Comparison, progress: Callable[[Comparison], None]) -> None:

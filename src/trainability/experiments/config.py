@@ -2,13 +2,14 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trainability.data import check_name
 from trainability.experiments.arms import ARMS
 from trainability.experiments.validate import read_yaml, validated
+from trainability.models import ACTIVATIONS
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -21,8 +22,11 @@ class CompareConfig(BaseModel):
     data: str = "digits"
     data_dir: Path | None = None
     hub: bool = False
+    model: Literal["fnn", "cnn"] = "fnn"
+    nonlinearity: str = "relu"
     depth: tuple[PositiveInt, ...] = (30,)
     width: PositiveInt = 64
+    strides: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=2)] = 128
     lr: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = (1e-3,)
     epochs: PositiveInt = 100
@@ -50,6 +54,21 @@ class CompareConfig(BaseModel):
     @classmethod
     def _known_data(cls, value: str) -> str:
         return check_name(value)
+
+    @field_validator("nonlinearity")
+    @classmethod
+    def _known_nonlinearity(cls, value: str) -> str:
+        if value not in ACTIVATIONS:
+            raise ValueError(f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.strides and self.model != "cnn":
+            raise ValueError("strides belong to model: cnn")
+        if self.model == "cnn" and "residual" in self.remedies:
+            raise ValueError("the remedy residual belongs to model: fnn; cnn has no shortcuts")
+        return self
 
     @field_validator("remedies")
     @classmethod

@@ -1,0 +1,5 @@
+"""The exception of the data sets."""
+
+
+class DataError(ValueError):
+    """Data that is unknown, missing or damaged."""
