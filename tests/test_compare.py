@@ -38,7 +38,7 @@ def run(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def small():
     torch.set_num_threads(1)
-    config = CompareConfig(depth=(2, 3), lr=(1e-3, 1e-2), width=16, epochs=2, seeds=2, remedies=tuple(ARMS))
+    config = CompareConfig(depth=(2, 3), lr=(1e-3, 1e-2), width=16, epochs=2, seeds=2, eta=0.2, remedies=tuple(ARMS))
     return compare(config, load("digits"))
 
 

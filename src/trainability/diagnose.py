@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from trainability.evidence import label_dependence, predict_std
 from trainability.flow import Flow, first_not_finite, measure
+from trainability.kernels import Prediction, predict
 from trainability.layers import Where, select
 from trainability.observe import unwrap
 
@@ -37,6 +38,7 @@ class Verdict:
     dies_at: str | None = None
     label_dependence: float | None = None
     predicted_std: dict[str, float] = field(default_factory=dict)
+    prediction: Prediction | None = None
 
     def __str__(self) -> str:
         sections = [
@@ -66,9 +68,11 @@ def diagnose(
 
     Put to the test are: where the batch entropy falls below 0.01 nats and stays there; whether the variance of the
     weights and the nonlinearity explain it (the standard deviation over the batch that they predict, layer by layer,
-    beside the measured one); whether the gradient vanishes or explodes; and whether the gradient depends on
-    the labels at all (the gradient for the true labels against that for permuted ones). A part that cannot be
-    computed is named in the verdict and does not stop the others. The model is left as it was, to the bit.
+    beside the measured one); what kernel theory predicts from the scale of the weights alone (where inputs become
+    indistinguishable, and where the signal dies or explodes); whether the gradient vanishes or explodes; and whether
+    the gradient depends on the labels at all (the gradient for the true labels against that for permuted ones). A part
+    that cannot be computed is named in the verdict and does not stop the others. The model is left as it was, to the
+    bit.
 
     Args:
         model: any module, in the mode in which it is trained.
@@ -100,6 +104,7 @@ def diagnose(
         parts.missing.append(
             "whether the weights' variance explains it: needs nonlinearities as modules, one after each weight layer"
         )
+    prediction = parts.run("what the kernels of its layers predict", lambda: predict(model, inputs))
     dependence: float | None = None
     if loss is None:
         parts.missing.append("gradients and their dependence on the labels: pass targets and loss")
@@ -107,7 +112,8 @@ def diagnose(
         parts.missing.append("the dependence on the labels: pass targets, to be permuted")
     else:
         dependence = parts.run("the dependence on the labels", lambda: label_dependence(model, inputs, targets, loss))
-    return _verdict(flow, predicted, dependence, history or {}, parts.missing)
+    verdict = _verdict(flow, predicted, dependence, history or {}, parts.missing)
+    return verdict if prediction is None else _with_prediction(verdict, prediction)
 
 
 class _Parts:
@@ -189,6 +195,25 @@ def _verdict(
         at, summary, remedies = None, "Information gets through all layers.", ()
     healthy = silent is None and not blind and not fate
     return Verdict(healthy, summary, tuple(evidence), remedies, tuple(missing), flow, at, dependence, predicted)
+
+
+def _with_prediction(verdict: Verdict, prediction: Prediction) -> Verdict:
+    """The verdict with what the weights alone say of size and angle."""
+    fates = [
+        (prediction.dies_at, "the signal dies: its mean square falls below a ten-thousandth of that of the inputs"),
+        (prediction.explodes_at, "the signal explodes: its mean square exceeds that of the inputs ten thousand times"),
+        (prediction.collapses_at, "inputs become indistinguishable: the cosine between two exceeds 0.999"),
+    ]
+    words = [f"The scale of the weights predicts that from {path} on {fate}." for path, fate in fates if path]
+    if not words and prediction.layers:
+        first, last = prediction.start, prediction.layers[-1]
+        words = [
+            f"The scale of the weights predicts that the signal gets through: mean square {first.q:.3g} at the inputs "
+            f"and {last.q:.3g} at {last.path or 'the end'}, cosine between two inputs {first.c:.3g} and {last.c:.3g}."
+        ]
+    if prediction.stopped:
+        words.append(prediction.stopped)
+    return replace(verdict, evidence=(*verdict.evidence, *words), prediction=prediction)
 
 
 def _silent_from(flow: Flow) -> int | None:
@@ -282,5 +307,6 @@ def _explosion(flow: Flow) -> tuple[str, ...]:
 def _remedies(explained: bool) -> tuple[str, ...]:
     initialise = "initialise for the nonlinearity: apply_(model, Init('he')) for ReLU networks"
     regularise = "regularise the flow while training: lbe = LBE(model); loss = lbe(loss)"
+    shape = "shape activations and weights: apply_(model, TAT(), inputs=inputs)"
     rest = "normalisation or shortcuts between the layers"
-    return (initialise, regularise, rest) if explained else (regularise, initialise, rest)
+    return (initialise, shape, regularise, rest) if explained else (regularise, shape, initialise, rest)

@@ -42,6 +42,9 @@ def compare_command(
     alpha: Annotated[float | None, typer.Option(help="LBE: initial target, in nats. Default 0.5.")] = None,
     beta: Annotated[float | None, typer.Option(help="LBE: strength. Default 0.2.")] = None,
     alpha_min: Annotated[float | None, typer.Option(help="LBE: floor of the targets. Default 0.2.")] = None,
+    eta: Annotated[float | None, typer.Option(help="TAT: largest C(0) of leaky ReLUs. Default 0.9.")] = None,
+    tau: Annotated[float | None, typer.Option(help="TAT: largest C''(1) of smooth activations. Default 0.3.")] = None,
+    zeta: Annotated[float | None, typer.Option(help="DKS: largest C'(1). Default 1.5.")] = None,
     augment: Annotated[
         bool | None, typer.Option("--augment", help="Random affine maps, brightness and contrast.")
     ] = None,
@@ -70,6 +73,9 @@ def compare_command(
         "alpha": alpha,
         "beta": beta,
         "alpha_min": alpha_min,
+        "eta": eta,
+        "tau": tau,
+        "zeta": zeta,
         "augment": augment,
         "device": device,
     }
@@ -86,8 +92,13 @@ def compare_command(
         fail(str(error))
     console = Console(stderr=True)
     environment = {"allocator": tune_allocator()}
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
-        comparison = compare(settings, dataset, environment=environment, progress=lambda c: live.update(_progress(c)))
+    try:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            comparison = compare(
+                settings, dataset, environment=environment, progress=lambda c: live.update(_progress(c))
+            )
+    except ConfigError as error:
+        fail(str(error))
     if as_json:
         print(json.dumps(finite(comparison.to_json())))
     try:

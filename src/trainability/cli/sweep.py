@@ -73,7 +73,7 @@ def sweep_command(
         check_device(wanted.engine.device)
         check_out(folder)
         allocator = tune_allocator()
-        data = load(wanted.data.name, wanted.data.dir, hub=wanted.data.hub)
+        data = load(wanted.data.name, wanted.data.dir, hub=wanted.data.hub, pln=wanted.data.pln)
         capacity(wanted, data, torch.device(wanted.engine.device), workers)
         place = storage or wanted.sweep.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
         if place.startswith("sqlite"):

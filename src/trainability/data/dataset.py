@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainability.data.pln import per_location_normalise
+
 
 @dataclass(frozen=True)
 class Split:
@@ -28,7 +30,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training, validation and test splits, with the mean and standard deviation of the training pixels per channel."""
+    """Training, validation and test splits, with the mean and standard deviation of the training pixels per channel.
+
+    With ``pln`` inputs get a channel of ones and are normalised at every location (`per_location_normalise`).
+    """
 
     name: str
     classes: int
@@ -39,11 +44,13 @@ class Dataset:
     std: Tensor
     source: str
     split_seed: int
+    pln: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape ``(C, H, W)`` of one image."""
-        return tuple(self.train.images.shape[1:])
+        """Shape ``(C, H, W)`` of one input."""
+        channels, *size = self.train.images.shape[1:]
+        return (channels + self.pln, *size)
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Move everything to a device."""
@@ -58,7 +65,8 @@ class Dataset:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalise pixels in [0, 1]."""
-        return (pixels - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+        x = (pixels - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+        return per_location_normalise(x, dim=-3) if self.pln else x
 
     def describe(self) -> dict[str, Any]:
         """What a record keeps of it."""
@@ -66,6 +74,7 @@ class Dataset:
             "name": self.name,
             "source": self.source,
             "split_seed": self.split_seed,
+            "pln": self.pln,
             "train": len(self.train),
             "val": len(self.val),
             "test": len(self.test),

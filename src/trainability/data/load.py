@@ -2,7 +2,7 @@
 
 import gzip
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,9 @@ def check_name(name: str) -> str:
     return name
 
 
-def load(name: str, data_dir: Path | str | None = None, *, hub: bool = False, split_seed: int = 0) -> Dataset:
+def load(
+    name: str, data_dir: Path | str | None = None, *, hub: bool = False, split_seed: int = 0, pln: bool = False
+) -> Dataset:
     """Load a data set with a seeded validation split.
 
     Args:
@@ -86,6 +88,7 @@ def load(name: str, data_dir: Path | str | None = None, *, hub: bool = False, sp
         hub: take them from the Hugging Face hub instead (needs ``trainability[hub]``).
         split_seed: seed of the split: 10,000 of the training images are held out for validation; of digits 360
             for validation and 360 for testing.
+        pln: per-location normalisation of the inputs.
 
     Raises:
         DataError: an unknown name, or a file that is missing or damaged.
@@ -94,6 +97,10 @@ def load(name: str, data_dir: Path | str | None = None, *, hub: bool = False, sp
     >>> digits.shape, len(digits.train), len(digits.val), len(digits.test)
     ((1, 8, 8), 1077, 360, 360)
     """
+    return replace(_load(name, data_dir, hub, split_seed), pln=pln)
+
+
+def _load(name: str, data_dir: Path | str | None, hub: bool, split_seed: int) -> Dataset:
     if name == "digits" and hub:
         raise DataError("digits comes with scikit-learn and not from the hub; leave out --hub")
     if name == "digits":

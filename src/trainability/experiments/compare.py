@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -14,8 +14,9 @@ from trainability.data.augment import Augmentation
 from trainability.experiments.arms import ARMS, Arm
 from trainability.experiments.config import CompareConfig
 from trainability.experiments.environment import describe_environment
+from trainability.experiments.validate import ConfigError
 from trainability.models import cnn, fnn
-from trainability.remedies import apply_
+from trainability.remedies import DKS, TAT, Remedy, apply_
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Member, Plan, Strength, Training
 from trainability.training.record import Record
@@ -73,10 +74,13 @@ def compare(
 ) -> Comparison:
     """Train every remedy on every depth, learning rate and seed.
 
+    Raises ConfigError, before anything is trained, for a remedy that one of the networks cannot take.
+
     For each depth the remedies take turns, an epoch each; all seeds and learning rates of a remedy train at once, as a
     stack. A seed means the same initial weights where the initialisation is the same, and the same batches. An
     interrupt (Ctrl-C) ends the training and returns what there is.
     """
+    check_remedies(config, data)
     records = [
         Record(name, depth, lr, seed)
         for depth, lr, seed, name in product(config.depth, config.lr, range(config.seeds), config.remedies)
@@ -119,8 +123,27 @@ def _model(record: Record, arm: Arm, config: CompareConfig, data: Dataset) -> nn
     torch.manual_seed(record.seed)
     model = _plain(record.depth, arm, config, data)
     if arm.remedy:
-        apply_(model, arm.remedy, inputs=torch.zeros(2, *data.shape))
+        apply_(model, _tuned(arm.remedy, config), inputs=torch.zeros(2, *data.shape))
     return model
+
+
+def _tuned(remedy: Remedy, config: CompareConfig) -> Remedy:
+    """The remedy with the settings of the comparison."""
+    if isinstance(remedy, TAT):
+        return replace(remedy, eta=config.eta, tau=config.tau)
+    return replace(remedy, zeta=config.zeta) if isinstance(remedy, DKS) else remedy
+
+
+def check_remedies(config: CompareConfig, data: Dataset) -> None:
+    """Raise ConfigError for a remedy that one of the networks cannot take, before anything is trained."""
+    for name, depth in product(config.remedies, config.depth):
+        arm = ARMS[name]
+        if arm.remedy:
+            try:
+                model = _plain(depth, arm, config, data)
+                apply_(model, _tuned(arm.remedy, config), inputs=torch.zeros(2, *data.shape), dry_run=True)
+            except ValueError as error:
+                raise ConfigError(f"the remedy {name} cannot be had at depth {depth}: {error}") from error
 
 
 def _plain(depth: int, arm: Arm, config: CompareConfig, data: Dataset) -> nn.Module:

@@ -35,6 +35,9 @@ class CompareConfig(BaseModel):
     alpha: Annotated[float, Field(allow_inf_nan=False)] = 0.5
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
     alpha_min: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
+    eta: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.3
+    zeta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
     augment: bool = False
     device: str = "cpu"
 

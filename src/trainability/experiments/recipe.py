@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from trainability.data import check_name
 from trainability.experiments.validate import ConfigError, read_yaml, validated
+from trainability.models import ACTIVATIONS
+from trainability.remedies import DKS, EOC, TAT, Remedy
 from trainability.training import loggers, optimisers
 
 _CHECKED = 2000  # of the trials of a grid; more would take long
@@ -32,6 +34,7 @@ class DataRecipe(_Settings):
     dir: Path | None = None
     hub: bool = False
     augment: bool = False
+    pln: bool = False
 
     @field_validator("name")
     @classmethod
@@ -40,13 +43,48 @@ class DataRecipe(_Settings):
 
 
 class ModelRecipe(_Settings):
-    """The network: a fully connected ReLU network."""
+    """The network: fully connected, convolutional, or a residual network of the CIFAR family."""
 
-    name: Literal["fnn"] = "fnn"
+    name: Literal["fnn", "cnn", "resnet"] = "fnn"
+    nonlinearity: str = "relu"
     depth: Annotated[int, Field(ge=1, le=10**5)] = 30
     width: Annotated[int, Field(ge=1, le=10**7)] = 64
     batchnorm: bool = False
     residual: bool = False
+    strides: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("nonlinearity")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ACTIVATIONS:
+            raise ValueError(f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.strides and self.name != "cnn":
+            raise ValueError("strides belong to name: cnn")
+        if self.residual and self.name == "cnn":
+            raise ValueError("residual belongs to name: fnn or resnet")
+        if self.name == "resnet" and (self.depth < 8 or (self.depth - 2) % 6):
+            raise ValueError(f"a resnet has depth 6n + 2, such as 26, 74 or 152 (it is {self.depth})")
+        return self
+
+
+class RemedyRecipe(_Settings):
+    """Shaped activations, sums and weights."""
+
+    name: Literal["tat", "dks", "eoc"]
+    eta: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    tau: Rate = 0.3
+    zeta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
+    shortcut: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    def remedy(self) -> Remedy:
+        """The remedy of that name with its settings."""
+        if self.name == "tat":
+            return TAT(eta=self.eta, tau=self.tau, shortcut=self.shortcut)
+        return DKS(zeta=self.zeta, shortcut=self.shortcut) if self.name == "dks" else EOC(shortcut=self.shortcut)
 
 
 class LBERecipe(_Settings):
@@ -150,7 +188,7 @@ class Range(_Settings):
 
 
 # The rest is the same for all trials of a worker: its data, its devices, its seeds.
-_VARIABLE = ("model.", "lbe.", "optimizer.", "schedule.", "data.augment", "init", "epochs", "batch_size")
+_VARIABLE = ("model.", "remedy.", "lbe.", "optimizer.", "schedule.", "data.augment", "init", "epochs", "batch_size")
 Choices = Annotated[list[int | float | str | bool], Field(min_length=1)]
 Values = Annotated[
     Annotated[Choices, Tag("function-list")] | Annotated[Range, Tag("function-range")],
@@ -191,7 +229,8 @@ class Recipe(_Settings):
 
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()
-    init: Literal["default", "he"] = "default"
+    init: Literal["default", "he", "orthogonal", "delta-orthogonal", "suo", "lsuv"] = "default"
+    remedy: RemedyRecipe | None = None
     lbe: LBERecipe | None = None
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()

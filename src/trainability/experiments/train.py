@@ -18,8 +18,8 @@ from trainability.experiments.recipe import Recipe
 from trainability.experiments.validate import ConfigError
 from trainability.files import finite
 from trainability.layers import select
-from trainability.models import fnn
-from trainability.remedies import Init, apply_
+from trainability.models import cnn, fnn, resnet
+from trainability.remedies import Init, Remedy, apply_
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Member, Plan, Strength, Training
 from trainability.training.folder import FolderError, RunFolder
@@ -51,22 +51,31 @@ def build_model(recipe: Recipe, data: Dataset, seed: int) -> nn.Module:
     """The network of a recipe with the initial weights of a seed."""
     torch.manual_seed(seed)
     model = architecture(recipe, data)
-    if recipe.init == "he":
-        apply_(model, Init("he"))
+    inputs = data.inputs(data.train.images[:256])
+    remedies: list[Remedy] = [] if recipe.init == "default" else [Init(recipe.init)]
+    remedies += [recipe.remedy.remedy()] if recipe.remedy else []
+    for remedy in remedies:
+        try:
+            apply_(model, remedy, inputs=inputs)
+        except ValueError as error:
+            raise ConfigError(f"{recipe.remedy.name if recipe.remedy else recipe.init}: {error}") from error
     return model.double() if recipe.engine.precision == "64-true" else model
 
 
 def architecture(recipe: Recipe, data: Dataset) -> nn.Module:
     """The network of a recipe with PyTorch's default weights."""
     shape = recipe.model
-    return fnn(
-        torch.Size(data.shape).numel(),
-        shape.depth,
-        shape.width,
-        data.classes,
-        batchnorm=shape.batchnorm,
-        residual=shape.residual,
-    )
+    channels, height, width = data.shape
+    options: dict[str, Any] = {"nonlinearity": shape.nonlinearity}
+    if shape.name == "cnn":
+        plain = (channels, height, width)
+        options |= {"batchnorm": shape.batchnorm, "strides": shape.strides}
+        return cnn(plain, shape.depth, shape.width, data.classes, **options)
+    if shape.name == "resnet":
+        options |= {"in_channels": channels, "width": shape.width, "shortcut": shape.residual, "norm": shape.batchnorm}
+        return resnet(shape.depth, data.classes, **options)
+    options |= {"batchnorm": shape.batchnorm, "residual": shape.residual}
+    return fnn(channels * height * width, shape.depth, shape.width, data.classes, **options)
 
 
 def build_training(
@@ -88,7 +97,8 @@ def build_training(
         for seed in recipe.seeds
     ]
     models = [build_model(recipe, data, seed) for recipe in recipes for seed in recipe.seeds]
-    label = "lbe" if first.lbe else first.init
+    parts = [first.remedy.name if first.remedy else first.init, *(["lbe"] if first.lbe else [])]
+    label = "lbe" if parts == ["default", "lbe"] else "+".join(parts)
     plan = Plan(
         first.epochs,
         first.batch_size,
@@ -172,7 +182,7 @@ def train(
         KeyboardInterrupt: passed on after a checkpoint.
     """
     fabric = open_fabric(recipe)
-    data = load(recipe.data.name, recipe.data.dir, hub=recipe.data.hub)
+    data = load(recipe.data.name, recipe.data.dir, hub=recipe.data.hub, pln=recipe.data.pln)
     check_fits(recipe, data, fabric.device)
     described = {**describe_environment(), **(environment or {}), "data": data.describe()}
     folder, refusal = None, None

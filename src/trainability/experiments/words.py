@@ -70,6 +70,7 @@ def _cell(arms: dict[str, list[Record]], chance: float) -> list[str]:
             sentences.append(_against(name, values, arm.base, accuracies(arms[arm.base])))
         if arm.lbe:
             sentences += _revival(name, runs)
+        sentences += _kernel(name, runs)
         sentences += _why_spread(name, runs, chance)
     best = max(arms, key=lambda n: median(accuracies(arms[n])))
     sentences.append(f"Strongest here: {best}, {spread(accuracies(arms[best]))}." + _seeds_warning(arms))
@@ -113,6 +114,27 @@ def _revival(name: str, runs: list[Record]) -> list[str]:
             f"On {'seed' if len(never) == 1 else 'seeds'} {', '.join(map(str, never))} {name} did not open it."
         )
     return sentences
+
+
+def _kernel(name: str, runs: list[Record]) -> list[str]:
+    """What became of size and angle after the last hidden layer, as means over the seeds."""
+    seen = [run for run in runs if run.kernel and all(q for _, q, _ in run.kernel)]
+    if not seen:
+        return []
+    q0, q1 = (mean(run.kernel[at][1][-1] for run in seen) for at in (0, -1))
+    c0, c1 = (mean(run.kernel[at][2][-1] for run in seen) for at in (0, -1))
+    expected = f" (predicted {p[1][-1]:.3g})" if (p := seen[0].predicted) and p[1] else ""
+    words = (
+        f"After the last hidden layer of {name} the mean square q goes from {q0:.3g} to {q1:.3g} in training, and the "
+        f"cosine c between two inputs from {c0:.3g}{expected} to {c1:.3g}"
+    )
+    if not q1 < 100 * q0:
+        return [words + ": the signal grows out of the range that it was set up for."]
+    if q1 < 0.01 * q0:
+        return [words + ": the signal shrinks away."]
+    if c1 > 0.99:
+        return [words + ": all inputs look alike there" + (", as they did at the start." if c0 > 0.99 else ".")]
+    return [words + (": inputs come apart." if c1 < c0 - 0.05 else ".")]
 
 
 def _why_spread(name: str, runs: list[Record], chance: float) -> list[str]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export.graph_signature import InputKind
 
 from trainability.errors import UnsupportedModelError
 from trainability.observe import observing
@@ -19,6 +18,8 @@ def record(model: nn.Module, inputs: Any) -> tuple[fx.Graph, dict[str, torch.Ten
     Raises:
         UnsupportedModelError: the model's code cannot be recorded, as where it decides on the values of activations.
     """
+    from torch.export.graph_signature import InputKind  # takes a second to import
+
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] | None = None
     if isinstance(inputs, Mapping):

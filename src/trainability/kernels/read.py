@@ -184,6 +184,8 @@ class _Reader:
     ) -> Any:
         if node.target is operator.getitem:
             return args[0][args[1]] if isinstance(args[0], list | tuple) else args[0]
+        if name in _ATTENTION or name == "embedding":
+            raise self.refusal(name, path, kind, signals)
         if name in _AFFINE:
             return self.affine(node, name, path, args, signals)
         if name in _PASSING and len(signals) == 1:

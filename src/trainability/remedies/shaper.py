@@ -55,6 +55,7 @@ class Shaper:
         self.chosen = None if where is None else set(select(model, where).paths)
         self.read = read(model, inputs)
         self.graph = self._normalised(self._without_unselected(self.read))
+        self._check_scales()
 
     def plan(self) -> Plan:
         """Weights, then structure: normalisation, sums, activations."""
@@ -64,6 +65,20 @@ class Shaper:
         self._plan_batchnorm()
         self._plan_owners(solutions)
         return self.changes, self.skipped
+
+    def _check_scales(self) -> None:
+        """Constants and parameters that scale or shift the signal break Q(1) = 1, unless they do nothing."""
+        for node in self.graph.nodes:
+            does = (node.kind == "scale" and abs(abs(node.weights[0]) - 1) > 1e-3) or (
+                node.kind == "shift" and node.weights[0] > 1e-6
+            )
+            if does and self._selected(node.path):
+                what = f"multiplies the signal by {node.weights[0]:.3g}" if node.kind == "scale" else "adds a constant"
+                raise UnsupportedModelError(
+                    node.path,
+                    f"its forward {what}, which would undo that the mean square of the signal stays 1; where a "
+                    f"parameter does it (a layer scale, an embedding), set that to {int(node.kind == 'scale')} first",
+                )
 
     def _selected(self, path: str) -> bool:
         if self.chosen is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from html import escape
-from itertools import cycle
+from itertools import cycle, product
 from math import isfinite
 from statistics import median
 
@@ -179,6 +179,50 @@ def history_figure(arms: Arms) -> go.Figure:
     figure.update_yaxes(title="hidden layer", row=1, col=1)
     figure.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 0, "cmax": 3, "colorbar": {"title": "nats"}})
     return style(figure, 360)
+
+
+def kernel_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
+    """q and c after every layer, at the start and at the end; dashed what the weights predict for the start."""
+    known = {name: [run for run in runs if run.kernel and run.kernel[0][1]] for name, runs in arms.items()}
+    if not any(known.values()):
+        return None
+    titles = ["q at the start", "q at the end", "c at the start", "c at the end"]
+    figure = make_subplots(rows=2, cols=2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04)
+    for name, runs in known.items():
+        for number, run in enumerate(runs):
+            for row, column in product((1, 2), (1, 2)):
+                step, *measured = run.kernel[0 if column == 1 else -1]
+                figure.add_scatter(
+                    x=list(range(1, len(measured[row - 1]) + 1)),
+                    y=measured[row - 1],
+                    mode="lines",
+                    line={"color": palette[name], "width": 1.2},
+                    opacity=0.7,
+                    name=escape(name),
+                    legendgroup=name,
+                    showlegend=number == 0 and row == column == 1,
+                    hovertemplate=f"{escape(name)}, seed {run.seed}, step {step}<br>%{{x}}: %{{y:.4g}}<extra></extra>",
+                    row=row,
+                    col=column,
+                )
+        for row, values in enumerate((runs[0].predicted or ()) if runs else (), 1):
+            figure.add_scatter(
+                x=list(range(1, len(values) + 1)),
+                y=values,
+                mode="lines",
+                line={"color": palette[name], "width": 2.2, "dash": "dash"},
+                name=f"{escape(name)}, predicted",
+                legendgroup=name,
+                showlegend=row == 1,
+                hovertemplate=f"{escape(name)}, predicted<br>layer %{{x}}: %{{y:.4g}}<extra></extra>",
+                row=row,
+                col=1,
+            )
+    figure.update_xaxes(title="hidden layer", row=2)
+    figure.update_yaxes(type="log", exponentformat="power", title="mean square q", row=1, col=1)
+    figure.update_yaxes(type="log", row=1, col=2)
+    figure.update_yaxes(title="cosine c", row=2, col=1)
+    return style(figure, 560).update_layout(legend={"y": 1.08}, margin={"t": 90})
 
 
 def alpha_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:

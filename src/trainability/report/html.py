@@ -110,6 +110,12 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list
             figures.history_figure(arms),
         ),
         (
+            "The kernel of every layer: q and c",
+            "Mean square of the signal and cosine between two inputs, as measured, one line per seed; dashed: as the "
+            "scale of the weights predicts them before training. c at 1: all inputs look alike.",
+            figures.kernel_figure(arms, palette),
+        ),
+        (
             "Cross-entropy and the LBE term",
             "Apart, since the total loss multiplies them.",
             figures.loss_figure(arms, palette),

@@ -21,7 +21,7 @@ from trainability.moments import Neurons
 from trainability.training.batches import Batches
 from trainability.training.devices import fabric_on
 from trainability.training.optimisers import Schedule
-from trainability.training.probe import neuron_histograms
+from trainability.training.probe import kernel_values, neuron_histograms, predicted_kernel
 from trainability.training.record import Record
 from trainability.training.stack import Stack
 from trainability.training.stack_lbe import StackLBE
@@ -315,7 +315,10 @@ class Training:
         for record in self.records:
             record.status = "training"
         self._measure()
+        # The members are of one architecture, so what their weights predict differs by chance alone.
+        predicted = predicted_kernel(self.stack.models[0], self._probe, self.records[0].layers)
         for record, model in zip(self.records, self.stack.models, strict=True):
+            record.predicted = predicted
             record.neurons.append(neuron_histograms(model, self._probe, "before training"))
 
     def _living(self) -> list[Record]:
@@ -335,6 +338,7 @@ class Training:
                 flow = measure(model, self._probe)
                 record.layers = [layer.name for layer in flow]
                 record.flow.append((self.steps, [layer.entropy for layer in flow], [layer.std for layer in flow]))
+                record.kernel.append((self.steps, *kernel_values(model, self._probe, record.layers)))
 
     def _log(self) -> None:
         if not self._losses:

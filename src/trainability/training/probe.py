@@ -1,10 +1,12 @@
-"""What is looked at while a network trains: single neurons, before and after."""
+"""What is looked at while a network trains: the kernel after each layer, and single neurons before and after."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainability.errors import UnsupportedModelError
+from trainability.kernels import measured, predict
 from trainability.observe import observing
 from trainability.taps import Taps
 
@@ -53,3 +55,19 @@ def neuron_histograms(model: nn.Module, inputs: Tensor, when: str, bins: int = 4
         row = {"layer": index + 1, "name": name, "low": low - pad, "high": high + pad}
         rows.append({**row, "counts": counts.tolist(), "entropy": entropy})
     return {"when": when, "rows": rows}
+
+
+def kernel_values(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]]:
+    """Mean square q and mean cosine c between two inputs after each layer, over 128 inputs at the most."""
+    seen = {path: (q, c) for path, q, c in measured(model, inputs[:128], [p for p in layers if "#" not in p])}
+    return [seen[p][0] for p in layers if p in seen], [seen[p][1] for p in layers if p in seen]
+
+
+def predicted_kernel(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]] | None:
+    """The same as the scale of the weights predicts it; None where the model has no kernel, as with BatchNorm."""
+    try:
+        values = {v.path: v for v in predict(model, inputs[:128]) if v.kind == "nonlinear"}
+    except UnsupportedModelError:
+        return None
+    known = [values[path] for path in layers if path in values]
+    return ([v.q for v in known], [v.c for v in known]) if len(known) == len(layers) else None

@@ -20,6 +20,8 @@ class Record:
     accuracy: list[tuple[int, float, float]] = field(default_factory=list)  # (step, validation %, test %)
     layers: list[str] = field(default_factory=list)
     flow: list[tuple[int, list[float], list[float]]] = field(default_factory=list)  # (step, entropies, stds)
+    kernel: list[tuple[int, list[float], list[float]]] = field(default_factory=list)  # (step, q, c) after each layer
+    predicted: tuple[list[float], list[float]] | None = None  # q and c at the start, by the weights' scale
     alpha: list[float] = field(default_factory=list)
     neurons: list[dict[str, Any]] = field(default_factory=list)
     step_ms: float | None = None  # of the stack that it trained in, over the number of its members
@@ -53,6 +55,8 @@ class Record:
             "entropy_lowest": min(entropy) if entropy else None,
             "entropy_last": entropy[-1] if entropy else None,
             "entropy_last_at_start": self.flow[0][1][-1] if self.flow else None,
+            "q_last": self.kernel[-1][1][-1] if self.kernel else None,
+            "c_last": self.kernel[-1][2][-1] if self.kernel else None,
         }
 
     def to_dict(self) -> dict[str, Any]:

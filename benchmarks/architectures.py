@@ -1,0 +1,101 @@
+"""Which architectures of the transformers library can be read, and what is named where one cannot.
+
+    python benchmarks/architectures.py --out docs/architectures.md
+
+Models are small ones with random weights, made from their configurations; nothing is downloaded. For those that are
+read, what `apply_(model, DKS(zeta, batchnorm="remove"))` says of them is there too.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import trainability as tr
+from trainability.kernels import read
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def models() -> dict[str, Callable[[], tuple[torch.nn.Module, Any]]]:
+    import transformers as t
+
+    images = {"pixel_values": torch.randn(2, 3, 64, 64)}
+    tokens = {"input_ids": torch.randint(0, 50, (2, 9))}
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+    def vision(kind: str, inputs: Any = images, **settings: Any) -> Callable[[], tuple[torch.nn.Module, Any]]:
+        def make() -> tuple[torch.nn.Module, Any]:
+            config = getattr(t, kind + "Config")(**settings)
+            return getattr(t, kind + "Model")(config), inputs
+
+        return make
+
+    stages = {"hidden_sizes": [16, 32], "depths": [2, 2]}
+    return {
+        "ResNet, basic blocks": vision("ResNet", embedding_size=16, layer_type="basic", **stages),
+        "ResNet, bottlenecks": vision("ResNet", embedding_size=16, layer_type="bottleneck", **stages),
+        "RegNet X": vision("RegNet", embedding_size=16, groups_width=8, layer_type="x", **stages),
+        "RegNet Y": vision("RegNet", embedding_size=16, groups_width=8, layer_type="y", **stages),
+        "BiT": vision(
+            "Bit", embedding_size=32, hidden_sizes=[32, 64], depths=[2, 2], num_groups=8, layer_type="preactivation"
+        ),
+        "ConvNeXt": vision("ConvNext", num_stages=2, **stages),
+        "ConvNeXt V2": vision("ConvNextV2", num_stages=2, **stages),
+        "MobileNet V1": vision("MobileNetV1", depth_multiplier=0.25),
+        "MobileNet V2": vision("MobileNetV2", depth_multiplier=0.35),
+        "EfficientNet": vision("EfficientNet", width_coefficient=0.3, depth_coefficient=0.3, hidden_dim=384),
+        "PoolFormer": vision("PoolFormer", hidden_sizes=[16, 32, 32, 32], depths=[1, 1, 1, 1]),
+        "ViT": vision("ViT", image_size=64, patch_size=16, **small),
+        "Swin": vision(
+            "Swin", image_size=64, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4
+        ),
+        "SegFormer": vision("Segformer", hidden_sizes=[16, 32, 32, 32], depths=[1, 1, 1, 1]),
+        "BERT": vision("Bert", tokens, vocab_size=50, **small),
+        "GPT-2": vision("GPT2", tokens, vocab_size=50, n_embd=32, n_layer=2, n_head=2),
+    }
+
+
+def row(name: str, make: Callable[[], tuple[torch.nn.Module, Any]]) -> str:
+    torch.manual_seed(0)
+    try:
+        model, inputs = make()
+    except Exception as error:  # not in this version of the library, or with other settings
+        return f"| {name} | not made: {type(error).__name__}: {str(error).partition(chr(10))[0]} | |"
+    try:
+        graph = read(model, inputs)
+    except tr.UnsupportedModelError as error:
+        return f"| {name} | refused: `{error.path or 'the model'}`: {error.problem.partition('. ')[0]} | |"
+    kinds = [node.kind for node in graph.nodes]
+    found = f"{len(graph.nonlinear)} nonlinear layers, {kinds.count('affine')} weight layers, {kinds.count('sum')} sums"
+    try:
+        report = tr.apply_(model, tr.DKS(zeta=1.1, batchnorm="remove"), inputs=inputs)
+        shaped = f"{len(report.changes)} changes"
+    except ValueError as error:
+        shaped = str(error).partition(". ")[0]
+    return f"| {name} | {found}, depth {graph.depth} | {shaped} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    import transformers
+
+    rows = [row(name, make) for name, make in models().items()]
+    table = "\n".join(["| model | `read` | `DKS(zeta=1.1)` |", "| --- | --- | --- |", *rows])
+    text = (
+        "# Architectures that nobody here wrote\n\n"
+        f"Small models of transformers {transformers.__version__} with random weights, torch {torch.__version__}; "
+        "`python benchmarks/architectures.py --out docs/architectures.md` writes this page.\n\n" + table + "\n"
+    )
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
