@@ -279,3 +279,30 @@ def test_report_draws_in_a_browser_without_a_console_error(small, tmp_path):
     assert messages == []
     assert plots == drawn > 4 * 6
     assert "step" in first
+
+
+def test_what_a_network_cannot_take_is_said_before_anything_is_trained(tmp_path):
+    done = run("compare", "--depth", "20,5", "--remedies", "he,tat", "--out", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert "the remedy tat cannot be had at depth 5" in done.stderr
+    assert "nearest value" in done.stderr
+    with pytest.raises(ConfigError, match="no nonlinearity 'rellu'"):
+        configure({"nonlinearity": "rellu"})
+    with pytest.raises(ConfigError, match="strides belong to model: cnn"):
+        configure({"strides": 1})
+    with pytest.raises(ConfigError, match="cnn has no shortcuts"):
+        configure({"model": "cnn", "remedies": ["residual"]})
+
+
+def test_convolutional_networks_of_another_nonlinearity_and_their_kernels():
+    config = CompareConfig(model="cnn", nonlinearity="tanh", depth=(8,), width=4, epochs=1, seeds=2, strides=1)
+    config = config.model_copy(update={"remedies": ("default", "dks", "eoc")})
+    comparison = compare(config, load("digits"))
+    for record in comparison.records:
+        assert len(record.kernel[0][1]) == 8
+        assert record.predicted is not None
+    dks = [record for record in comparison.records if record.remedy == "dks"]
+    assert all(q == pytest.approx(1, rel=0.2) for q in dks[0].predicted[0])
+    words = " ".join(sentence for _, sentences in narrate(comparison) for sentence in sentences)
+    assert "After the last hidden layer of dks the mean square q goes from" in words
+    assert "The kernel of every layer" in html.render(comparison)

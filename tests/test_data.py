@@ -1,13 +1,15 @@
 import gzip
 import hashlib
+import pickle
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from trainability.data import DataError, load
+from trainability.data import PLN, DataError, cifar, load, per_location_normalise
 from trainability.data import load as load_function
 from trainability.data.augment import Augmentation
 
@@ -99,6 +101,84 @@ def test_the_real_files(name):
     assert (len(data.train), len(data.val), len(data.test)) == (50_000, 10_000, 10_000)
     assert data.shape == (1, 28, 28)
     assert torch.bincount(data.test.labels)[1] == {"mnist": 1135, "fashion-mnist": 1000}[name]
+
+
+@pytest.mark.real_data
+def test_the_real_cifar():
+    if not Path(".data/cifar-10-batches-py").is_dir():
+        pytest.skip("the official CIFAR-10 files are not under .data")
+    data = load("cifar10", ".data")
+    assert data.shape == (3, 32, 32)
+    assert torch.bincount(data.test.labels).tolist() == [1000] * 10
+    assert data.mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-3)  # of all 50,000, widely published
+
+
+def write_cifar(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(content, protocol=4))
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_cifar_is_read_without_running_code(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (10_004, 3072), dtype=np.uint8)
+    labels = random.integers(0, 10, 10_004).tolist()
+    folder = tmp_path / "cifar-10-batches-py"
+    halves = {
+        "data_batch_1": {b"data": pixels[:6000], b"labels": labels[:6000]},
+        "data_batch_2": {b"data": pixels[6000:], b"labels": labels[6000:]},
+        "test_batch": {b"data": pixels[:5], b"labels": labels[:5]},
+    }
+    sums = {name: write_cifar(folder / name, content) for name, content in halves.items()}
+    spec = cifar.Cifar(
+        "cifar-10-batches-py",
+        "uoft-cs/cifar10",
+        10,
+        b"labels",
+        {k: v for k, v in sums.items() if k != "test_batch"},
+        {"test_batch": sums["test_batch"]},
+    )
+    monkeypatch.setitem(cifar.CIFAR, "cifar10", spec)
+    data = load("cifar10", tmp_path)
+    assert torch.equal(data.test.images, torch.from_numpy(pixels[:5]).view(5, 3, 32, 32))
+    assert data.test.labels.tolist() == labels[:5]
+    assert (len(data.train), len(data.val)) == (4, 10_000)
+    harmful = {b"data": Path("x"), b"labels": [1]}
+    monkeypatch.setitem(spec.test, "test_batch", write_cifar(folder / "test_batch", harmful))
+    with pytest.raises(DataError, match=r"the file holds pathlib.*which no official file does"):
+        load("cifar10", tmp_path)
+    (folder / "data_batch_2").unlink()
+    with pytest.raises(DataError, match="data_batch_2 is missing"):
+        load("cifar10", tmp_path)
+
+
+def test_per_location_normalisation():
+    x = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    x[0, :, 1, 2] = 0
+    for append, channels in (("one", 4), ("size", 4), (None, 3)):
+        y = per_location_normalise(x, append)
+        assert y.shape == (5, channels, 4, 4)
+        size = (y.numpy() ** 2).mean(1)
+        size[0, 1, 2] = 1 if append is None or append == "size" else size[0, 1, 2]
+        assert size == pytest.approx(np.ones((5, 4, 4)))
+    by_hand = np.concatenate([x.numpy(), np.ones((5, 1, 4, 4))], 1)
+    by_hand /= np.sqrt((by_hand**2).mean(1, keepdims=True))
+    assert PLN()(x).numpy() == pytest.approx(by_hand)
+    assert torch.equal(per_location_normalise(x.movedim(1, -1), dim=-1).movedim(-1, 1), PLN()(x))
+    with pytest.raises(ValueError, match="append is"):
+        PLN("two")
+    with pytest.raises(TypeError, match="floating-point"):
+        per_location_normalise(torch.ones(2, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match="no channels at dimension 4"):
+        per_location_normalise(x, dim=4)
+
+
+def test_a_data_set_with_per_location_normalisation():
+    data = load("digits", pln=True)
+    x = data.inputs(data.train.images[:7])
+    assert data.shape == (2, 8, 8) == tuple(x.shape[1:])
+    assert x.square().mean(1).numpy() == pytest.approx(np.ones((7, 8, 8)), rel=1e-5)
+    assert data.describe()["pln"]
 
 
 def test_hub_rows_become_splits(monkeypatch):

@@ -8,6 +8,7 @@ from torch import nn
 import trainability as tr
 from models_for_tests import Functional
 from trainability.evidence import label_dependence, predict_std
+from trainability.models import fnn
 
 
 def deep(depth: int, width: int = 128, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -132,3 +133,19 @@ def test_functional_models_get_a_verdict_without_a_prediction():
     assert verdict.flow is not None
     assert verdict.predicted_std == {}
     assert any("needs nonlinearities as modules" in part for part in verdict.not_computed)
+
+
+def test_the_prediction_of_the_kernels_is_part_of_the_evidence():
+    torch.manual_seed(0)
+    x = torch.randn(32, 64)
+    verdict = tr.diagnose(fnn(64, 40, 64, 10), x)
+    assert "inputs become indistinguishable" in str(verdict)
+    assert verdict.prediction.collapses_at in str(verdict)
+    model = fnn(64, 40, 64, 10)
+    tr.apply_(model, tr.TAT(), inputs=x)
+    healthy = tr.diagnose(model, x)
+    assert healthy.healthy
+    assert "predicts that the signal gets through" in str(healthy)
+    attention = nn.TransformerEncoderLayer(16, 2, batch_first=True)
+    refused = tr.diagnose(attention, torch.randn(4, 5, 16))
+    assert any("kernels" in reason for reason in refused.not_computed)

@@ -106,3 +106,40 @@ class OnlyWeight(nn.Module):
 def test_a_layer_of_unknown_layout_is_skipped_and_nothing_fitting_is_an_error():
     with pytest.raises(ValueError, match=r"found nothing to change[\s\S]*OnlyWeight: its fan-in"):
         tr.apply_(nn.Sequential(OnlyWeight()), tr.Init())
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "tanh"])
+def test_orthogonal_weights_have_the_critical_gain(nonlinearity):
+    gain = {"relu": 2.0, "tanh": 2.153303}[nonlinearity]
+    model = nn.Sequential(nn.Linear(8, 8), nn.Conv2d(4, 6, 3))
+    tr.apply_(model, tr.Init("orthogonal", nonlinearity))
+    assert torch.allclose(model[0].weight @ model[0].weight.T, gain * torch.eye(8), atol=1e-4)
+    rows = model[1].weight.flatten(1)
+    assert torch.allclose(rows @ rows.T, gain * torch.eye(6), atol=1e-4)
+    tr.apply_(model, tr.Init("delta-orthogonal", nonlinearity), where="1")
+    centre = model[1].weight[:, :, 1, 1]
+    assert model[1].weight.count_nonzero() == 24
+    assert torch.allclose(centre.T @ centre, gain * torch.eye(4), atol=1e-4)
+
+
+def test_lsuv_gives_every_layer_outputs_of_variance_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[m for _ in range(12) for m in (nn.Linear(40, 40), nn.ReLU())], nn.Linear(40, 3))
+    x = torch.randn(100, 40)
+    report = tr.apply_(model, tr.Init("lsuv"), inputs=x)
+    for layer in model:
+        x = layer(x)
+        if isinstance(layer, nn.Linear):
+            assert x.std(correction=0).item() == pytest.approx(1, rel=1e-4)
+    report.undo()
+    with pytest.raises(ValueError, match="inputs=x"):
+        tr.apply_(model, tr.Init("lsuv"))
+    with pytest.raises(ValueError, match="standard deviation of 0"):
+        tr.apply_(model, tr.Init("lsuv"), inputs=torch.zeros(5, 40))
+
+
+def test_a_delta_needs_a_central_tap():
+    with pytest.raises(ValueError, match="0: a kernel of even size"):
+        tr.apply_(nn.Sequential(nn.Conv2d(3, 4, 4)), tr.Init("delta-orthogonal"))
+    with pytest.raises(ValueError, match="no activation 'rel'"):
+        tr.Init("orthogonal", "rel")

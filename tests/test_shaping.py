@@ -352,3 +352,46 @@ def test_lbe_finds_shaped_activations():
     tr.apply_(model, tr.DKS(), inputs=x)
     assert "blocks.0.shaped_relu" in tr.LBE(model, inputs=x).selection.paths
     assert tr.measure(model, x).layers[0].name == "shaped_tanh"
+
+
+def test_a_scale_that_would_undo_the_shaping_is_refused():
+    class Scaled(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.gamma = nn.Parameter(torch.full((4,), scale))
+
+        def forward(self, x):
+            return self.layer(x) * self.gamma
+
+    x = torch.randn(3, 4)
+    with pytest.raises(UnsupportedModelError, match=r"1: its forward multiplies the signal by 0\.1"):
+        tr.apply_(nn.Sequential(nn.Linear(4, 4), Scaled(0.1), nn.Tanh(), nn.Linear(4, 2)), tr.DKS(), inputs=x)
+    tr.apply_(nn.Sequential(nn.Linear(4, 4), Scaled(1.0), nn.Tanh(), nn.Linear(4, 2)), tr.DKS(), inputs=x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs"),
+    [
+        (nn.Linear(6, 9), (6,)),
+        (nn.Linear(9, 6), (9,)),
+        (nn.Conv2d(6, 9, 3, padding=1), (6, 8, 8)),
+        (nn.Conv2d(6, 12, 3, padding=1, groups=3), (6, 8, 8)),
+        (nn.Conv2d(6, 6, 3, padding=1, groups=6), (6, 8, 8)),
+        (nn.Conv2d(6, 30, 2, stride=2), (6, 8, 8)),
+        (nn.ConvTranspose2d(6, 9, 3, padding=1), (6, 8, 8)),
+        (nn.ConvTranspose2d(6, 9, 2, stride=2), (6, 8, 8)),
+        (nn.ConvTranspose2d(6, 12, 2, stride=2, groups=3), (6, 8, 8)),
+    ],
+)
+def test_suo_keeps_the_mean_square_of_every_kind_of_layer(layer, inputs):
+    """For layers that widen to the bit; for those that narrow on average over inputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(layer)
+    tr.apply_(model, tr.Init("suo"))
+    x = torch.randn(800, *inputs)
+    y = layer(x).detach()
+    assert y.square().mean().item() == pytest.approx(x.square().mean().item(), rel=0.02)
+    if y[0].numel() >= x[0].numel() and getattr(layer, "groups", 1) == 1:
+        per_input = y.flatten(1).square().mean(1) / x.flatten(1).square().mean(1)
+        assert torch.allclose(per_input, torch.ones(800), atol=1e-4)

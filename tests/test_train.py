@@ -20,6 +20,7 @@ import yaml
 from trainability import cli, files
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.train import train
+from trainability.experiments.validate import ConfigError
 from trainability.training.engine import Training
 from trainability.training.folder import FolderError, RunFolder, read_events
 
@@ -358,6 +359,29 @@ def test_loggers_get_the_metrics_of_every_member(tmp_path, name):
         assert {"loss.seed0", "val.seed1"} <= {key.replace("/", ".") for key in run.data.metrics}
     else:
         assert any(p.endswith(".wandb") for p in found)
+
+
+@pytest.mark.parametrize(
+    ("content", "label"),
+    [
+        ({"model": {"depth": 14, "width": 8}, "remedy": {"name": "tat"}, "lbe": {}}, "tat+lbe"),
+        ({"model": {"name": "cnn", "depth": 4, "width": 4, "nonlinearity": "tanh"}, "remedy": {"name": "dks"}}, "dks"),
+        ({"model": {"name": "resnet", "depth": 8, "width": 4}, "init": "lsuv", "data": {"pln": True}}, "lsuv"),
+    ],
+)
+def test_recipes_of_remedies_and_other_networks(tmp_path, content, label):
+    made = Recipe(**content, epochs=1, batch_size=512, seeds=2, probes=1)
+    records = train(made, tmp_path / "run").records
+    assert [record.remedy for record in records] == [label, label]
+    assert all(record.status == "done" for record in records)
+
+
+def test_a_remedy_that_cannot_be_had_is_a_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r"tat: relu1: no leaky ReLU reaches eta = 0\.9"):
+        train(Recipe(model={"depth": 3}, remedy={"name": "tat"}), tmp_path / "run")
+    for wrong in ({"name": "resnet", "depth": 9}, {"strides": 1}, {"nonlinearity": "rellu"}):
+        with pytest.raises(ValueError, match=r"6n \+ 2|belong to name: cnn|no nonlinearity"):
+            Recipe(model=wrong)
 
 
 def test_every_recipe_in_the_documentation_is_one_and_the_first_shows_every_setting():

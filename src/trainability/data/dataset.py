@@ -66,7 +66,11 @@ class Dataset:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalise pixels in [0, 1]."""
         x = (pixels - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
-        return per_location_normalise(x, dim=-3) if self.pln else x
+        return self.located(x)
+
+    def located(self, inputs: Tensor, dim: int = -3) -> Tensor:
+        """Per-location normalisation of inputs that are normalised per channel, if the data set has it."""
+        return per_location_normalise(inputs, dim=dim) if self.pln else inputs
 
     def describe(self) -> dict[str, Any]:
         """What a record keeps of it."""

@@ -59,7 +59,7 @@ class Batches:
         train = self._data.train
         if self._augmentation is None:
             pixels = torch.sub(train.images[index], self._offset).mul_(self._factor)
-            return pixels, train.labels[index]
+            return self._data.located(pixels, dim=2), train.labels[index]
         shaped = [
             self._augmentation(train.images[one].float().div_(255), generator)
             for one, generator in zip(index, self._generators.at("augment", self._rank, step), strict=True)
