@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from trainability.kernels import maps
 from trainability.kernels.graph import Graph, Node
-from trainability.kernels.read import BATCH_NORMALISATION, read
+from trainability.kernels.operations import BATCH_NORMALISATION
+from trainability.kernels.read import read
 from trainability.observe import call, observing, unwrap
 from trainability.taps import Taps, activation_of
 

@@ -2,96 +2,36 @@
 
 import math
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from trainability.errors import UnsupportedModelError
-from trainability.kernels.activation import Activation, as_activation, names
+from trainability.kernels.activation import Activation, as_activation
 from trainability.kernels.export import record
 from trainability.kernels.graph import Graph, Kind, Node
+from trainability.kernels.operations import (
+    AFFINE,
+    ATTENTION,
+    ELEMENTWISE,
+    LINEAR,
+    NORMALISATION,
+    PASSING,
+    SHAPED_LIKE,
+    common_module,
+    leaves,
+    map_leaves,
+    mean_square,
+    name_of,
+    out_of_place,
+    output_count,
+    raw_name,
+    zeros_like_value,
+)
+from trainability.kernels.signals import Signal, as_identity, keyed, linear_of, recognised, without_factor
 from trainability.observe import unwrap
-
-_AFFINE = {
-    *("linear", "conv1d", "conv2d", "conv3d", "convolution", "addmm", "mm", "matmul", "baddbmm"),
-    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-}
-BATCH_NORMALISATION = {"batch_norm", "instance_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training"}
-_NORMALISATION = BATCH_NORMALISATION | {
-    *("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm"),
-}
-_PASSING = {
-    *("dropout", "feature_dropout", "alpha_dropout", "native_dropout", "max_pool1d", "max_pool2d", "max_pool3d"),
-    *("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
-    *("adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool2d_with_indices", "mean", "flatten", "view", "reshape"),
-    *("permute", "transpose", "t", "numpy_T", "movedim", "contiguous", "clone", "to", "_to_copy", "detach", "alias"),
-    *("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
-    *("roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "upsample_nearest2d", "pad"),
-    *("upsample_bilinear2d", "constant_pad_nd", "unfold", "im2col", "lift_fresh", "lift_fresh_copy", "unflatten"),
-    *(
-        "mT",
-        "mH",
-        "adjoint",
-        "swapaxes",
-        "swapdims",
-        "broadcast_to",
-        "view_as",
-        "type_as",
-        "amax",
-        "reflection_pad2d",
-        "replication_pad2d",
-        "index_select",
-    ),
-}
-_LINEAR = {"add", "sub", "rsub", "mul", "div", "neg"}
-_ELEMENTWISE = {
-    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid", "log_sigmoid", "tanh"),
-    *("softplus", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "threshold", "abs", "exp", "log"),
-    *("expm1", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "pow", "sin", "cos", "atan", "arctan", "asinh"),
-    *("arcsinh", "erf", "clamp", "clamp_min", "clamp_max", "clip", "sinh", "cosh", "special_erf", "logit", "sgn"),
-    *("sign", "heaviside", "gt", "lt", "ge", "le", "where", "maximum", "minimum", "max", "min", "logaddexp"),
-}
-_NAMED = {
-    "tanh",
-    "sigmoid",
-    "silu",
-    "mish",
-    "selu",
-    "relu",
-    "relu6",
-    "hardswish",
-    "hardsigmoid",
-    "erf",
-    "atan",
-    "asinh",
-}
-# What these give depends on the shape of a signal and not on its values.
-_SHAPED_LIKE = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"}
-_ATTENTION = {"scaled_dot_product_attention", "softmax", "_softmax", "log_softmax", "bmm", "einsum"}
-
-
-@dataclass(frozen=True)
-class _Signal:
-    """A node of the graph, or a function of its values taken element by element that waits for what comes next.
-
-    ``linear`` is (a, b) while that function is a z + b. ``after`` is (a, b) of what comes after a function that is not,
-    where another module does it. ``key`` tells functions apart.
-    """
-
-    node: int
-    function: Callable[[Tensor], Tensor] | None = None
-    linear: tuple[float, float] | None = (1.0, 0.0)
-    key: tuple[Any, ...] = ()
-    path: str | None = None
-    shaped: Activation | None = None
-    after: tuple[float, float] = (1.0, 0.0)
-
-    def __call__(self, z: Tensor) -> Tensor:
-        value = z if self.function is None else self.function(z)
-        return value if self.after == (1.0, 0.0) else self.after[0] * value + self.after[1]
 
 
 def read(model: nn.Module, inputs: Any) -> Graph:
@@ -141,24 +81,24 @@ class _Reader:
         elif node.op == "get_attr":
             self.values[node] = getattr(node.graph.owning_module, str(node.target), None)
         elif node.op == "output":
-            for value in _leaves(fx.map_arg(node.args, self.values.__getitem__)):
-                if isinstance(value, _Signal):
+            for value in leaves(fx.map_arg(node.args, self.values.__getitem__)):
+                if isinstance(value, Signal):
                     self.outputs.append(self.settle(value))
         elif node.op == "call_function":
             path, kind = self.place(node)
             args = fx.map_arg(node.args, self.values.__getitem__)
             kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
-            name = _name(node)
-            signals = [v for v in _leaves((args, kwargs)) if isinstance(v, _Signal)]
+            name = name_of(node)
+            signals = [v for v in leaves((args, kwargs)) if isinstance(v, Signal)]
             if not signals:
                 self.values[node] = self.constant(node, args, kwargs)
                 return
-            if name in _SHAPED_LIKE:
-                args = map_leaves(_zeros, node.args)
+            if name in SHAPED_LIKE:
+                args = map_leaves(zeros_like_value, node.args)
                 self.values[node] = self.constant(node, args, kwargs)
                 return
             self.values[node] = self.signal(node, name, path, kind, args, kwargs, signals)
-            if name != _raw_name(node) and isinstance(first := node.args[0], fx.Node):
+            if name != raw_name(node) and isinstance(first := node.args[0], fx.Node):
                 self.values[first] = self.values[node]  # it was changed in place
 
     def place(self, node: fx.Node) -> tuple[str, str]:
@@ -180,31 +120,31 @@ class _Reader:
             return None
 
     def signal(
-        self, node: fx.Node, name: str, path: str, kind: str, args: Any, kwargs: Any, signals: list[_Signal]
+        self, node: fx.Node, name: str, path: str, kind: str, args: Any, kwargs: Any, signals: list[Signal]
     ) -> Any:
         if node.target is operator.getitem:
             return args[0][args[1]] if isinstance(args[0], list | tuple) else args[0]
-        if name in _ATTENTION or name == "embedding":
+        if name in ATTENTION or name == "embedding":
             raise self.refusal(name, path, kind, signals)
-        if name in _AFFINE:
+        if name in AFFINE:
             return self.affine(node, name, path, args, signals)
-        if name in _PASSING and len(signals) == 1:
+        if name in PASSING and len(signals) == 1:
             return self.add("pass", (self.settle(signals[0]),), path, detail=name)
-        if name in _NORMALISATION:
-            weights = [_mean_square(t) for t in args[1:3] if isinstance(t, Tensor)]
+        if name in NORMALISATION:
+            weights = [mean_square(t) for t in args[1:3] if isinstance(t, Tensor)]
             return self.add("normalise", (self.settle(signals[0]),), path, weights=tuple(weights), detail=name)
         if name in ("cat", "concat"):
             return self.concat(node, path, args, signals)
         if name in ("add", "sub", "rsub") and len(signals) == 2 and signals[0].node != signals[1].node:
             return self.sum(name, path, kwargs, signals)
-        others = [v for v in _leaves((args, kwargs)) if isinstance(v, Tensor) and v.numel() > 1]
+        others = [v for v in leaves((args, kwargs)) if isinstance(v, Tensor) and v.numel() > 1]
         if others:
             return self.with_parameter(name, path, signals, others[0], args)
-        if name in _LINEAR | _ELEMENTWISE and len({s.node for s in signals}) == 1:
+        if name in LINEAR | ELEMENTWISE and len({s.node for s in signals}) == 1:
             return self.elementwise(node, name, path, args, kwargs, signals)
         raise self.refusal(name, path, kind, signals)
 
-    def affine(self, node: fx.Node, name: str, path: str, args: Any, signals: list[_Signal]) -> _Signal:
+    def affine(self, node: fx.Node, name: str, path: str, args: Any, signals: list[Signal]) -> Signal:
         if len(signals) > 1:
             raise UnsupportedModelError(
                 path,
@@ -225,12 +165,12 @@ class _Reader:
                 "another, so give each place a layer of its own",
             )
         bias = next((v for v in args if isinstance(v, Tensor) and v.dim() == 1), None)
-        outputs = _output_count(name, weight, node)
-        gain = _mean_square(weight) * weight.numel() / outputs
-        shift = 0.0 if bias is None else _mean_square(bias)
+        outputs = output_count(name, weight, node)
+        gain = mean_square(weight) * weight.numel() / outputs
+        shift = 0.0 if bias is None else mean_square(bias)
         return self.add("affine", (self.settle(signals[0]),), path, weights=(gain, shift), detail=str(source))
 
-    def concat(self, node: fx.Node, path: str, args: Any, signals: list[_Signal]) -> _Signal:
+    def concat(self, node: fx.Node, path: str, args: Any, signals: list[Signal]) -> Signal:
         parts, dim = args[0], args[1] if len(args) > 1 else 0
         assert isinstance(node.args[0], list | tuple)
         shapes = [part.meta["val"].shape for part in node.args[0] if isinstance(part, fx.Node)]
@@ -244,7 +184,7 @@ class _Reader:
         shares = [shape[dim] / sum(s[dim] for s in shapes) for shape in shapes]
         return self.add("concat", tuple(self.settle(s) for s in signals), path, weights=tuple(shares), detail="cat")
 
-    def sum(self, name: str, path: str, kwargs: Any, signals: list[_Signal]) -> _Signal:
+    def sum(self, name: str, path: str, kwargs: Any, signals: list[Signal]) -> Signal:
         factors = [1.0, float(kwargs.get("alpha", 1))]
         if name == "sub":
             factors[1] *= -1
@@ -252,13 +192,13 @@ class _Reader:
             factors = [-factors[1], 1.0]
         inputs, weights = [], []
         for signal, factor in zip(signals, factors, strict=True):
-            bare, own = _without_factor(signal)
+            bare, own = without_factor(signal)
             inputs.append(self.settle(bare))
             weights.append(factor * own)
         return self.add("sum", tuple(inputs), path, weights=tuple(weights), detail="add")
 
-    def with_parameter(self, name: str, path: str, signals: list[_Signal], other: Tensor, args: Any) -> _Signal:
-        size = _mean_square(other)
+    def with_parameter(self, name: str, path: str, signals: list[Signal], other: Tensor, args: Any) -> Signal:
+        size = mean_square(other)
         if len(signals) > 1 or name not in ("add", "sub", "rsub", "mul", "div"):
             raise UnsupportedModelError(
                 path,
@@ -274,14 +214,12 @@ class _Reader:
         )
         return self.add("scale", (self.settle(signals[0]),), path, weights=(factor,), detail=name)
 
-    def elementwise(
-        self, node: fx.Node, name: str, path: str, args: Any, kwargs: Any, signals: list[_Signal]
-    ) -> _Signal:
-        function = _out_of_place(node)
+    def elementwise(self, node: fx.Node, name: str, path: str, args: Any, kwargs: Any, signals: list[Signal]) -> Signal:
+        function = out_of_place(node)
 
         def composed(z: Tensor) -> Tensor:
             def at(value: Any) -> Any:
-                if isinstance(value, _Signal):
+                if isinstance(value, Signal):
                     return value(z)
                 return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
@@ -289,23 +227,23 @@ class _Reader:
             return result
 
         only = signals[0]
-        if len(signals) == 1 and only.linear is None and path != only.path and name in _LINEAR:
-            line = _linear(name, *map_leaves(_as_identity, (args, kwargs)))
+        if len(signals) == 1 and only.linear is None and path != only.path and name in LINEAR:
+            line = linear_of(name, *map_leaves(as_identity, (args, kwargs)))
             if line is not None:
                 a, b = line
                 return replace(only, after=(a * only.after[0], a * only.after[1] + b))
-        key = (name, _keyed(args), _keyed(kwargs))
-        linear = _linear(name, args, kwargs)
+        key = (name, keyed(args), keyed(kwargs))
+        linear = linear_of(name, args, kwargs)
         known = [s.path for s in signals if s.path is not None]
-        return _Signal(signals[0].node, composed, linear, key, _common([path, *known]), self.shaped_at(path))
+        return Signal(signals[0].node, composed, linear, key, common_module([path, *known]), self.shaped_at(path))
 
     def shaped_at(self, path: str) -> Activation | None:
         """The activation of a module that knows its own, as those of `trainability.remedies` do."""
         known = getattr(self.model.get_submodule(path), "activation", None) if path is not None else None
         return known if isinstance(known, Activation) else None
 
-    def refusal(self, name: str, path: str, kind: str, signals: list[_Signal]) -> UnsupportedModelError:
-        if name in _ATTENTION:
+    def refusal(self, name: str, path: str, kind: str, signals: list[Signal]) -> UnsupportedModelError:
+        if name in ATTENTION:
             what = f"{name} there is attention or the like, for which the theory of kernels has no rule"
         elif name == "mul":
             what = "it multiplies two activations with one another (a gate), for which the theory has no rule"
@@ -321,7 +259,7 @@ class _Reader:
             path, f"{what}. Shape the parts without it, each read on its own, or choose another architecture"
         )
 
-    def settle(self, signal: _Signal) -> int:
+    def settle(self, signal: Signal) -> int:
         """The node of a signal, with its waiting function as a nonlinear layer, a scale or a shift; one for each."""
         if signal.linear == (1.0, 0.0):
             return signal.node
@@ -330,7 +268,7 @@ class _Reader:
             self.settled[place] = self.settle_anew(signal, signal.path or "")
         return self.settled[place]
 
-    def settle_anew(self, signal: _Signal, path: str) -> int:
+    def settle_anew(self, signal: Signal, path: str) -> int:
         if signal.linear is not None:
             factor, offset = signal.linear
             node = signal.node
@@ -341,25 +279,25 @@ class _Reader:
             return node
         if signal.after != (1.0, 0.0):
             inner = self.settle(replace(signal, after=(1.0, 0.0)))
-            return self.settle(_Signal(inner, linear=signal.after, key=("after", *signal.after), path=signal.path))
+            return self.settle(Signal(inner, linear=signal.after, key=("after", *signal.after), path=signal.path))
         activation = signal.shaped or self.activation(signal, path)
         return self.add("nonlinear", (signal.node,), path, activation=activation, detail=signal.key[0]).node
 
-    def activation(self, signal: _Signal, path: str) -> Activation:
+    def activation(self, signal: Signal, path: str) -> Activation:
         if signal.key not in self.activations:
             assert signal.function is not None
             module = self.model.get_submodule(path)
             try:
-                self.activations[signal.key] = _recognised(signal.key, module) or as_activation(
+                self.activations[signal.key] = recognised(signal.key, module) or as_activation(
                     signal.function, type(module).__name__ if not any(module.children()) else signal.key[0]
                 )
             except ValueError as error:
                 raise UnsupportedModelError(path, f"its activation has no kernel: {error}") from error
         return self.activations[signal.key]
 
-    def add(self, kind: Kind, inputs: tuple[int, ...] = (), path: str = "", **details: Any) -> _Signal:
+    def add(self, kind: Kind, inputs: tuple[int, ...] = (), path: str = "", **details: Any) -> Signal:
         self.nodes.append(Node(kind, inputs, path, **details))
-        return _Signal(len(self.nodes) - 1)
+        return Signal(len(self.nodes) - 1)
 
     def graph(self) -> Graph:
         if not self.outputs:
@@ -374,137 +312,3 @@ class _Reader:
         kept = [replace(self.nodes[k], inputs=tuple(position[i] for i in self.nodes[k].inputs)) for k in position]
         ends = tuple(dict.fromkeys(position[k] for k in self.outputs))
         return Graph((*kept, Node("output", ends)))
-
-
-def _recognised(key: tuple[Any, ...], module: nn.Module) -> Activation | None:
-    """The activation of a single operation whose closed form or exact function is known."""
-    if type(module).__module__ == nn.modules.activation.__name__:
-        return as_activation(module)
-    name, (first, *rest), keywords = key[0], key[1], dict(key[2])
-    if first != "z" or (rest != [] and name not in ("leaky_relu", "gelu", "elu")):
-        return None
-    if name == "leaky_relu":
-        slope = rest[0] if rest else 0.01
-        return as_activation(nn.LeakyReLU(float(slope)))
-    if name == "gelu":
-        return as_activation("gelu_tanh" if keywords.get("approximate") == "tanh" else "gelu")
-    if name == "elu":
-        return as_activation("elu") if not rest or rest == [1.0] else None
-    return as_activation(name) if name in _NAMED and name in names() and not keywords else None
-
-
-def _without_factor(signal: _Signal) -> tuple[_Signal, float]:
-    """A signal without the factor that it was multiplied by last, and that factor."""
-    factor, offset = signal.linear or signal.after
-    if offset:
-        return signal, 1.0
-    bare = _Signal(signal.node) if signal.linear is not None else replace(signal, after=(1.0, 0.0))
-    return bare, factor
-
-
-def _as_identity(value: Any) -> Any:
-    return replace(value, linear=(1.0, 0.0)) if isinstance(value, _Signal) else value
-
-
-def _linear(name: str, args: Any, kwargs: Any) -> tuple[float, float] | None:
-    """(a, b) of an operation that is a z + b for the source z of its signals."""
-    unknown = any(isinstance(value, _Signal) and value.linear is None for value in args)
-    if name not in _LINEAR or unknown or kwargs.get("rounding_mode"):
-        return None
-    lines: list[tuple[float, float]] = []
-    for value in args[:2]:
-        line = value.linear if isinstance(value, _Signal) else (0.0, float(value))
-        assert line is not None
-        lines.append(line)
-    if name == "neg":
-        return -lines[0][0], -lines[0][1]
-    (a, b), (c, d) = lines
-    if name in ("add", "sub", "rsub"):
-        alpha = float(kwargs.get("alpha", 1))
-        if name == "rsub":
-            (a, b), (c, d) = (c, d), (a, b)
-        sign = alpha if name == "add" else -alpha
-        return a + sign * c, b + sign * d
-    if name == "mul" and (a == 0 or c == 0):
-        return a * d + b * c, b * d
-    if name == "div" and c == 0:
-        return a / d, b / d
-    return None
-
-
-def _output_count(name: str, weight: Tensor, node: fx.Node) -> float:
-    """How many outputs share the squares of a weight: its rows; for a transposed convolution times the stride."""
-    if name.startswith("conv_transpose"):
-        strides = node.args[3] if len(node.args) > 3 else (1,)
-        assert isinstance(strides, list | tuple)
-        groups = node.args[6] if len(node.args) > 6 else 1
-        assert isinstance(groups, int)
-        return weight.shape[1] * groups * math.prod(s for s in strides if isinstance(s, int))
-    if name in ("addmm", "mm", "matmul", "baddbmm"):
-        return weight.shape[-1]
-    return weight.shape[0]
-
-
-def _mean_square(tensor: Tensor) -> float:
-    """NaN for a tensor that has a shape alone: the graph can be read all the same."""
-    return math.nan if tensor.is_meta else float(tensor.detach().double().square().mean())
-
-
-def _raw_name(node: fx.Node) -> str:
-    return str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
-
-
-def _name(node: fx.Node) -> str:
-    name = _raw_name(node)
-    return name[:-1] if name.endswith("_") and not name.startswith("_") else name
-
-
-def _out_of_place(node: fx.Node) -> Callable[..., Any]:
-    assert callable(node.target)
-    if _name(node) == _raw_name(node):
-        return node.target
-    function: Callable[..., Any] = getattr(torch.ops.aten, _name(node))
-    return function
-
-
-def _leaves(value: Any) -> list[Any]:
-    if isinstance(value, list | tuple):
-        return [leaf for item in value for leaf in _leaves(item)]
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in _leaves(item)]
-    return [value]
-
-
-def _zeros(value: Any) -> Any:
-    return torch.zeros_like(value.meta["val"], device="cpu") if isinstance(value, fx.Node) else value
-
-
-def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
-    """Apply a function to every leaf of nested lists, tuples and dictionaries."""
-    if isinstance(value, list | tuple):
-        return type(value)(map_leaves(function, item) for item in value)
-    if isinstance(value, dict):
-        return {key: map_leaves(function, item) for key, item in value.items()}
-    return function(value)
-
-
-def _keyed(value: Any) -> Any:
-    """A hashable form of arguments, in which the source of a signal is "z"."""
-    if isinstance(value, _Signal):
-        return (value.key, value.after) if value.function is not None else "z"
-    if isinstance(value, list | tuple):
-        return tuple(_keyed(item) for item in value)
-    if isinstance(value, dict):
-        return tuple((key, _keyed(item)) for key, item in sorted(value.items()))
-    return float(value) if isinstance(value, Tensor) and value.numel() == 1 else value
-
-
-def _common(paths: list[str]) -> str:
-    """The innermost module that contains all of these."""
-    parts = [path.split(".") if path else [] for path in paths]
-    shared = []
-    for names_ in zip(*parts, strict=False):
-        if len(set(names_)) > 1:
-            break
-        shared.append(names_[0])
-    return ".".join(shared)

@@ -1,0 +1,137 @@
+"""ATen operations by what they do to a kernel, and what a recorded call of one says."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+AFFINE = {
+    *("linear", "conv1d", "conv2d", "conv3d", "convolution", "addmm", "mm", "matmul", "baddbmm"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+}
+BATCH_NORMALISATION = {"batch_norm", "instance_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training"}
+NORMALISATION = BATCH_NORMALISATION | {
+    *("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm"),
+}
+PASSING = {
+    *("dropout", "feature_dropout", "alpha_dropout", "native_dropout", "max_pool1d", "max_pool2d", "max_pool3d"),
+    *("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+    *("adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool2d_with_indices", "mean", "flatten", "view", "reshape"),
+    *("permute", "transpose", "t", "numpy_T", "movedim", "contiguous", "clone", "to", "_to_copy", "detach", "alias"),
+    *("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
+    *("roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "upsample_nearest2d", "pad"),
+    *("upsample_bilinear2d", "constant_pad_nd", "unfold", "im2col", "lift_fresh", "lift_fresh_copy", "unflatten"),
+    *(
+        "mT",
+        "mH",
+        "adjoint",
+        "swapaxes",
+        "swapdims",
+        "broadcast_to",
+        "view_as",
+        "type_as",
+        "amax",
+        "reflection_pad2d",
+        "replication_pad2d",
+        "index_select",
+    ),
+}
+LINEAR = {"add", "sub", "rsub", "mul", "div", "neg"}
+ELEMENTWISE = {
+    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid", "log_sigmoid", "tanh"),
+    *("softplus", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "threshold", "abs", "exp", "log"),
+    *("expm1", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "pow", "sin", "cos", "atan", "arctan", "asinh"),
+    *("arcsinh", "erf", "clamp", "clamp_min", "clamp_max", "clip", "sinh", "cosh", "special_erf", "logit", "sgn"),
+    *("sign", "heaviside", "gt", "lt", "ge", "le", "where", "maximum", "minimum", "max", "min", "logaddexp"),
+}
+NAMED = {
+    "tanh",
+    "sigmoid",
+    "silu",
+    "mish",
+    "selu",
+    "relu",
+    "relu6",
+    "hardswish",
+    "hardsigmoid",
+    "erf",
+    "atan",
+    "asinh",
+}
+# What these give depends on the shape of a signal and not on its values.
+SHAPED_LIKE = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"}
+ATTENTION = {"scaled_dot_product_attention", "softmax", "_softmax", "log_softmax", "bmm", "einsum"}
+
+
+def output_count(name: str, weight: Tensor, node: fx.Node) -> float:
+    """How many outputs share the squares of a weight: its rows; for a transposed convolution times the stride."""
+    if name.startswith("conv_transpose"):
+        strides = node.args[3] if len(node.args) > 3 else (1,)
+        assert isinstance(strides, list | tuple)
+        groups = node.args[6] if len(node.args) > 6 else 1
+        assert isinstance(groups, int)
+        return weight.shape[1] * groups * math.prod(s for s in strides if isinstance(s, int))
+    if name in ("addmm", "mm", "matmul", "baddbmm"):
+        return weight.shape[-1]
+    return weight.shape[0]
+
+
+def mean_square(tensor: Tensor) -> float:
+    """NaN for a tensor that has a shape alone: the graph can be read all the same."""
+    return math.nan if tensor.is_meta else float(tensor.detach().double().square().mean())
+
+
+def raw_name(node: fx.Node) -> str:
+    """Name of the operation, such as ``add_``."""
+    return str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
+
+
+def name_of(node: fx.Node) -> str:
+    """Name of the operation, or of the one that it does in place."""
+    name = raw_name(node)
+    return name[:-1] if name.endswith("_") and not name.startswith("_") else name
+
+
+def out_of_place(node: fx.Node) -> Callable[..., Any]:
+    """The operation, or the one that it does in place."""
+    assert callable(node.target)
+    if name_of(node) == raw_name(node):
+        return node.target
+    function: Callable[..., Any] = getattr(torch.ops.aten, name_of(node))
+    return function
+
+
+def leaves(value: Any) -> list[Any]:
+    """Everything in nested lists, tuples and dictionaries."""
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in leaves(item)]
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in leaves(item)]
+    return [value]
+
+
+def zeros_like_value(value: Any) -> Any:
+    """Zeros of the shape that a recorded value has; what is not recorded, as it is."""
+    return torch.zeros_like(value.meta["val"], device="cpu") if isinstance(value, fx.Node) else value
+
+
+def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to every leaf of nested lists, tuples and dictionaries."""
+    if isinstance(value, list | tuple):
+        return type(value)(map_leaves(function, item) for item in value)
+    if isinstance(value, dict):
+        return {key: map_leaves(function, item) for key, item in value.items()}
+    return function(value)
+
+
+def common_module(paths: list[str]) -> str:
+    """The innermost module that contains all of these."""
+    parts = [path.split(".") if path else [] for path in paths]
+    shared = []
+    for names_ in zip(*parts, strict=False):
+        if len(set(names_)) > 1:
+            break
+        shared.append(names_[0])
+    return ".".join(shared)
