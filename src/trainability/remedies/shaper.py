@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from trainability.activations import fan_in, is_nonlinearity
 from trainability.errors import UnsupportedModelError
 from trainability.kernels import DKSTarget, EOCTarget, Graph, InfeasibleError, Node, Solution, Target, TATTarget, solve
+from trainability.kernels.operations import BATCH_NORMALISATION
 from trainability.kernels.read import read
 from trainability.layers import Where, select
 from trainability.remedies.activation import ShapedActivation
@@ -184,11 +185,7 @@ class Shaper:
                 self.changes.append((change, partial(self._replace, module, nn.Identity())))
                 used.discard(path)
         for node in self.read.nodes:
-            if node.path in used and node.detail in (
-                "batch_norm",
-                "instance_norm",
-                "_native_batch_norm_legit_no_training",
-            ):
+            if node.path in used and node.detail in BATCH_NORMALISATION:
                 raise UnsupportedModelError(
                     node.path, f"its forward calls {node.detail} as a function, which cannot be taken out; use a module"
                 )
