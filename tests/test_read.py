@@ -157,7 +157,7 @@ def test_scales_shifts_normalisation_and_pooling():
         *("input", "affine", "normalise", "scale", "shift", "scale", "pass", "pass", "output"),
     ]
     assert nodes[3].weights == pytest.approx((0.5,))
-    assert nodes[4].weights == pytest.approx((0.09,))
+    assert nodes[4].weights == pytest.approx((0.09, 0.3))
     assert nodes[5].weights == pytest.approx((0.5,))
 
 
@@ -211,6 +211,74 @@ def test_what_has_no_kernel_is_refused_by_name(function, path, words):
     with pytest.raises(UnsupportedModelError, match=words) as caught:
         read(model, torch.randn(3, 4))
     assert caught.value.path == path
+
+
+def _gate_of_parts(m, x):
+    a, b = m[0](x).chunk(2, -1)
+    return m[1](torch.cat([a * torch.sigmoid(b), a], 1))
+
+
+def _maxout(m, x):
+    a, b = m[0](x).split(2, 1)
+    return torch.maximum(a, b)
+
+
+def _view_in_place(m, x):
+    h = m[0](x)
+    h.view(-1, 2, 2).relu_()
+    return m[1](h)
+
+
+def _part_in_place(m, x):
+    h = m[0](x)
+    h[:, :2].relu_()
+    return m[1](h)
+
+
+def _tied(m, x):
+    return F.linear(torch.tanh(m[0](x)), m[0].weight.t())
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (_gate_of_parts, "a gate"),
+        (_maxout, "maximum there has no rule"),
+        (_view_in_place, "changes a value in place"),
+        (_part_in_place, "changes a value in place"),
+        (_tied, "used more than once"),
+        (lambda m, x: m[0](x).mean(1, keepdim=True).expand(-1, 4), "over the features"),
+        (lambda m, x: F.pad(m[0](x), (0, 2)), "over the features"),
+    ],
+)
+def test_what_could_be_taken_for_something_else(function, words):
+    model = nn.Sequential(nn.Linear(4, 4), Wrapped(function, nn.Linear(4, 4), nn.Linear(4, 4)))
+    with pytest.raises(UnsupportedModelError, match=words):
+        read(model, torch.randn(3, 4))
+
+
+def test_zeros_of_the_shape_of_a_signal():
+    graph = read(
+        Wrapped(lambda m, x: m[1](torch.maximum(h := m[0](x), torch.zeros_like(h))), *_two()), torch.randn(3, 4)
+    )
+    (node,) = graph.nonlinear
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    assert torch.equal(node.activation.function(z), z.clamp(min=0))
+
+
+def _two():
+    return nn.Linear(4, 4), nn.Linear(4, 4)
+
+
+def test_predictions_of_shifted_and_dependent_values():
+    torch.manual_seed(0)
+    x = torch.randn(6, 2000)
+    model = Wrapped(lambda m, x: m[1](m[0](x).relu() - 0.4), nn.Linear(2000, 2000), nn.Linear(2000, 2000))
+    tr.apply_(model, tr.Init("he"))
+    q = float(model(x).detach().square().mean())
+    assert predict(model, x).layers[-1].q == pytest.approx(q, rel=0.05)
+    dependent = Wrapped(lambda m, x: (h := m[0](x)) + F.layer_norm(h, (2000,)), nn.Linear(2000, 2000))
+    assert "depend on one another" in predict(dependent, x).stopped
 
 
 @pytest.mark.parametrize(

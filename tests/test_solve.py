@@ -183,6 +183,8 @@ def test_parts_of_a_network():
     assert residual(chain(3), 0.8).maximum(doubling, 1.0) == 8  # the branch alone; the whole has 3.52
     nested = residual(series(chain(1), residual(chain(4), 0.9), chain(1)), 0.95)
     assert nested.maximum(doubling, 1.0) == 16  # the inner branch alone
+    inner = residual(chain(2), 0.6)  # 0.36 + 0.64 · 4, and three layers after it
+    assert residual(series(inner, chain(3)), 0.9).maximum(doubling, 1.0) == pytest.approx(8 * (0.36 + 0.64 * 4))
     assert residual(chain(2), 0.0).maximum(doubling, 1.0) == 4
     assert residual(chain(2), 1.0).maximum(lambda y: 0.1 + y, 0.0) == pytest.approx(0.2)
 
@@ -215,6 +217,16 @@ def test_concatenation_mixes_by_shares():
     )
     assert Graph(nodes).maximum(lambda y: y + 1, 0.0) == 1  # the one nonlinear layer alone
     assert Graph((*nodes[:4], Node("nonlinear", (3,)), Node("output", (4,)))).maximum(lambda y: y + 1, 0.0) == 1.25
+
+
+def test_dks_on_a_network_of_concatenations():
+    nodes = [Node("input"), Node("affine", (0,))]
+    for _ in range(5):
+        last = len(nodes) - 1
+        nodes += [Node("nonlinear", (last,)), Node("affine", (last + 1,))]
+        nodes.append(Node("concat", (last, last + 2), weights=(0.6, 0.4)))
+    solution = solve("tanh", DKSTarget(), Graph((*nodes, Node("output", (len(nodes) - 1,)))))
+    assert max(map(abs, solution.residuals.values())) < 1e-9
 
 
 def test_sums_that_the_theory_has_no_rule_for():

@@ -43,14 +43,15 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def observing(model: nn.Module) -> Iterator[None]:
-    """Within it, forward and backward passes leave no trace: buffers, modes and random state are put back.
+    """Within it, forward and backward passes leave no trace: buffers, attributes and random state are put back.
 
     The model works on copies of its buffers, so that a backward pass that still waits finds its own unchanged. Taps
     that others have on the model are paused, so that an LBE does not take the pass for one of training. Gradients are
     left alone by calling `torch.autograd.grad` instead of ``backward``. The random state is that of torch, of Python,
     and of NumPy where it is loaded.
     """
-    modes = [(module, module.training) for module in model.modules()]
+    # What forward sets on a module, such as a count, is put back too; the dictionaries among it are handled below.
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
     buffers = [(module, dict(module._buffers), set(module._non_persistent_buffers_set)) for module in model.modules()]
     copies: dict[int, Tensor] = {}
     devices = sorted({t.device.index for t in model.parameters() if t.device.type == "cuda"})
@@ -65,8 +66,9 @@ def observing(model: nn.Module) -> Iterator[None]:
                         module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
             yield
         finally:
-            for module, mode in modes:
-                module.training = mode
+            for module, own_attributes in attributes:
+                vars(module).clear()
+                vars(module).update(own_attributes)
             for module, own, passing in buffers:
                 module._buffers.clear()
                 module._buffers.update(own)

@@ -1,8 +1,10 @@
 """Recording the operations of one call of a model, without computing anything or changing the model."""
 
+import io
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -75,10 +77,12 @@ def _following(model: nn.Module, running: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings and dumps of graphs that torch logs when a model cannot be recorded."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    disabled, logger.disabled = logger.disabled, True
+    """Without what torch logs and prints when a model cannot be recorded: warnings, tracebacks and dumps of graphs."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        yield
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        logger.disabled = disabled
+        logging.disable(level)

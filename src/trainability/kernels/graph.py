@@ -80,10 +80,11 @@ class Graph:
         True
         """
         largest = start
-        for first, nodes in self._parts:
+        split = self._split
+        for first, nodes in split._parts:
             values = {first: start}
             for k in nodes:
-                node = self.nodes[k]
+                node = split.nodes[k]
                 if k == first:
                     values[k] = r(start) if node.kind == "nonlinear" else start
                 elif len(node.inputs) == 1:
@@ -97,13 +98,34 @@ class Graph:
         return largest
 
     @cached_property
+    def _split(self) -> "Graph":
+        """The same graph with a node of its own on every way out of a fork, so that a branch has a way in."""
+        users = [0] * len(self.nodes)
+        for node in self.nodes:
+            for i in node.inputs:
+                users[i] += 1
+        position: list[int] = []
+        nodes: list[Node] = []
+        for node in self.nodes:
+            inputs = []
+            for i in node.inputs:
+                if users[i] > 1:
+                    nodes.append(Node("pass", (position[i],)))
+                    inputs.append(len(nodes) - 1)
+                else:
+                    inputs.append(position[i])
+            nodes.append(replace(node, inputs=tuple(inputs)))
+            position.append(len(nodes) - 1)
+        return Graph(tuple(nodes))
+
+    @cached_property
     def _parts(self) -> list[tuple[int, list[int]]]:
         """For every longest row of parts with one way in and one way out: its first node, and its nodes in order.
 
         From i to j there is such a part where i dominates j and j postdominates i. The next after i in its row is its
         immediate postdominator, if that one's immediate dominator is i.
         """
-        before = [node.inputs for node in self.nodes]
+        before: list[list[int]] = [list(node.inputs) for node in self.nodes]
         after: list[list[int]] = [[] for _ in self.nodes]
         for k, inputs in enumerate(before):
             for i in inputs:
@@ -114,7 +136,27 @@ class Graph:
         following = {i: p for i in range(size) if (p := postdominator[i]) is not None and p != i and dominator[p] == i}
         alone = {k for k, node in enumerate(self.nodes) if node.kind == "nonlinear"}
         heads = sorted((set(following) | alone) - set(following.values()))
-        return [(head, self._between(head, _last(head, following), after)) for head in heads]
+        rows = [(head, self._between(head, _last(head, following), after)) for head in heads]
+        return rows + self._from_forks(after, following)
+
+    def _from_forks(self, after: list[list[int]], following: dict[int, int]) -> list[tuple[int, list[int]]]:
+        """Parts that several, but not all, of the ways out of a fork lead into, as a block at the start of a branch."""
+        parts = []
+        for fork, ways in enumerate(after):
+            if len(ways) < 3:
+                continue
+            for merge in range(fork + 1, len(self.nodes)):
+                if len(self.nodes[merge].inputs) < 2:
+                    continue
+                nodes = self._between(fork, merge, after)
+                inside = set(nodes)
+                closed = all(
+                    set(self.nodes[k].inputs) <= inside and (k == merge or set(after[k]) <= inside) for k in nodes[1:]
+                )
+                if closed and not set(ways) <= inside:
+                    end = _last(merge, following)
+                    parts.append((fork, sorted({*nodes, *self._between(merge, end, after)})))
+        return parts
 
     def _between(self, first: int, last: int, after: list[list[int]]) -> list[int]:
         reached = {first}
@@ -127,6 +169,11 @@ class Graph:
                 needed.update(i for i in self.nodes[k].inputs if i in reached)
         return sorted(needed & reached)
 
+    def dependent(self, node: Node) -> bool:
+        """Whether summands come from one weight layer, or input, with no other weight layer between."""
+        sources = [self._sources[i] for i in node.inputs]
+        return any(a & b for k, a in enumerate(sources) for b in sources[:k])
+
     def check_sums(self, zero_mean: bool) -> None:
         """Raise UnsupportedModelError for a sum that the rule of squared weights does not hold for.
 
@@ -137,8 +184,7 @@ class Graph:
         for node in self.nodes:
             if node.kind != "sum":
                 continue
-            sources = [self._sources[i] for i in node.inputs]
-            if any(a & b for k, a in enumerate(sources) for b in sources[:k]):
+            if self.dependent(node):
                 raise UnsupportedModelError(
                     node.path,
                     "it adds two values that come from the same weight layer with no other between them, so they "

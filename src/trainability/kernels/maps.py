@@ -66,7 +66,7 @@ def c_map(phi: Any, c: float, q: float = 1.0) -> float:
     >>> round(c_map("relu", 0.0) * math.pi, 9)
     1.0
     """
-    act = _checked(phi, q)
+    act = _checked(phi, q, c)
     if act.leaky:
         return leaky_c_map(act.leaky[0], c)
     return kernel(act, c, q) / q_map(act, q)
@@ -78,7 +78,7 @@ def c_slope(phi: Any, c: float = 1.0, q: float = 1.0) -> float:
     >>> round(c_slope("leaky_relu"), 9)
     1.0
     """
-    act = _checked(phi, q)
+    act = _checked(phi, q, c)
     if act.jumps(0):
         raise ValueError(f"{act.name} jumps, so its C map has no finite slope")
     if act.leaky:
@@ -118,9 +118,7 @@ def kernel(phi: Any, c: float, q: float = 1.0, order: int = 0) -> float:
     u and v are written as √|c| Z + √(1-|c|) Y with a common Z and a Y of their own, so that the double integral is
     the mean over Z of a square: E g(Z)², g(z) = E_Y f(√q (√|c| z + √(1-|c|) Y)), and E g(Z) g(-Z) for c < 0.
     """
-    act = _checked(phi, q)
-    if not -1 <= c <= 1:
-        raise ValueError(f"a cosine lies between -1 and 1 (it is {c})")
+    act = _checked(phi, q, c)
     scale = math.sqrt(q)
     if abs(c) == 1:
         x, w = _rule(act, q)
@@ -156,7 +154,9 @@ def _panels(act: Activation, kinks: Tensor, scale: float, graded: bool = False) 
     return edges(torch.cat([kinks, kinks.new_zeros(*kinks.shape[:-1], 1)], -1), _NARROW, True)
 
 
-def _checked(phi: Any, q: float) -> Activation:
+def _checked(phi: Any, q: float, c: float = 0.0) -> Activation:
+    if not -1 <= c <= 1:
+        raise ValueError(f"a cosine lies between -1 and 1 (it is {c})")
     if not (math.isfinite(q) and q > 0):
         raise ValueError(f"a mean square q is positive and finite (it is {q})")
     return as_activation(phi)

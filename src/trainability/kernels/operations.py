@@ -38,6 +38,25 @@ PASSING = {
         "index_select",
     ),
 }
+# What shares its memory with what it is made of.
+VIEWS = {
+    *(
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "permute",
+        "transpose",
+        "t",
+        "numpy_T",
+        "mT",
+        "mH",
+        "adjoint",
+        "alias",
+    ),
+    *("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
+    *("detach", "movedim", "view_as", "swapaxes", "swapdims", "broadcast_to", "unbind", "getitem", "contiguous", "to"),
+}
 LINEAR = {"add", "sub", "rsub", "mul", "div", "neg"}
 ELEMENTWISE = {
     *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid", "log_sigmoid", "tanh"),
@@ -65,7 +84,7 @@ SHAPED_LIKE = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "
 ATTENTION = {"scaled_dot_product_attention", "softmax", "_softmax", "log_softmax", "bmm", "einsum"}
 
 
-def output_count(name: str, weight: Tensor, node: fx.Node) -> float:
+def output_count(name: str, weight: Tensor, node: fx.Node, left: bool) -> float:
     """How many outputs share the squares of a weight: its rows; for a transposed convolution times the stride."""
     if name.startswith("conv_transpose"):
         strides = node.args[3] if len(node.args) > 3 else (1,)
@@ -74,13 +93,18 @@ def output_count(name: str, weight: Tensor, node: fx.Node) -> float:
         assert isinstance(groups, int)
         return weight.shape[1] * groups * math.prod(s for s in strides if isinstance(s, int))
     if name in ("addmm", "mm", "matmul", "baddbmm"):
-        return weight.shape[-1]
+        return weight.shape[-2 if left else -1]
     return weight.shape[0]
 
 
 def mean_square(tensor: Tensor) -> float:
     """NaN for a tensor that has a shape alone: the graph can be read all the same."""
     return math.nan if tensor.is_meta else float(tensor.detach().double().square().mean())
+
+
+def mean_of(tensor: Tensor) -> float:
+    """The mean of its values; NaN for a tensor that has a shape alone."""
+    return math.nan if tensor.is_meta else float(tensor.detach().double().mean())
 
 
 def raw_name(node: fx.Node) -> str:
@@ -114,7 +138,10 @@ def leaves(value: Any) -> list[Any]:
 
 def zeros_like_value(value: Any) -> Any:
     """Zeros of the shape that a recorded value has; what is not recorded, as it is."""
-    return torch.zeros_like(value.meta["val"], device="cpu") if isinstance(value, fx.Node) else value
+    if not isinstance(value, fx.Node):
+        return value
+    like = value.meta["val"]
+    return torch.zeros([int(size) for size in like.shape], dtype=like.dtype, device="cpu")
 
 
 def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:

@@ -85,6 +85,7 @@ class _State:
     q: float  # mean square
     k: float  # mean product for two inputs
     m: float  # mean over the weights
+    uneven: bool = False  # whether features have different q, as after a concatenation
 
 
 def predict(model: nn.Module, inputs: Any) -> Prediction:
@@ -129,6 +130,12 @@ def propagate(graph: Graph, q: float, c: float) -> Prediction:
         if node.detail in BATCH_NORMALISATION:
             stopped = f"The prediction ends at {node.path}: {node.detail} makes an output depend on the whole batch."
             return Prediction(start, tuple(values), stopped, graph)
+        if node.kind == "nonlinear" and before[0].uneven:
+            stopped = f"The prediction ends at {node.path}: it follows a concatenation of features of different size."
+            return Prediction(start, tuple(values), stopped, graph)
+        if node.kind == "sum" and graph.dependent(node):
+            stopped = f"The prediction ends at {node.path}: it adds values that depend on one another."
+            return Prediction(start, tuple(values), stopped, graph)
         state = _State(q, q * c, 0.0) if node.kind == "input" else _through(node, before, known)
         states.append(state)
         if not (math.isfinite(state.q) and 0 < state.q < 1e300):
@@ -163,12 +170,16 @@ def _through(node: Node, before: list[_State], known: dict[tuple[int, float, flo
         )
     if node.kind == "concat":
         parts = list(zip(node.weights, before, strict=True))
-        return _State(*(sum(share * getattr(s, what) for share, s in parts) for what in ("q", "k", "m")))
+        size, covariance, centre = (sum(share * getattr(s, what) for share, s in parts) for what in ("q", "k", "m"))
+        uneven = any(abs(s.q - size) > 0.01 * size for _, s in parts)
+        return _State(size, covariance, centre, uneven)
     if node.kind == "scale":
         factor = node.weights[0]
         return _State(factor**2 * first.q, factor**2 * first.k, factor * first.m)
     if node.kind == "shift":
-        return _State(first.q + node.weights[0], first.k + node.weights[0], first.m)
+        power, offset = node.weights
+        both = power + 2 * offset * first.m
+        return _State(first.q + both, first.k + both, first.m + offset)
     if node.kind == "normalise":
         gain, shift = [*node.weights, 1.0, 0.0][:2] if len(node.weights) != 1 else (node.weights[0], 0.0)
         m = 0.0 if node.detail == "rms_norm" else first.m

@@ -20,9 +20,11 @@ from trainability.kernels.operations import (
     NORMALISATION,
     PASSING,
     SHAPED_LIKE,
+    VIEWS,
     common_module,
     leaves,
     map_leaves,
+    mean_of,
     mean_square,
     name_of,
     out_of_place,
@@ -69,7 +71,8 @@ class _Reader:
         self.paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
         self.nodes: list[Node] = []
         self.values: dict[fx.Node, Any] = {}
-        self.used: dict[str, str] = {}  # weight -> module that multiplied by it
+        self.used: dict[str, str] = {}  # parameter -> module that multiplied by it
+        self.origins: dict[fx.Node, frozenset[str]] = {}  # of a value that no input reaches: the tensors of the model
         self.outputs: list[int] = []
         self.activations: dict[tuple[Any, ...], Activation] = {}
         self.settled: dict[tuple[Any, ...], int] = {}
@@ -78,6 +81,7 @@ class _Reader:
         if node.op == "placeholder":
             held = self.tensors.get(node.name)
             self.values[node] = self.add("input") if held is None else held
+            self.origins[node] = frozenset([node.name])
         elif node.op == "get_attr":
             self.values[node] = getattr(node.graph.owning_module, str(node.target), None)
         elif node.op == "output":
@@ -92,13 +96,17 @@ class _Reader:
             signals = [v for v in leaves((args, kwargs)) if isinstance(v, Signal)]
             if not signals:
                 self.values[node] = self.constant(node, args, kwargs)
+                known = [self.origins.get(source, frozenset()) for source in node.all_input_nodes]
+                self.origins[node] = frozenset[str]().union(*known)
                 return
             if name in SHAPED_LIKE:
-                args = map_leaves(zeros_like_value, node.args)
-                self.values[node] = self.constant(node, args, kwargs)
+                made = self.constant(node, map_leaves(zeros_like_value, node.args), kwargs)
+                alike = isinstance(made, Tensor) and made.numel() > 0 and bool((made == made.flatten()[0]).all())
+                self.values[node] = made.flatten()[0] if alike else made  # one number for all places
                 return
             self.values[node] = self.signal(node, name, path, kind, args, kwargs, signals)
             if name != raw_name(node) and isinstance(first := node.args[0], fx.Node):
+                self.check_views(node, first, path)
                 self.values[first] = self.values[node]  # it was changed in place
 
     def place(self, node: fx.Node) -> tuple[str, str]:
@@ -110,6 +118,21 @@ class _Reader:
             # Within a forward that was put in the place of another, paths are relative to it.
             place = within if (within := f"{place}.{inner}".lstrip(".")) in self.paths else inner
         return place, str(stack[-1][1]) if stack else ""
+
+    def check_views(self, node: fx.Node, changed: fx.Node, path: str) -> None:
+        """Refuse a change in place of a value that others see parts of, or that is a part of another, used later."""
+        root = changed
+        while name_of(root) in VIEWS and isinstance(root.args[0], fx.Node):
+            root = root.args[0]
+        aliases = [root]
+        for alias in aliases:
+            aliases += [user for user in alias.users if name_of(user) in VIEWS and user < node]
+        if any(user > node for alias in aliases if alias is not changed for user in alias.users):
+            raise UnsupportedModelError(
+                path,
+                f"it changes a value in place ({raw_name(node)}) that is used later under another shape, so which "
+                "values are meant cannot be told; use the result of an operation that is not in place",
+            )
 
     def constant(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         assert callable(node.target)
@@ -123,12 +146,18 @@ class _Reader:
         self, node: fx.Node, name: str, path: str, kind: str, args: Any, kwargs: Any, signals: list[Signal]
     ) -> Any:
         if node.target is operator.getitem:
-            return args[0][args[1]] if isinstance(args[0], list | tuple) else args[0]
+            if isinstance(args[0], list | tuple):
+                return args[0][args[1]]
+            place = (args[0].node, "part", args[1])
+            if place not in self.settled:
+                self.settled[place] = self.add("pass", (args[0].node,), path, detail="part").node
+            return Signal(self.settled[place])
         if name in ATTENTION or name == "embedding":
             raise self.refusal(name, path, kind, signals)
         if name in AFFINE:
             return self.affine(node, name, path, args, signals)
         if name in PASSING and len(signals) == 1:
+            self.check_features(node, name, path)
             return self.add("pass", (self.settle(signals[0]),), path, detail=name)
         if name in NORMALISATION:
             weights = [mean_square(t) for t in args[1:3] if isinstance(t, Tensor)]
@@ -144,6 +173,26 @@ class _Reader:
             return self.elementwise(node, name, path, args, kwargs, signals)
         raise self.refusal(name, path, kind, signals)
 
+    def check_features(self, node: fx.Node, name: str, path: str) -> None:
+        """Refuse means over, and padding of, the features, which change what every neuron is."""
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        dims = len(source.meta["val"].shape) if isinstance(source.meta.get("val"), Tensor) else 0
+        over: list[int] = []
+        if name in ("mean", "amax") and dims:
+            given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+            listed = given if isinstance(given, list | tuple) else [given]
+            over = [d % dims for d in listed if isinstance(d, int)] if any(isinstance(d, int) for d in listed) else [0]
+        elif name in ("pad", "constant_pad_nd") and isinstance(node.args[1], list | tuple):
+            over = [dims - 1 - i // 2 for i, size in enumerate(node.args[1]) if size]
+        # Maps keep their features first or last, and the other dimensions are places.
+        if over and (0 in over or dims == 2 or {1, dims - 1} <= set(over)):
+            raise UnsupportedModelError(
+                path,
+                f"{name} there is over the features, or over the batch, for which the theory has no rule; do it over "
+                "places alone",
+            )
+
     def affine(self, node: fx.Node, name: str, path: str, args: Any, signals: list[Signal]) -> Signal:
         if len(signals) > 1:
             raise UnsupportedModelError(
@@ -155,17 +204,17 @@ class _Reader:
         if not weights:
             raise self.refusal(name, path, "", signals)
         weight, source = weights[-1]
-        if (before := self.used.setdefault(str(source), path)) != path or any(
-            n.kind == "affine" and n.detail == str(source) for n in self.nodes
-        ):
-            where = "it" if before == path else f"it shares its weight with {before}, which"
+        parameters = self.origins.get(source, frozenset([str(source)])) if isinstance(source, fx.Node) else frozenset()
+        if taken := next((self.used[p] for p in parameters if p in self.used), None):
+            where = "its weight" if taken == path else f"its weight, which {taken} has too,"
             raise UnsupportedModelError(
                 path,
                 f"{where} is used more than once in a call; the theory needs weights that are independent of one "
                 "another, so give each place a layer of its own",
             )
+        self.used |= dict.fromkeys(parameters, path)
         bias = next((v for v in args if isinstance(v, Tensor) and v.dim() == 1), None)
-        outputs = output_count(name, weight, node)
+        outputs = output_count(name, weight, node, left=args[0] is weight)
         gain = mean_square(weight) * weight.numel() / outputs
         shift = 0.0 if bias is None else mean_square(bias)
         return self.add("affine", (self.settle(signals[0]),), path, weights=(gain, shift), detail=str(source))
@@ -198,7 +247,7 @@ class _Reader:
         return self.add("sum", tuple(inputs), path, weights=tuple(weights), detail="add")
 
     def with_parameter(self, name: str, path: str, signals: list[Signal], other: Tensor, args: Any) -> Signal:
-        size = mean_square(other)
+        size, mean = mean_square(other), mean_of(other)
         if len(signals) > 1 or name not in ("add", "sub", "rsub", "mul", "div"):
             raise UnsupportedModelError(
                 path,
@@ -206,7 +255,8 @@ class _Reader:
                 "mask); the theory has no rule for it. Put a fixed activation in its place",
             )
         if name in ("add", "sub", "rsub"):
-            return self.add("shift", (self.settle(signals[0]),), path, weights=(size,), detail=name)
+            sign = -1 if name == "sub" else 1
+            return self.add("shift", (self.settle(signals[0]),), path, weights=(size, sign * mean), detail=name)
         if name == "div" and args[0] is not signals[0]:
             raise self.refusal(name, path, "", signals)
         factor = (
@@ -239,7 +289,10 @@ class _Reader:
 
     def shaped_at(self, path: str) -> Activation | None:
         """The activation of a module that knows its own, as those of `trainability.remedies` do."""
-        known = getattr(self.model.get_submodule(path), "activation", None) if path is not None else None
+        try:
+            known = getattr(self.model.get_submodule(path), "activation", None)
+        except ValueError as error:
+            raise UnsupportedModelError(path, f"its activation has no kernel: {error}") from error
         return known if isinstance(known, Activation) else None
 
     def refusal(self, name: str, path: str, kind: str, signals: list[Signal]) -> UnsupportedModelError:
@@ -275,7 +328,7 @@ class _Reader:
             if factor != 1:
                 node = self.add("scale", (node,), path, weights=(factor,), detail="mul").node
             if offset:
-                node = self.add("shift", (node,), path, weights=(offset**2,), detail="add").node
+                node = self.add("shift", (node,), path, weights=(offset**2, offset), detail="add").node
             return node
         if signal.after != (1.0, 0.0):
             inner = self.settle(replace(signal, after=(1.0, 0.0)))

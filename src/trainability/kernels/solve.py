@@ -75,6 +75,14 @@ def solve(activation: Any, target: Target, graph: Graph) -> Solution:
     phi = as_activation(activation)
     if isinstance(target, EOCTarget):
         return _edge_of_chaos(phi, target)
+    solution = _solve(phi, target, graph)
+    worst = max(solution.residuals, key=lambda name: abs(solution.residuals[name]))
+    if not abs(solution.residuals[worst]) < 1e-8:
+        raise InfeasibleError(f"{phi.name}: {worst} is off by {solution.residuals[worst]:.2g} at the best constants")
+    return solution
+
+
+def _solve(phi: Activation, target: Target, graph: Graph) -> Solution:
     graph.check_sums(zero_mean=isinstance(target, DKSTarget))
     if isinstance(target, DKSTarget):
         return _dks(phi, target, graph)

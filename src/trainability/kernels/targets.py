@@ -22,8 +22,8 @@ class DKSTarget:
     zeta: float = 1.5
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.zeta) and self.zeta > 1):
-            raise ValueError(f"DKS needs zeta above 1, such as 1.5 (it is {self.zeta})")
+        if not (_is_number(self.zeta) and math.isfinite(self.zeta) and self.zeta > 1):
+            raise ValueError(f"DKS needs zeta above 1, such as 1.5 (it is {self.zeta!r})")
 
     def slope(self, graph: Graph) -> float:
         """C'(1) of each layer.
@@ -33,7 +33,7 @@ class DKSTarget:
         True
         """
         _needs_layers(graph)
-        if len(graph.nonlinear) == graph.depth and not any(n.kind == "sum" for n in graph.nodes):
+        if len(graph.nonlinear) == graph.depth and not any(n.kind in ("sum", "concat") for n in graph.nodes):
             return float(self.zeta ** (1 / graph.depth))
         return rising_root(lambda psi: graph.maximum(lambda y: psi * y, 1.0) - self.zeta, 1.0, self.zeta)
 
@@ -52,10 +52,10 @@ class TATTarget:
     tau: float = 0.3
 
     def __post_init__(self) -> None:
-        if not 0 < self.eta < 1:
-            raise ValueError(f"TAT needs eta between 0 and 1, such as 0.9 (it is {self.eta})")
-        if not (math.isfinite(self.tau) and self.tau > 0):
-            raise ValueError(f"TAT needs tau above 0, such as 0.3 (it is {self.tau})")
+        if not (_is_number(self.eta) and 0 < self.eta < 1):
+            raise ValueError(f"TAT needs eta between 0 and 1, such as 0.9 (it is {self.eta!r})")
+        if not (_is_number(self.tau) and math.isfinite(self.tau) and self.tau > 0):
+            raise ValueError(f"TAT needs tau above 0, such as 0.3 (it is {self.tau!r})")
 
     def curvature(self, graph: Graph) -> float:
         """C''(1) of each layer of a smooth activation."""
@@ -123,6 +123,10 @@ def rising_root(function: Callable[[float], float], low: float, high: float) -> 
             below = below / 2 if side > 0 else below
             side = 1
     return (low + high) / 2
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _needs_layers(graph: Graph) -> None:

@@ -65,18 +65,15 @@ class _Before:
     """A model's structure and the values of some of its parameters, to be put back."""
 
     def __init__(self, model: nn.Module, paths: list[str]) -> None:
-        self.modules = [
-            (module, dict(module._modules), vars(module).get("forward"), module.training) for module in model.modules()
-        ]
+        self.modules = [(module, dict(module._modules), vars(module).get("forward")) for module in model.modules()]
         there = dict(model.named_modules())
         parameters = {id(p): p for path in paths if path in there for p in there[path].parameters()}
         self.values = [(p, p.detach().clone()) for p in parameters.values()]
 
     def restore(self) -> None:
-        for module, children, forward, training in self.modules:
+        for module, children, forward in self.modules:
             module._modules.clear()
             module._modules.update(children)
-            module.training = training
             vars(module).pop("forward", None)
             if forward is not None:
                 module.forward = forward

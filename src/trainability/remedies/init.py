@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainability.activations import fan_in, is_weight_layer
 from trainability.kernels import maps
 from trainability.layers import Where
-from trainability.observe import call
+from trainability.observe import call, observing
 from trainability.remedies.apply import Change, Plan, chosen
 from trainability.remedies.weights import (
     check_delta,
@@ -157,7 +157,8 @@ def _unit_variance(model: nn.Module, inputs: Any, paths: list[str]) -> None:
     try:
         for path in paths:
             handles.append(model.get_submodule(path).register_forward_hook(scale(path)))
-        call(model, inputs)
+        with observing(model):
+            call(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -3,10 +3,9 @@
 import copy
 import inspect
 import operator
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import import_module
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -16,6 +15,8 @@ from trainability.activations import called_activation
 from trainability.errors import UnsupportedModelError
 from trainability.observe import call, observing
 
+# Functions that are activations where kernels are concerned, besides those of torch.nn.functional.
+_FURTHER = {"erf": "erf", "atan": "atan", "arctan": "atan", "asinh": "asinh", "arcsinh": "asinh", "sin": "sin"}
 _ADDITIONS = {operator.add, operator.iadd, torch.add}
 
 
@@ -38,10 +39,15 @@ class RewrittenForward:
         code = {mode: graph.python_code("self") for mode, graph in graphs.items()}
         self.sources = {mode: (c.src, dict(c.globals)) for mode, c in code.items()}
         self.functions = {mode: _compiled(*source) for mode, source in self.sources.items()}
+        self.arguments = _arguments(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the version for the module's mode."""
-        return self.functions[self.module.training](self.module, *args, **kwargs)
+        if kwargs or len(args) < len(self.arguments):  # the versions name their arguments in their own way
+            given = inspect.Signature(list(self.arguments)).bind(*args, **kwargs)
+            given.apply_defaults()
+            args = tuple(given.arguments.values())
+        return self.functions[self.module.training](self.module, *args)
 
     @property
     def __code__(self) -> CodeType:
@@ -51,7 +57,7 @@ class RewrittenForward:
     @property
     def __signature__(self) -> inspect.Signature:
         """The arguments of the module's ``forward``."""
-        return inspect.signature(MethodType(self.functions[False], self.module))
+        return inspect.Signature(list(self.arguments))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RewrittenForward":
         twin = copy.copy(self)
@@ -63,15 +69,19 @@ class RewrittenForward:
             mode: (text, {k: _ModuleName(v.__name__) if isinstance(v, ModuleType) else v for k, v in names.items()})
             for mode, (text, names) in self.sources.items()
         }
-        return {"module": self.module, "sources": sources}
+        return {"module": self.module, "sources": sources, "arguments": self.arguments}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.module = state["module"]
+        self.module, self.arguments = state["module"], state["arguments"]
         self.sources = {
             mode: (text, {k: import_module(v) if isinstance(v, _ModuleName) else v for k, v in names.items()})
             for mode, (text, names) in state["sources"].items()
         }
         self.functions = {mode: _compiled(*source) for mode, source in self.sources.items()}
+
+
+def _arguments(module: nn.Module) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(type(module).forward).parameters.values())[1:]
 
 
 class _ModuleName(str):
@@ -94,36 +104,76 @@ def trace(model: nn.Module, path: str, inputs: Any) -> dict[bool, fx.Graph]:
         UnsupportedModelError: it cannot be traced, or the trace computes something else.
     """
     module = model.get_submodule(path)
-    if "forward" in vars(module):
-        raise UnsupportedModelError(path, "its forward has been replaced already; undo that first")
+    _check_forward(path, module)
     args, kwargs, output = _one_call(model, module, path, inputs)
-    fixed = {k: v for k, v in kwargs.items() if not isinstance(v, Tensor)}
+    given = inspect.Signature(list(_arguments(module))).bind(*args, **kwargs)
+    given.apply_defaults()
+    fixed = {key: value for key, value in given.arguments.items() if not isinstance(value, Tensor)}
     graphs = {}
-    for mode in (True, False):
-        with _in_mode(module, mode):
-            try:
-                graphs[mode] = _OwnForward().trace(module, concrete_args=fixed or None)
-            except Exception as error:  # tracing runs the module's own code on proxies, which may fail in any way
-                text = str(error).strip().partition("\n")[0]
-                raise UnsupportedModelError(
-                    path,
-                    f"its forward calls activations or adds branches, and cannot be rewritten ({text}); make these "
-                    "modules of their own, such as nn.ReLU() for F.relu",
-                ) from error
-    rewritten = RewrittenForward(module, graphs)
-    with observing(model), torch.no_grad():
-        model.eval()
-        again = rewritten(*args, **kwargs)
+    before = dict(vars(module))
+    try:
+        for mode in (True, False):
+            module.training = mode
+            graphs[mode] = _OwnForward().trace(module, concrete_args=fixed or None)
+        made = sorted(set(vars(module)) - set(before))
+        if made:
+            raise UnsupportedModelError(
+                path, f"its forward sets attributes or makes tensors ({', '.join(made)}); a rewritten one would not"
+            )
+        with observing(model), torch.no_grad():
+            model.eval()
+            again = RewrittenForward(module, graphs)(*args, **kwargs)
+    except UnsupportedModelError:
+        raise
+    except Exception as error:  # tracing runs the module's own code on proxies, which may fail in any way
+        text = str(error).strip().partition("\n")[0]
+        raise UnsupportedModelError(
+            path,
+            f"its forward calls activations or adds branches, and cannot be rewritten ({text}); make these "
+            "modules of their own, such as nn.ReLU() for F.relu",
+        ) from error
+    finally:
+        vars(module).clear()
+        vars(module).update(before)
     if isinstance(output, Tensor) and not (isinstance(again, Tensor) and torch.allclose(again, output, equal_nan=True)):
         raise UnsupportedModelError(path, "its forward, when traced, computes something else; it cannot be rewritten")
+    counts = {mode: (len(activation_calls(graph)), len(additions(graph))) for mode, graph in graphs.items()}
+    if counts[True] != counts[False]:
+        raise UnsupportedModelError(
+            path, "its forward calls other activations or additions in training than at evaluation; give each a module"
+        )
     return graphs
+
+
+_CONTEXTS = {"no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "autocast", "checkpoint"}
+
+
+def _check_forward(path: str, module: nn.Module) -> None:
+    if "forward" in vars(module):
+        raise UnsupportedModelError(path, "its forward has been replaced already; undo that first")
+    if found := _CONTEXTS & set(type(module).forward.__code__.co_names):
+        raise UnsupportedModelError(
+            path,
+            f"its forward works under {', '.join(sorted(found))}, which a rewritten one would not; make its "
+            "activations and additions modules of their own",
+        )
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in _arguments(module)):
+        raise UnsupportedModelError(
+            path,
+            "its forward takes *args or **kwargs and cannot be rewritten; make its activations and additions modules",
+        )
 
 
 def activation_calls(graph: fx.Graph) -> list[tuple[fx.Node, str]]:
     """Calls of activations as functions, with the name of each."""
     found = []
     for node in graph.nodes:
-        if node.op in ("call_function", "call_method") and (name := called_activation(node)) is not None:
+        name = called_activation(node) if node.op in ("call_function", "call_method") else None
+        if name is None and node.op == "call_function":
+            name = _FURTHER.get(getattr(node.target, "__name__", ""))
+        elif name is None and node.op == "call_method":
+            name = _FURTHER.get(str(node.target).rstrip("_"))
+        if name is not None:
             found.append((node, name))
     return found
 
@@ -177,12 +227,3 @@ def _one_call(
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
-
-
-@contextmanager
-def _in_mode(module: nn.Module, training: bool) -> Iterator[None]:
-    mode, module.training = module.training, training
-    try:
-        yield
-    finally:
-        module.training = mode

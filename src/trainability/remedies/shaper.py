@@ -11,7 +11,18 @@ from torch import Tensor, fx, nn
 
 from trainability.activations import fan_in, is_nonlinearity
 from trainability.errors import UnsupportedModelError
-from trainability.kernels import DKSTarget, EOCTarget, Graph, InfeasibleError, Node, Solution, Target, TATTarget, solve
+from trainability.kernels import (
+    DKSTarget,
+    EOCTarget,
+    Graph,
+    InfeasibleError,
+    Node,
+    Solution,
+    Target,
+    TATTarget,
+    q_map,
+    solve,
+)
 from trainability.kernels.operations import BATCH_NORMALISATION
 from trainability.kernels.read import read
 from trainability.layers import Where, select
@@ -49,6 +60,7 @@ class Shaper:
         self.initialise = initialise
         self.shortcut = shortcut
         self.remove_batchnorm = remove_batchnorm
+        self.shaping = not isinstance(target, EOCTarget)
         self.model = model
         self.inputs = inputs
         self.skipped: dict[str, str] = {}
@@ -61,11 +73,31 @@ class Shaper:
     def plan(self) -> Plan:
         """Weights, then structure: normalisation, sums, activations."""
         solutions = self._solutions()
+        if not self.shaping:
+            self.graph.check_sums(zero_mean=False)
+            self._check_sizes(solutions)
         if self.initialise:
             self._plan_weights(solutions)
         self._plan_batchnorm()
         self._plan_owners(solutions)
+        self.expected = self._expected(solutions)
+        if len({solution.activation.leaky is None for solution in solutions.values()}) > 1:
+            self.skipped["(several activations)"] = "each is solved as if all were like it, as the method has it"
         return self.changes, self.skipped
+
+    def _expected(self, solutions: dict[int, Solution]) -> Graph:
+        """What is to be read off the model once it is changed."""
+        nodes = []
+        for node, read_node in zip(self.graph.nodes, self.read.nodes, strict=True):
+            if node.kind == "nonlinear":
+                nodes.append(replace(node, activation=solutions[id(node.activation)].shaped))
+            elif node.kind == "sum" and not self._selected(node.path):
+                nodes.append(read_node)
+            elif read_node.detail in BATCH_NORMALISATION:
+                nodes.append(replace(read_node, kind="pass"))
+            else:
+                nodes.append(read_node if read_node.kind == "nonlinear" else node)
+        return Graph(tuple(nodes))
 
     def _check_scales(self) -> None:
         """Constants and parameters that scale or shift the signal break Q(1) = 1, unless they do nothing."""
@@ -151,24 +183,45 @@ class Shaper:
                 )
             before = weight_std(weight)
             if isinstance(self.target, EOCTarget):
-                constants = after[node].constants
-                self.changes.append(_gaussian(node.path, module, before, constants))
+                self.changes.append(_gaussian(node.path, module, before, after[node]))
             else:
                 check_delta(node.path, module)
                 change = Change(node.path, before, "orthogonal, scaled to keep the mean square", "weights drawn anew")
                 self.changes.append((change, partial(fill_delta, module, scaled_uniform_orthogonal)))
 
-    def _activation_before(self, solutions: dict[int, Solution]) -> dict[Node, Solution]:
-        """For every affine node the solution of the activation that feeds it, or the first one of the network."""
-        first = next(iter(solutions.values()))
-        found: dict[Node, Solution] = {}
-        feeding: list[Solution] = []
+    def _activation_before(self, solutions: dict[int, Solution]) -> dict[Node, dict[str, float]]:
+        """For every affine node the variances of the activation that feeds it.
+
+        Inputs have mean square 1 where an activation gives E φ², so the layers that they feed need other weights.
+        """
+        first = next(iter(solutions.values())).constants
+        of_inputs = {**first, "weight_variance": 1 - first["bias_variance"]} if not self.shaping else first
+        found: dict[Node, dict[str, float]] = {}
+        feeding: list[dict[str, float]] = []
         for node in self.graph.nodes:
-            before = feeding[node.inputs[0]] if node.inputs else first
+            before = feeding[node.inputs[0]] if node.inputs else of_inputs
             if node.kind == "affine":
                 found[node] = before
-            feeding.append(solutions[id(node.activation)] if node.kind == "nonlinear" else before)
+            feeding.append(solutions[id(node.activation)].constants if node.kind == "nonlinear" else before)
         return found
+
+    def _check_sizes(self, solutions: dict[int, Solution]) -> None:
+        """Refuse sums of summands of different mean square, which at the edge of chaos differ before and after φ."""
+        sizes: list[float] = []
+        for node in self.graph.nodes:
+            before = [sizes[i] for i in node.inputs]
+            if node.kind == "nonlinear":
+                sizes.append(q_map(solutions[id(node.activation)].activation))
+            elif node.kind == "sum":
+                if max(before) - min(before) > 1e-6:
+                    raise UnsupportedModelError(
+                        node.path,
+                        "it adds a value before an activation to one after it, whose mean squares differ at the "
+                        "edge of chaos, so that no weights keep it; use DKS or TAT, under which both are 1",
+                    )
+                sizes.append(before[0])
+            else:
+                sizes.append(before[0] if before and node.kind != "affine" else 1.0)
 
     def _plan_batchnorm(self) -> None:
         used = {node.path for node in self.read.nodes if node.kind == "normalise"}
@@ -206,13 +259,14 @@ class Shaper:
 
     def _plan_owners(self, solutions: dict[int, Solution]) -> None:
         """Activations that are modules are replaced; functions and sums are, by rewriting the forward around them."""
-        shaping = not isinstance(self.target, EOCTarget)
         owners: dict[str, list[Node]] = {}
         done: set[nn.Module] = set()
         for node in self.graph.nodes:
             module = self.model.get_submodule(node.path)
             whole = is_nonlinearity(module) or not [*module.children(), *module.parameters()]
-            if not (node.kind == "sum" and self._selected(node.path)) and not (node.kind == "nonlinear" and shaping):
+            if not (node.kind == "sum" and self._selected(node.path)) and not (
+                node.kind == "nonlinear" and self.shaping
+            ):
                 continue
             if not whole:
                 owners.setdefault(node.path, []).append(node)
@@ -233,6 +287,7 @@ class Shaper:
                 node.path, f"{type(module).__name__} learns its own form; put a fixed activation in its place"
             )
         else:
+            _check_module(node.path, module)
             substitute = _shaped(solutions[id(node.activation)], module)
         change = Change(
             node.path, type(module).__name__, f"{type(substitute).__name__}({substitute.extra_repr()})", self._why()
@@ -244,39 +299,44 @@ class Shaper:
         graphs = trace(self.model, path, self.inputs)
         wanted_sums = [node for node in nodes if node.kind == "sum"]
         all_sums = [node for node in self.graph.nodes if node.kind == "sum" and node.path == path]
-        activations = {node.detail: node for node in nodes if node.kind == "nonlinear"}
+        activations = [node for node in nodes if node.kind == "nonlinear"]
+        # Those that stay are among the calls, too.
+        all_activations = [
+            node
+            for node, read_node in zip(self.graph.nodes, self.read.nodes, strict=True)
+            if read_node.kind == "nonlinear" and node.path == path
+        ]
         children: dict[str, nn.Module] = {}
         for graph in graphs.values():
-            sums = additions(graph)
+            sums, calls = additions(graph), activation_calls(graph)
             if wanted_sums and len(sums) != len(all_sums):
                 raise UnsupportedModelError(
                     path,
                     f"its forward has {len(sums)} additions where {len(all_sums)} sums of branches were read, so it is "
                     "not clear which is which; make the sum a module of its own",
                 )
+            if activations and len(calls) != len(all_activations):
+                raise UnsupportedModelError(
+                    path,
+                    f"its forward has an activation made of several operations ({activations[0].detail} and others) "
+                    "that cannot be replaced; make it a module of its own",
+                )
             for number, (node, read_node) in enumerate(zip(sums, all_sums, strict=False)):
                 if read_node in wanted_sums:
                     name = f"weighted_sum_{number}"
                     children.setdefault(name, WeightedSum(read_node.weights))
                     _replace_in(graph, path, node, name, tuple(node.args[:2]))
-            found = set()
-            for call_node, name in activation_calls(graph):
-                key = _read_name(name)
-                if key not in activations:
-                    continue
-                found.add(key)
-                child = f"shaped_{name}"
-                function = _function_of(call_node)
-                solution = solutions[id(activations[key].activation)]
-                children.setdefault(child, _shaped(solution, function))
-                _replace_in(graph, path, call_node, child, (call_node.args[0],))
-            missing = sorted(set(activations) - found)
-            if missing:
-                raise UnsupportedModelError(
-                    path,
-                    f"its forward has an activation made of several operations ({', '.join(missing)}) that cannot be "
-                    "replaced; make it a module of its own",
-                )
+            known: dict[str, list[int]] = {}  # calls of one activation share a module
+            for (node, kind), read_node in zip(calls, all_activations, strict=False):
+                if read_node.kind == "nonlinear" and self.shaping:
+                    alike = known.setdefault(kind, [])
+                    if id(read_node.activation) not in alike:
+                        alike.append(id(read_node.activation))
+                    number = alike.index(id(read_node.activation))
+                    name = f"shaped_{kind}" + (f"_{number}" if number else "")
+                    solution = solutions[id(read_node.activation)]
+                    children.setdefault(name, _shaped(solution, _function_of(node)))
+                    _replace_in(graph, path, node, name, (node.args[0],))
             graph.lint()
         for name, substitute in children.items():
             if hasattr(module, name):
@@ -291,6 +351,26 @@ class Shaper:
         if children:
             last, make = self.changes[-1]
             self.changes[-1] = (last, partial(_rewrite, make, module, graphs))
+
+
+def _check_module(path: str, module: nn.Module) -> None:
+    """Refuse an activation of one's own that is not the same function in training."""
+    if type(module).__module__ == nn.modules.activation.__name__:
+        return
+    z = torch.linspace(-3, 3, 31)
+    mode = module.training
+    try:
+        values = [module.train(training)(z.clone()) for training in (True, True, False)]
+    except Exception:  # it wants another shape; what it does is compared once it is in place
+        return
+    finally:
+        module.train(mode)
+    same = all(isinstance(value, Tensor) and torch.equal(value, values[-1]) for value in values)
+    if not same or [*module.buffers()]:
+        raise UnsupportedModelError(
+            path,
+            f"{type(module).__name__} is another function in training, or keeps buffers; put a fixed one in its place",
+        )
 
 
 def _add(module: nn.Module, name: str, child: nn.Module) -> None:
@@ -313,18 +393,22 @@ def _replace_in(graph: fx.Graph, path: str, node: fx.Node, name: str, operands: 
 def _function_of(node: fx.Node) -> Callable[[Tensor], Tensor]:
     """The function that a node calls, with its other arguments, out of place."""
     keywords = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+    name = str(getattr(node.target, "__name__", node.target))
     if node.op == "call_method":
-        return partial(getattr(Tensor, str(node.target).rstrip("_")), **keywords)
-    target = node.target
+        return _Called(getattr(Tensor, name.rstrip("_")), node.args[1:], keywords)
+    target = getattr(torch, name[:-1]) if name.endswith("_") else node.target
     assert callable(target)
-    name = getattr(target, "__name__", "")
-    if name.endswith("_"):
-        target = getattr(torch, name[:-1])
-    return partial(target, **keywords) if keywords else target
+    return _Called(target, node.args[1:], keywords) if len(node.args) > 1 or keywords else target
 
 
-def _read_name(name: str) -> str:
-    return {"logsigmoid": "log_sigmoid"}.get(name, name)
+class _Called:
+    """A function with the arguments that come after its first."""
+
+    def __init__(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.args, **self.kwargs)
 
 
 def _shaped(solution: Solution, function: Callable[[Tensor], Tensor]) -> ShapedActivation:

@@ -8,7 +8,7 @@ from torch import nn
 from trainability.kernels import DKSTarget, EOCTarget, TATTarget
 from trainability.layers import Where
 from trainability.remedies.apply import Plan
-from trainability.remedies.shaper import Shaper
+from trainability.remedies.trial import plan_tried
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,7 @@ class DKS(DKSTarget):
 
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan the stages above."""
-        return Shaper(
-            self,
-            model,
-            where,
-            inputs,
-            initialise=self.init is not None,
-            shortcut=self.shortcut,
-            remove_batchnorm=self.batchnorm == "remove",
-        ).plan()
+        return plan_tried(self, model, where, inputs, self.init is not None, self.shortcut, self.batchnorm)
 
 
 @dataclass(frozen=True)
@@ -88,15 +80,7 @@ class TAT(TATTarget):
 
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan the stages of `DKS`."""
-        return Shaper(
-            self,
-            model,
-            where,
-            inputs,
-            initialise=self.init is not None,
-            shortcut=self.shortcut,
-            remove_batchnorm=self.batchnorm == "remove",
-        ).plan()
+        return plan_tried(self, model, where, inputs, self.init is not None, self.shortcut, self.batchnorm)
 
 
 @dataclass(frozen=True)
@@ -122,15 +106,7 @@ class EOC(EOCTarget):
 
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan the stages above."""
-        return Shaper(
-            self,
-            model,
-            where,
-            inputs,
-            initialise=self.init is not None,
-            shortcut=self.shortcut,
-            remove_batchnorm=self.batchnorm == "remove",
-        ).plan()
+        return plan_tried(self, model, where, inputs, self.init is not None, self.shortcut, self.batchnorm)
 
 
 def _check(shortcut: float | None, batchnorm: str, init: str | None, allowed: str) -> None:

@@ -85,7 +85,7 @@ def check_delta(path: str, module: nn.Module) -> None:
 
 def uniform_orthogonal(outputs: int, inputs: int, gain: float = 1.0) -> Tensor:
     """A matrix with orthonormal rows or columns, distributed uniformly over these."""
-    return nn.init.orthogonal_(torch.empty(outputs, inputs), gain)
+    return nn.init.orthogonal_(torch.empty(outputs, inputs, dtype=torch.float64), gain)
 
 
 def scaled_uniform_orthogonal(outputs: int, inputs: int) -> Tensor:
@@ -94,7 +94,7 @@ def scaled_uniform_orthogonal(outputs: int, inputs: int) -> Tensor:
     Reference: Martens et al. (2021), appendix on parameter distributions.
 
     >>> w = scaled_uniform_orthogonal(8, 2)
-    >>> torch.allclose(w.T @ w, 4 * torch.eye(2), atol=1e-5)
+    >>> torch.allclose(w.T @ w, 4 * torch.eye(2, dtype=w.dtype))
     True
     """
     return uniform_orthogonal(outputs, inputs, max(math.sqrt(outputs / inputs), 1.0))
