@@ -438,3 +438,12 @@ def test_sums_carry_their_means_along():
 
 def test_a_deep_cnn_is_a_chain():
     assert read(cnn((1, 8, 8), 30, 2, 10, strides=1), torch.randn(2, 1, 8, 8)).depth == 30
+
+
+def test_inputs_of_any_size_take_no_longer_to_predict():
+    torch.manual_seed(0)
+    model = fnn(16, 4, 16, 2, nonlinearity="tanh")
+    for scale in (1e-3, 1.0, 1e3):
+        assert len(predict(model, scale * torch.randn(8, 16))) == 9
+    assert "tanh" in str(predict(model, torch.randn(8, 16)))
+    assert len(measured(model, torch.randn(8, 16))) == 10

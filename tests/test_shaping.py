@@ -307,7 +307,7 @@ def test_other_refusals():
     x = torch.randn(3, 5)
     with pytest.raises(ValueError, match="inputs=x"):
         tr.apply_(fnn(5, 40, 5, 2), tr.TAT())
-    with pytest.raises(InfeasibleError, match=r"relu1: no leaky ReLU reaches eta = 0\.9 .* nearest value"):
+    with pytest.raises(InfeasibleError, match=r"relu: no leaky ReLU reaches eta = 0\.9 .* nearest value"):
         tr.apply_(fnn(5, 10, 5, 2), tr.TAT(), inputs=x)
     with pytest.raises(UnsupportedModelError, match="both end in a nonlinear layer"):
         tr.apply_(fnn(5, 40, 5, 2, residual=True), tr.TAT(), inputs=x)
@@ -574,3 +574,24 @@ def test_lsuv_leaves_batchnorm_alone():
     report.undo()
     assert same(before, model.state_dict())
     assert not model.training
+
+
+def test_the_report_says_what_the_result_depends_on():
+    layers = [m for _ in range(10) for m in (nn.Linear(16, 16), nn.SiLU(), nn.Dropout(0.5))]
+    model, x = nn.Sequential(*layers, nn.Linear(16, 2)), 10 * torch.randn(40, 16)
+    report = tr.apply_(model, tr.EOC(), inputs=x)
+    assert "mean square is 1" in report.skipped["(inputs)"]
+    assert "multiplies the mean square by 2" in report.skipped["2"]
+    assert "repels" in report.skipped["(silu)"]
+    quiet = tr.apply_(fnn(16, 20, 16, 2), tr.TAT(), inputs=torch.randn(40, 16))
+    assert quiet.skipped == {}
+
+
+def test_undo_puts_back_weights_that_only_training_changed():
+    model, x = fnn(5, 40, 5, 2), torch.randn(3, 5)
+    before = copy.deepcopy(model.state_dict())
+    report = tr.apply_(model, tr.TAT(init=None), inputs=x)
+    with torch.no_grad():
+        model.linear1.weight.add_(1)
+    report.undo()
+    assert same(before, model.state_dict())

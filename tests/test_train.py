@@ -377,8 +377,16 @@ def test_recipes_of_remedies_and_other_networks(tmp_path, content, label):
 
 
 def test_a_remedy_that_cannot_be_had_is_a_sentence(tmp_path):
-    with pytest.raises(ConfigError, match=r"tat: relu1: no leaky ReLU reaches eta = 0\.9"):
+    with pytest.raises(ConfigError, match=r"tat: relu: no leaky ReLU reaches eta = 0\.9"):
         train(Recipe(model={"depth": 3}, remedy={"name": "tat"}), tmp_path / "run")
+    assert Recipe(remedy="dks").remedy == Recipe(remedy={"name": "dks"}).remedy
+    for conflict in (
+        {"remedy": {"name": "dks", "eta": 0.5}},
+        {"remedy": "tat", "init": "he"},
+        {"remedy": "tat", "model": {"batchnorm": True}},
+    ):
+        with pytest.raises(ValueError, match=r"takes no eta|leave one of them out|does not go with BatchNorm"):
+            Recipe(**conflict)
     for wrong in ({"name": "resnet", "depth": 9}, {"strides": 1}, {"nonlinearity": "rellu"}):
         with pytest.raises(ValueError, match=r"6n \+ 2|belong to name: cnn|no nonlinearity"):
             Recipe(model=wrong)

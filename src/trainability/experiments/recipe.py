@@ -80,6 +80,15 @@ class RemedyRecipe(_Settings):
     zeta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
     shortcut: Annotated[float, Field(ge=0, le=1)] | None = None
 
+    @model_validator(mode="after")
+    def _its_own(self) -> Self:
+        defaults = {"eta": 0.9, "tau": 0.3, "zeta": 1.5}
+        takes = {"tat": ("eta", "tau"), "dks": ("zeta",), "eoc": ()}[self.name]
+        other = [key for key, value in defaults.items() if key not in takes and getattr(self, key) != value]
+        if other:
+            raise ValueError(f"{self.name} takes no {', '.join(other)}")
+        return self
+
     def remedy(self) -> Remedy:
         """The remedy of that name with its settings."""
         if self.name == "tat":
@@ -243,6 +252,11 @@ class Recipe(_Settings):
     loggers: tuple[str, ...] = ()
     sweep: SweepRecipe | None = None
 
+    @field_validator("remedy", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
@@ -273,6 +287,12 @@ class Recipe(_Settings):
             raise ValueError(
                 f"schedule.milestones: {max(self.schedule.milestones)} is not within the {self.epochs} epochs"
             )
+        if self.remedy and self.init != "default":
+            raise ValueError(
+                f"init: {self.init} would be undone by the weights of remedy: {self.remedy.name}; leave it out"
+            )
+        if self.remedy and self.model.batchnorm:
+            raise ValueError(f"remedy: {self.remedy.name} does not go with BatchNorm; set model.batchnorm: false")
         if self.schedule.warmup >= self.epochs:
             raise ValueError(f"schedule.warmup: {self.schedule.warmup:g} is not within the {self.epochs} epochs")
         processes = self.engine.devices * self.engine.nodes

@@ -118,7 +118,7 @@ def _revival(name: str, runs: list[Record]) -> list[str]:
 
 def _kernel(name: str, runs: list[Record]) -> list[str]:
     """What became of size and angle after the last hidden layer, as means over the seeds."""
-    seen = [run for run in runs if run.kernel and all(q for _, q, _ in run.kernel)]
+    seen = [run for run in runs if run.kernel and run.kernel[0][1] and run.kernel[-1][1]]
     if not seen:
         return []
     q0, q1 = (mean(run.kernel[at][1][-1] for run in seen) for at in (0, -1))
@@ -128,9 +128,9 @@ def _kernel(name: str, runs: list[Record]) -> list[str]:
         f"After the last hidden layer of {name} the mean square q goes from {q0:.3g} to {q1:.3g} in training, and the "
         f"cosine c between two inputs from {c0:.3g}{expected} to {c1:.3g}"
     )
-    if not q1 < 100 * q0:
+    if not q1 < max(100.0, 100 * q0):
         return [words + ": the signal grows out of the range that it was set up for."]
-    if q1 < 0.01 * q0:
+    if q1 < 0.01 * min(q0, 1.0):
         return [words + ": the signal shrinks away."]
     if c1 > 0.99:
         return [words + ": all inputs look alike there" + (", as they did at the start." if c0 > 0.99 else ".")]

@@ -27,17 +27,18 @@ def gauss_legendre(nodes: int = NODES) -> tuple[Tensor, Tensor]:
     return x, 2 * vectors[0] ** 2
 
 
-def edges(kinks: Tensor, width: float, graded: bool = False) -> Tensor:
+def edges(kinks: Tensor, width: float, grading: float | None = None) -> Tensor:
     """Panels of the real line for rows of kinks ``(..., K)``: equal ones, split at every kink, as ``(..., edges)``.
 
-    ``graded``: towards every kink the panels shrink fourfold at a time, down to 1e-9, for functions that change
-    quickly near it without having a kink there.
+    ``grading``: towards every kink the panels shrink by that factor at a time, down to 1e-9, for functions that
+    change quickly near it without having a kink there.
     """
     count = max(2, math.ceil(2 * REACH / width))
     even = torch.linspace(-REACH, REACH, count + 1, dtype=torch.float64, device="cpu")
     parts = [even.expand(*kinks.shape[:-1], count + 1), kinks]
-    if graded:
-        steps = width * 4.0 ** -torch.arange(15, dtype=torch.float64, device="cpu")
+    if grading is not None:
+        count = math.ceil(30 / math.log2(grading))
+        steps = width * grading ** -torch.arange(count, dtype=torch.float64, device="cpu")
         around = torch.cat([-steps, steps])
         parts.append((kinks.unsqueeze(-1) + around).flatten(-2))
     return torch.cat(parts, -1).clamp(-REACH, REACH).sort(-1).values

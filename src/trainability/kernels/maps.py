@@ -15,7 +15,7 @@ from torch import Tensor
 from trainability.kernels.activation import Activation, as_activation
 from trainability.kernels.gaussian import edges, normal_rule
 
-_NARROW = 1 / 32
+_NARROW = 1 / 8
 
 
 def mean(phi: Any, q: float = 1.0) -> float:
@@ -127,7 +127,7 @@ def kernel(phi: Any, c: float, q: float = 1.0, order: int = 0) -> float:
     common, own = math.sqrt(abs(c)), math.sqrt(1 - abs(c))
     kinks = torch.tensor(act.kinks, dtype=torch.float64, device="cpu") / scale
     outer = torch.cat([kinks, -kinks]) / max(common, 1e-3)
-    z, w = normal_rule(_panels(act, outer, scale * common, graded=bool(act.kinks)))
+    z, w = normal_rule(_panels(act, outer, scale * common, grading=4.0 if act.kinks else None))
     y, v = normal_rule(_panels(act, (kinks - common * z.unsqueeze(1)) / own, scale * own))
 
     def g(at: Tensor, points: Tensor, weights: Tensor) -> Tensor:
@@ -146,12 +146,12 @@ def _rule(act: Activation, q: float) -> tuple[Tensor, Tensor]:
     return normal_rule(_panels(act, torch.tensor(act.kinks, dtype=torch.float64, device="cpu") / scale, scale))
 
 
-def _panels(act: Activation, kinks: Tensor, scale: float, graded: bool = False) -> Tensor:
-    """Panels that resolve φ(scale x); of a very large scale, where φ changes at the origin alone, graded ones there."""
+def _panels(act: Activation, kinks: Tensor, scale: float, grading: float | None = None) -> Tensor:
+    """Panels that resolve φ(scale x); of a large scale, where φ changes near the origin alone, graded ones there."""
     width = min(1.0, act.resolution / max(scale, 1e-12))
     if width >= _NARROW:
-        return edges(kinks, width, graded)
-    return edges(torch.cat([kinks, kinks.new_zeros(*kinks.shape[:-1], 1)], -1), _NARROW, True)
+        return edges(kinks, width, grading)
+    return edges(torch.cat([kinks, kinks.new_zeros(*kinks.shape[:-1], 1)], -1), 1.0, 2.0)
 
 
 def _checked(phi: Any, q: float, c: float = 0.0) -> Activation:

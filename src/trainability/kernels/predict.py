@@ -27,6 +27,7 @@ class KernelValue:
     kind: str
     q: float
     c: float
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,10 @@ class Prediction:
         return path
 
     def __str__(self) -> str:
-        lines = [f"{'layer':30s} {'kind':10s} {'q':>10s} {'c':>8s}"]
-        lines += [f"{v.path or '(inputs)':30s} {v.kind:10s} {v.q:10.4g} {v.c:8.4f}" for v in (self.start, *self.layers)]
+        lines = [f"{'layer':30s} {'kind':22s} {'q':>10s} {'c':>8s}"]
+        for value in (self.start, *self.layers):
+            kind = f"{value.kind} {value.detail}".strip()
+            lines.append(f"{value.path or '(the model)':30s} {kind:22s} {value.q:10.4g} {value.c:8.4f}")
         return "\n".join([*lines, *([self.stopped] if self.stopped else [])])
 
 
@@ -94,7 +97,8 @@ def predict(model: nn.Module, inputs: Any) -> Prediction:
     A weight layer of mean square σ² of its weights, fan-in n and biases of mean square β² makes q into n σ² q + β². A
     nonlinear layer applies its Q and C map; a sum of weights w mixes Σ w² q, with 2 Σ w w' m m' for summands that have
     means m. Inputs enter with their mean square and the mean cosine of two of the batch. Exact for wide layers of
-    independent random weights: at initialisation, not after training.
+    independent random weights: at initialisation, not after training. Dropout is that of evaluation (in training it
+    multiplies q by 1 / (1 - p)), and pooling is taken to leave q and c alone, which averaging over places does not.
 
     Args:
         model: any module that `read` reads.
@@ -142,8 +146,13 @@ def propagate(graph: Graph, q: float, c: float) -> Prediction:
             fate = "vanishes" if state.q < 1 else "is beyond all bounds"
             return Prediction(start, tuple(values), f"The signal {fate} at {node.path}.", graph)
         if node.kind in ("affine", "nonlinear", "sum", "normalise", "concat"):
-            values.append(KernelValue(node.path, node.kind, state.q, max(-1.0, min(1.0, state.k / state.q))))
+            cosine = max(-1.0, min(1.0, state.k / state.q))
+            values.append(KernelValue(node.path, node.kind, state.q, cosine, _shown(node)))
     return Prediction(start, tuple(values), None, graph)
+
+
+def _shown(node: Node) -> str:
+    return node.activation.name if node.activation is not None else node.detail if node.kind == "normalise" else ""
 
 
 def _through(node: Node, before: list[_State], known: dict[tuple[int, float, float], _State]) -> _State:
@@ -203,19 +212,25 @@ def kernel_of(values: Tensor) -> tuple[float, float]:
     rows = values.detach()[:256].flatten(1).double()
     products = rows @ rows.T / rows.shape[1]
     sizes = products.diagonal()
+    if not bool((sizes > 0).any()):
+        return 0.0, 1.0  # nothing is left, and so all inputs look alike
     cosines = products / (sizes.sqrt().outer(sizes.sqrt())).clamp(min=1e-300)
     count = len(rows)
     return float(sizes.mean()), float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
 
 
-def measured(model: nn.Module, inputs: Any, paths: list[str]) -> list[tuple[str, float, float]]:
+def measured(model: nn.Module, inputs: Any, paths: list[str] | None = None) -> list[tuple[str, float, float]]:
     """q and c at the outputs of modules, as one run of the model on a batch shows them, in the order of execution.
+
+    ``paths`` are those of the modules; by default all that have no modules inside.
 
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
     >>> [path for path, q, c in measured(model, torch.randn(8, 4), ["1"])]
     ['1']
     """
     model = unwrap(model)
+    if paths is None:
+        paths = [path for path, module in model.named_modules() if path and not list(module.children())]
     reader = _KernelReader()
     with observing(model), torch.no_grad(), Taps(model, {p: model.get_submodule(p) for p in paths}, reader):
         call(model, inputs)

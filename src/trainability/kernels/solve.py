@@ -13,7 +13,7 @@ from trainability.kernels import maps
 from trainability.kernels.activation import Activation, as_activation
 from trainability.kernels.gaussian import NODES, edges, normal_rule
 from trainability.kernels.graph import Graph
-from trainability.kernels.targets import DKSTarget, EOCTarget, InfeasibleError, Target, TATTarget
+from trainability.kernels.targets import DKSTarget, EOCTarget, InfeasibleError, Target, TATTarget, floor
 
 
 class _Conditions(Protocol):
@@ -73,6 +73,10 @@ def solve(activation: Any, target: Target, graph: Graph) -> Solution:
     True
     """
     phi = as_activation(activation)
+    if not isinstance(target, DKSTarget | TATTarget | EOCTarget):
+        raise TypeError(f"the target is DKS(...), TAT(...) or EOC(), not {target!r}")
+    if not isinstance(graph, Graph):
+        raise TypeError(f"the network is a graph, such as chain(50) or read(model, inputs), not {graph!r}")
     if isinstance(target, EOCTarget):
         return _edge_of_chaos(phi, target)
     solution = _solve(phi, target, graph)
@@ -82,13 +86,11 @@ def solve(activation: Any, target: Target, graph: Graph) -> Solution:
     return solution
 
 
-def _solve(phi: Activation, target: Target, graph: Graph) -> Solution:
+def _solve(phi: Activation, target: DKSTarget | TATTarget, graph: Graph) -> Solution:
     graph.check_sums(zero_mean=isinstance(target, DKSTarget))
     if isinstance(target, DKSTarget):
         return _dks(phi, target, graph)
-    if isinstance(target, TATTarget):
-        return _tat_leaky(phi, target, graph) if phi.leaky else _tat_smooth(phi, target, graph)
-    raise TypeError(f"the target is DKS(...), TAT(...) or EOC(), not {target!r}")
+    return _tat_leaky(phi, target, graph) if phi.leaky else _tat_smooth(phi, target, graph)
 
 
 def _edge_of_chaos(phi: Activation, target: EOCTarget) -> Solution:
@@ -148,7 +150,7 @@ def _dks_leaky(psi: float, target: DKSTarget, graph: Graph) -> dict[str, float]:
         most = graph.maximum(lambda y: math.pi / (math.pi - 1) * y, 1.0)
         raise InfeasibleError(
             f"no leaky ReLU reaches zeta = {target.zeta} in this network; with a negative slope of 0 the largest "
-            f"C'(1) is {most:.4f}, which is the nearest value that can be met"
+            f"C'(1) is {most:.6f}, so the nearest value that can be met is zeta = {floor(most)}"
         )
     slope = (1 - share) / (1 + math.sqrt(1 - (1 - share) ** 2))
     mean = (1 - slope) / math.sqrt(2 * math.pi)

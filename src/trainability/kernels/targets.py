@@ -77,7 +77,7 @@ class TATTarget:
         if (room := excess(0.0)) > 0:
             raise InfeasibleError(
                 f"no leaky ReLU reaches eta = {self.eta} in this network: with a negative slope of 0 the largest C(0) "
-                f"is {self.eta - room:.4f}, which is the nearest value that can be met"
+                f"is {self.eta - room:.6f}, so the nearest value that can be met is eta = {floor(self.eta - room)}"
             )
         return rising_root(excess, 0.0, 1.0)
 
@@ -123,6 +123,11 @@ def rising_root(function: Callable[[float], float], low: float, high: float) -> 
             below = below / 2 if side > 0 else below
             side = 1
     return (low + high) / 2
+
+
+def floor(value: float) -> float:
+    """The value, rounded down to four digits, so that it can be met."""
+    return math.floor(value * 1e4) / 1e4
 
 
 def _is_number(value: object) -> bool:

@@ -62,13 +62,11 @@ class Report:
 
 
 class _Before:
-    """A model's structure and the values of some of its parameters, to be put back."""
+    """A model's structure and the values of its parameters, to be put back."""
 
-    def __init__(self, model: nn.Module, paths: list[str]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.modules = [(module, dict(module._modules), vars(module).get("forward")) for module in model.modules()]
-        there = dict(model.named_modules())
-        parameters = {id(p): p for path in paths if path in there for p in there[path].parameters()}
-        self.values = [(p, p.detach().clone()) for p in parameters.values()]
+        self.values = [(p, p.detach().clone()) for p in model.parameters()]
 
     def restore(self) -> None:
         for module, children, forward in self.modules:
@@ -116,7 +114,7 @@ def apply_(
             "loss = lbe(loss) in the training loop"
         )
     if isinstance(remedy, type) or not isinstance(remedy, Remedy):
-        raise TypeError(f"apply_ needs a remedy such as Init('he'), not {remedy!r}")
+        raise TypeError(f"apply_ needs a remedy such as Init('he') or TAT(), not {remedy!r}")
     model = unwrap(model)
     planned, skipped = remedy.plan(model, where, inputs)
     if not planned:
@@ -125,7 +123,7 @@ def apply_(
     changes = tuple(change for change, _ in planned)
     if dry_run:
         return Report(remedy, changes, skipped, applied=False)
-    report = Report(remedy, changes, skipped, True, _Before(model, [change.path for change in changes]))
+    report = Report(remedy, changes, skipped, True, _Before(model))
     try:
         with torch.no_grad():
             for _, change in planned:

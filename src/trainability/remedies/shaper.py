@@ -21,6 +21,7 @@ from trainability.kernels import (
     Target,
     TATTarget,
     q_map,
+    q_slope,
     solve,
 )
 from trainability.kernels.operations import BATCH_NORMALISATION
@@ -81,9 +82,36 @@ class Shaper:
         self._plan_batchnorm()
         self._plan_owners(solutions)
         self.expected = self._expected(solutions)
+        self._note(solutions)
+        return self.changes, self.skipped
+
+    def _note(self, solutions: dict[int, Solution]) -> None:
+        """What the result depends on and is not taken care of."""
         if len({solution.activation.leaky is None for solution in solutions.values()}) > 1:
             self.skipped["(several activations)"] = "each is solved as if all were like it, as the method has it"
-        return self.changes, self.skipped
+        given = self.inputs if isinstance(self.inputs, Tensor) else None
+        if given is not None and given.is_floating_point() and not given.is_meta and given.numel():
+            q = float(given.detach().double().square().mean())
+            if q > 0 and not 0.5 < q < 2:
+                self.skipped["(inputs)"] = (
+                    f"their mean square is {q:.3g}, where the theory takes 1: normalise them, or use "
+                    "trainability.data.PLN; what comes after keeps the wrong size"
+                )
+        for path, module in self.model.named_modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+                self.skipped[path] = (
+                    f"in training it multiplies the mean square by {1 / (1 - module.p):.3g}, which is not accounted for"
+                    if module.p < 1
+                    else "a dropout of 1 lets nothing through"
+                )
+        if not self.shaping:
+            for solution in solutions.values():
+                slope = solution.constants["weight_variance"] * q_slope(solution.activation)
+                if slope > 1 + 1e-6:
+                    self.skipped[f"({solution.activation.name})"] = (
+                        f"q = 1 stays but repels: deviations grow by {slope:.3g} per layer, so a deep network explodes "
+                        "or dies; use DKS or TAT, under which they do not"
+                    )
 
     def _expected(self, solutions: dict[int, Solution]) -> Graph:
         """What is to be read off the model once it is changed."""
@@ -164,7 +192,7 @@ class Shaper:
             try:
                 found[id(phi)] = solve(phi, self.target, self.graph)
             except InfeasibleError as error:
-                raise InfeasibleError(f"{node.path or 'the model'}: {error}") from error
+                raise InfeasibleError(f"{phi.name}: {error}" if phi.name not in str(error) else str(error)) from error
         if not found:
             raise UnsupportedModelError("", "it has no hidden activation to shape")
         return found

@@ -187,7 +187,9 @@ def kernel_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
     if not any(known.values()):
         return None
     titles = ["q at the start", "q at the end", "c at the start", "c at the end"]
-    figure = make_subplots(rows=2, cols=2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04)
+    figure = make_subplots(
+        rows=2, cols=2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.12
+    )
     for name, runs in known.items():
         for number, run in enumerate(runs):
             for row, column in product((1, 2), (1, 2)):
@@ -196,8 +198,8 @@ def kernel_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
                     x=list(range(1, len(measured[row - 1]) + 1)),
                     y=measured[row - 1],
                     mode="lines",
-                    line={"color": palette[name], "width": 1.2},
-                    opacity=0.7,
+                    line={"color": palette[name], "width": 1.8},
+                    opacity=0.8,
                     name=escape(name),
                     legendgroup=name,
                     showlegend=number == 0 and row == column == 1,
@@ -210,10 +212,9 @@ def kernel_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
                 x=list(range(1, len(values) + 1)),
                 y=values,
                 mode="lines",
-                line={"color": palette[name], "width": 2.2, "dash": "dash"},
-                name=f"{escape(name)}, predicted",
+                line={"color": palette[name], "width": 1.1, "dash": "dash"},
                 legendgroup=name,
-                showlegend=row == 1,
+                showlegend=False,
                 hovertemplate=f"{escape(name)}, predicted<br>layer %{{x}}: %{{y:.4g}}<extra></extra>",
                 row=row,
                 col=1,
@@ -222,7 +223,8 @@ def kernel_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
     figure.update_yaxes(type="log", exponentformat="power", title="mean square q", row=1, col=1)
     figure.update_yaxes(type="log", row=1, col=2)
     figure.update_yaxes(title="cosine c", row=2, col=1)
-    return style(figure, 560).update_layout(legend={"y": 1.08}, margin={"t": 90})
+    figure.update_yaxes(range=[-0.15, 1.05], row=2)
+    return style(figure, 620).update_layout(legend={"y": 1.06}, margin={"t": 90})
 
 
 def alpha_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:

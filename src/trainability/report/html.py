@@ -111,8 +111,9 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list
         ),
         (
             "The kernel of every layer: q and c",
-            "Mean square of the signal and cosine between two inputs, as measured, one line per seed; dashed: as the "
-            "scale of the weights predicts them before training. c at 1: all inputs look alike.",
+            "Mean square of the signal, and mean cosine over pairs of 128 training images; one line per seed. "
+            "Dashed: what theory predicts before training, from the scale of the weights of the first seed. "
+            "Where c is 1 all inputs look alike.",
             figures.kernel_figure(arms, palette),
         ),
         (
