@@ -385,7 +385,7 @@ def test_a_remedy_that_cannot_be_had_is_a_sentence(tmp_path):
         {"remedy": "tat", "init": "he"},
         {"remedy": "tat", "model": {"batchnorm": True}},
     ):
-        with pytest.raises(ValueError, match=r"takes no eta|leave one of them out|does not go with BatchNorm"):
+        with pytest.raises(ValueError, match=r"takes no eta|leave it out|does not go with BatchNorm"):
             Recipe(**conflict)
     for wrong in ({"name": "resnet", "depth": 9}, {"strides": 1}, {"nonlinearity": "rellu"}):
         with pytest.raises(ValueError, match=r"6n \+ 2|belong to name: cnn|no nonlinearity"):
