@@ -156,7 +156,7 @@ def test_a_wide_layer_does_what_the_maps_say():
         assert float((a * a).mean()) == pytest.approx(kernels.q_map(name, q), abs=4 * float((a * a).std()) / width**0.5)
 
 
-def test_numpy_is_not_needed_for_nodes():
+def test_nodes_are_those_of_numpy():
     x, w = kernels.gaussian.gauss_legendre(16)
     other_x, other_w = np.polynomial.legendre.leggauss(16)
     assert np.allclose(x.numpy(), other_x, atol=1e-14)

@@ -89,7 +89,7 @@ class _Reader:
                 if isinstance(value, Signal):
                     self.outputs.append(self.settle(value))
         elif node.op == "call_function":
-            path, kind = self.place(node)
+            path = self.place(node)
             args = fx.map_arg(node.args, self.values.__getitem__)
             kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
             name = name_of(node)
@@ -104,20 +104,19 @@ class _Reader:
                 alike = isinstance(made, Tensor) and made.numel() > 0 and bool((made == made.flatten()[0]).all())
                 self.values[node] = made.flatten()[0] if alike else made  # one number for all places
                 return
-            self.values[node] = self.signal(node, name, path, kind, args, kwargs, signals)
+            self.values[node] = self.signal(node, name, path, args, kwargs, signals)
             if name != raw_name(node) and isinstance(first := node.args[0], fx.Node):
                 self.check_views(node, first, path)
                 self.values[first] = self.values[node]  # it was changed in place
 
-    def place(self, node: fx.Node) -> tuple[str, str]:
-        """Path and type of the module whose code called the operation."""
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
+    def place(self, node: fx.Node) -> str:
+        """Path of the module whose code called the operation."""
         place = ""
-        for path, _ in stack:
+        for path, _ in (node.meta.get("nn_module_stack") or {}).values():
             inner = str(path).partition("@")[0]
             # Within a forward that was put in the place of another, paths are relative to it.
             place = within if (within := f"{place}.{inner}".lstrip(".")) in self.paths else inner
-        return place, str(stack[-1][1]) if stack else ""
+        return place
 
     def check_views(self, node: fx.Node, changed: fx.Node, path: str) -> None:
         """Refuse a change in place of a value that others see parts of, or that is a part of another, used later."""
@@ -142,9 +141,7 @@ class _Reader:
         except Exception:  # its value is not needed unless a signal meets it, which says so then
             return None
 
-    def signal(
-        self, node: fx.Node, name: str, path: str, kind: str, args: Any, kwargs: Any, signals: list[Signal]
-    ) -> Any:
+    def signal(self, node: fx.Node, name: str, path: str, args: Any, kwargs: Any, signals: list[Signal]) -> Any:
         if node.target is operator.getitem:
             if isinstance(args[0], list | tuple):
                 return args[0][args[1]]
@@ -153,7 +150,7 @@ class _Reader:
                 self.settled[place] = self.add("pass", (args[0].node,), path, detail="part").node
             return Signal(self.settled[place])
         if name in ATTENTION or name == "embedding":
-            raise self.refusal(name, path, kind, signals)
+            raise _refusal(name, path)
         if name in AFFINE:
             return self.affine(node, name, path, args, signals)
         if name in PASSING and len(signals) == 1:
@@ -171,7 +168,7 @@ class _Reader:
             return self.with_parameter(name, path, signals, others[0], args)
         if name in LINEAR | ELEMENTWISE and len({s.node for s in signals}) == 1:
             return self.elementwise(node, name, path, args, kwargs, signals)
-        raise self.refusal(name, path, kind, signals)
+        raise _refusal(name, path)
 
     def check_features(self, node: fx.Node, name: str, path: str) -> None:
         """Refuse means over, and padding of, the features, which change what every neuron is."""
@@ -202,7 +199,7 @@ class _Reader:
             )
         weights = [(v, a) for v, a in zip(args, node.args, strict=True) if isinstance(v, Tensor) and v.dim() >= 2]
         if not weights:
-            raise self.refusal(name, path, "", signals)
+            raise _refusal(name, path)
         weight, source = weights[-1]
         parameters = self.origins.get(source, frozenset([str(source)])) if isinstance(source, fx.Node) else frozenset()
         if taken := next((self.used[p] for p in parameters if p in self.used), None):
@@ -258,7 +255,7 @@ class _Reader:
             sign = -1 if name == "sub" else 1
             return self.add("shift", (self.settle(signals[0]),), path, weights=(size, sign * mean), detail=name)
         if name == "div" and args[0] is not signals[0]:
-            raise self.refusal(name, path, "", signals)
+            raise _refusal(name, path)
         factor = (
             math.sqrt(size) if name == "mul" else float(other.detach().double().reciprocal().square().mean()) ** 0.5
         )
@@ -294,23 +291,6 @@ class _Reader:
         except ValueError as error:
             raise UnsupportedModelError(path, f"its activation has no kernel: {error}") from error
         return known if isinstance(known, Activation) else None
-
-    def refusal(self, name: str, path: str, kind: str, signals: list[Signal]) -> UnsupportedModelError:
-        if name in ATTENTION:
-            what = f"{name} there is attention or the like, for which the theory of kernels has no rule"
-        elif name == "mul":
-            what = "it multiplies two activations with one another (a gate), for which the theory has no rule"
-        elif name == "embedding":
-            what = "an embedding takes tokens and not a signal; read the part of the model behind it"
-        elif name in ("rrelu", "bernoulli", "rand_like", "randn_like"):
-            what = f"{name} there is random, so it is no fixed function"
-        elif name in ("prelu", "_prelu_kernel"):
-            what = "prelu learns its own form, so its kernel changes; put a leaky_relu in its place"
-        else:
-            what = f"the operation {name} there has no rule in the theory of kernels"
-        return UnsupportedModelError(
-            path, f"{what}. Shape the parts without it, each read on its own, or choose another architecture"
-        )
 
     def settle(self, signal: Signal) -> int:
         """The node of a signal, with its waiting function as a nonlinear layer, a scale or a shift; one for each."""
@@ -365,3 +345,21 @@ class _Reader:
         kept = [replace(self.nodes[k], inputs=tuple(position[i] for i in self.nodes[k].inputs)) for k in position]
         ends = tuple(dict.fromkeys(position[k] for k in self.outputs))
         return Graph((*kept, Node("output", ends)))
+
+
+def _refusal(name: str, path: str) -> UnsupportedModelError:
+    if name in ATTENTION:
+        what = f"{name} there is attention or the like, for which the theory of kernels has no rule"
+    elif name == "mul":
+        what = "it multiplies two activations with one another (a gate), for which the theory has no rule"
+    elif name == "embedding":
+        what = "an embedding takes tokens and not a signal; read the part of the model behind it"
+    elif name in ("rrelu", "bernoulli", "rand_like", "randn_like"):
+        what = f"{name} there is random, so it is no fixed function"
+    elif name in ("prelu", "_prelu_kernel"):
+        what = "prelu learns its own form, so its kernel changes; put a leaky_relu in its place"
+    else:
+        what = f"the operation {name} there has no rule in the theory of kernels"
+    return UnsupportedModelError(
+        path, f"{what}. Shape the parts without it, each read on its own, or choose another architecture"
+    )

@@ -279,9 +279,8 @@ def _newton(phi: Activation, conditions: _Conditions, kappa: float) -> tuple[flo
     second condition for small scales, where C''(1) = 2 (C'(1) - 1) = (a φ''(b) / φ'(b))². Of several solutions the
     one of smallest shift is taken, whose constants are the mildest; of mirrored ones that of positive shift.
     """
-    shifts = (
-        torch.linspace(-3, 3, 18, dtype=torch.float64, device="cpu").sinh() / 2.5
-    )  # closer together near the origin
+    # Closer together near the origin, where most activations bend.
+    shifts = torch.linspace(-3, 3, 18, dtype=torch.float64, device="cpu").sinh() / 2.5
     _, slope, bend = phi.derivatives(shifts, 2)
     scale = (math.sqrt(kappa) * slope.abs() / bend.abs()).nan_to_num(1.0, posinf=1.0).clamp(1e-3, 1.0)
     points = torch.cat([torch.stack([scale.log(), shifts, torch.full_like(shifts, s)], 1) for s in (-1.0, 1.0)])

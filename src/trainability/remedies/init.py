@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ class Init:
         """What the weights become, in words, and the function that sets them."""
         inputs = fan_in(module) or 1
         if self.scheme == "default":
-            return f"std {math.sqrt(1 / (3 * inputs)):.3g}", module.reset_parameters  # type: ignore[return-value]
+            return f"std {math.sqrt(1 / (3 * inputs)):.3g}", cast(Callable[[], None], module.reset_parameters)
         if self.scheme == "he":
             std = math.sqrt(2 / inputs)
             return f"std {std:.3g}", partial(fill, module, lambda out, into: torch.randn(out, into) * std)

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -189,14 +189,37 @@ def additions(graph: fx.Graph) -> list[fx.Node]:
     return found
 
 
-def replace_call(graph: fx.Graph, node: fx.Node, name: str, operands: tuple[Any, ...]) -> None:
+def replace_call(graph: fx.Graph, path: str, node: fx.Node, name: str, operands: tuple[Any, ...]) -> None:
     """Call the submodule ``name`` in place of a node."""
     if not node.users:
-        raise ValueError(f"{node.target} works in place and its result is not used; use what it returns instead")
+        raise UnsupportedModelError(
+            path, f"{node.target} works in place and its result is not used; use what it returns instead"
+        )
     with graph.inserting_after(node):
         substitute = graph.call_module(name, operands)
     node.replace_all_uses_with(substitute)
     graph.erase_node(node)
+
+
+def function_of(node: fx.Node) -> Callable[[Tensor], Tensor]:
+    """The function that a node calls, with its other arguments, out of place."""
+    keywords = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+    name = str(getattr(node.target, "__name__", node.target))
+    if node.op == "call_method":
+        return _Called(getattr(Tensor, name.rstrip("_")), node.args[1:], keywords)
+    target = getattr(torch, name[:-1]) if name.endswith("_") else node.target
+    assert callable(target)
+    return _Called(target, node.args[1:], keywords) if len(node.args) > 1 or keywords else target
+
+
+class _Called:
+    """A function with the arguments that come after its first."""
+
+    def __init__(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.args, **self.kwargs)
 
 
 def _one_call(

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -29,7 +29,14 @@ from trainability.kernels.read import read
 from trainability.layers import Where, select
 from trainability.remedies.activation import ShapedActivation
 from trainability.remedies.apply import Change, Plan
-from trainability.remedies.rewrite import RewrittenForward, activation_calls, additions, replace_call, trace
+from trainability.remedies.rewrite import (
+    RewrittenForward,
+    activation_calls,
+    additions,
+    function_of,
+    replace_call,
+    trace,
+)
 from trainability.remedies.weighted_sum import WeightedSum
 from trainability.remedies.weights import (
     check_delta,
@@ -40,28 +47,38 @@ from trainability.remedies.weights import (
     weight_std,
 )
 
+Init: TypeAlias = Literal["suo", "gaussian"]
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """How a model is brought to a target, of which the subclasses are kinds."""
+
+    init: Init | None = "suo"
+    shortcut: float | None = None
+    batchnorm: Literal["refuse", "remove"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if (check := getattr(super(), "__post_init__", None)) is not None:
+            check()
+        if self.shortcut is not None and not 0 <= self.shortcut <= 1:
+            raise ValueError(f"the shortcut's weight lies between 0 and 1 (it is {self.shortcut})")
+        if self.batchnorm not in ("refuse", "remove"):
+            raise ValueError(f"batchnorm is 'refuse' or 'remove', not {self.batchnorm!r}")
+        if self.init not in (None, own := type(self).init):
+            raise ValueError(f"init is {own!r} or None, not {self.init!r}")
+
 
 class Shaper:
     """Plans the changes of one remedy to one model."""
 
-    def __init__(
-        self,
-        target: Target,
-        model: nn.Module,
-        where: Where | None,
-        inputs: Any,
-        *,
-        initialise: bool,
-        shortcut: float | None,
-        remove_batchnorm: bool,
-    ) -> None:
+    def __init__(self, remedy: Shaping, model: nn.Module, where: Where | None, inputs: Any) -> None:
         if inputs is None:
-            raise ValueError(f"{type(target).__name__} reads the model off one call: apply_(model, remedy, inputs=x)")
-        self.target = target
-        self.initialise = initialise
-        self.shortcut = shortcut
-        self.remove_batchnorm = remove_batchnorm
-        self.shaping = not isinstance(target, EOCTarget)
+            raise ValueError(f"{type(remedy).__name__} reads the model off one call: apply_(model, remedy, inputs=x)")
+        assert isinstance(remedy, DKSTarget | TATTarget | EOCTarget)
+        self.target: Target = remedy
+        self.remedy = remedy
+        self.shaping = not isinstance(remedy, EOCTarget)
         self.model = model
         self.inputs = inputs
         self.skipped: dict[str, str] = {}
@@ -77,7 +94,7 @@ class Shaper:
         if not self.shaping:
             self.graph.check_sums(zero_mean=False)
             self._check_sizes(solutions)
-        if self.initialise:
+        if self.remedy.init is not None:
             self._plan_weights(solutions)
         self._plan_batchnorm()
         self._plan_owners(solutions)
@@ -174,7 +191,7 @@ class Shaper:
         return Graph(tuple(nodes))
 
     def _sum_weights(self, node: Node, layers: list[int]) -> tuple[float, ...]:
-        shortcut = self.shortcut
+        shortcut = self.remedy.shortcut
         if shortcut is None or layers[0] == layers[1]:
             size = math.hypot(*node.weights)
             return tuple(w / size for w in node.weights)
@@ -255,7 +272,7 @@ class Shaper:
         used = {node.path for node in self.read.nodes if node.kind == "normalise"}
         for path, module in self.model.named_modules():
             if isinstance(module, nn.modules.batchnorm._NormBase) and path in used:
-                if not self.remove_batchnorm:
+                if self.remedy.batchnorm == "refuse":
                     raise UnsupportedModelError(
                         path,
                         f"{type(module).__name__} makes an output depend on the whole batch and undoes what "
@@ -353,7 +370,7 @@ class Shaper:
                 if read_node in wanted_sums:
                     name = f"weighted_sum_{number}"
                     children.setdefault(name, WeightedSum(read_node.weights))
-                    _replace_in(graph, path, node, name, tuple(node.args[:2]))
+                    replace_call(graph, path, node, name, tuple(node.args[:2]))
             known: dict[str, list[int]] = {}  # calls of one activation share a module
             for (node, kind), read_node in zip(calls, all_activations, strict=False):
                 if read_node.kind == "nonlinear" and self.shaping:
@@ -363,8 +380,8 @@ class Shaper:
                     number = alike.index(id(read_node.activation))
                     name = f"shaped_{kind}" + (f"_{number}" if number else "")
                     solution = solutions[id(read_node.activation)]
-                    children.setdefault(name, _shaped(solution, _function_of(node)))
-                    _replace_in(graph, path, node, name, (node.args[0],))
+                    children.setdefault(name, _shaped(solution, function_of(node)))
+                    replace_call(graph, path, node, name, (node.args[0],))
             graph.lint()
         for name, substitute in children.items():
             if hasattr(module, name):
@@ -409,34 +426,6 @@ def _add(module: nn.Module, name: str, child: nn.Module) -> None:
 def _rewrite(before: Callable[[], None], module: nn.Module, graphs: dict[bool, fx.Graph]) -> None:
     before()
     module.forward = RewrittenForward(module, graphs)
-
-
-def _replace_in(graph: fx.Graph, path: str, node: fx.Node, name: str, operands: tuple[Any, ...]) -> None:
-    try:
-        replace_call(graph, node, name, operands)
-    except ValueError as error:
-        raise UnsupportedModelError(path, str(error)) from error
-
-
-def _function_of(node: fx.Node) -> Callable[[Tensor], Tensor]:
-    """The function that a node calls, with its other arguments, out of place."""
-    keywords = {key: value for key, value in node.kwargs.items() if key != "inplace"}
-    name = str(getattr(node.target, "__name__", node.target))
-    if node.op == "call_method":
-        return _Called(getattr(Tensor, name.rstrip("_")), node.args[1:], keywords)
-    target = getattr(torch, name[:-1]) if name.endswith("_") else node.target
-    assert callable(target)
-    return _Called(target, node.args[1:], keywords) if len(node.args) > 1 or keywords else target
-
-
-class _Called:
-    """A function with the arguments that come after its first."""
-
-    def __init__(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.function, self.args, self.kwargs = function, args, kwargs
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.args, **self.kwargs)
 
 
 def _shaped(solution: Solution, function: Callable[[Tensor], Tensor]) -> ShapedActivation:

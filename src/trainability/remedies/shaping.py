@@ -1,18 +1,31 @@
 """DKS, TAT and EOC: activations, sums and weights under which a kernel passes through a deep network."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from trainability.kernels import DKSTarget, EOCTarget, TATTarget
 from trainability.layers import Where
 from trainability.remedies.apply import Plan
+from trainability.remedies.shaper import Init, Shaping
 from trainability.remedies.trial import plan_tried
 
 
+class _Remedy(Shaping):
+    """What the three have in common as remedies."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"remedy": type(self).__name__.lower(), **asdict(self)}
+
+    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
+        """Plan the stages that the class describes."""
+        return plan_tried(self, model, where, inputs)
+
+
 @dataclass(frozen=True)
-class DKS(DKSTarget):
+class DKS(_Remedy, DKSTarget):
     """Deep kernel shaping: an activation's constants are chosen so that no subnetwork's kernel degenerates.
 
     What happens to the model, in this order:
@@ -26,31 +39,14 @@ class DKS(DKSTarget):
        output_shift), whose constants meet Q(1) = Q'(1) = 1, C(0) = 0 and a largest C'(1) of ``zeta``. ReLUs become
        leaky ones.
 
-    Without shortcuts a network shaped by DKS trains fast with second-order optimisers (K-FAC, Shampoo, SOAP), and
-    more slowly with SGD or Adam.
+    Its authors train networks without shortcuts as fast as residual ones with K-FAC, and more slowly with SGD.
 
     Reference: Martens et al. (2021), "Summary of our method".
     """
 
-    init: Literal["suo"] | None = "suo"
-    shortcut: float | None = None
-    batchnorm: Literal["refuse", "remove"] = "refuse"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check(self.shortcut, self.batchnorm, self.init, "suo")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"remedy": "dks", **asdict(self)}
-
-    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
-        """Plan the stages above."""
-        return plan_tried(self, model, where, inputs, self.init is not None, self.shortcut, self.batchnorm)
-
 
 @dataclass(frozen=True)
-class TAT(TATTarget):
+class TAT(_Remedy, TATTarget):
     """Tailored activation transformations: DKS with other conditions, which suit (leaky) ReLUs best.
 
     The stages are those of `DKS`. A smooth activation meets Q(1) = Q'(1) = C'(1) = 1 and a largest C''(1) of ``tau``;
@@ -66,53 +62,16 @@ class TAT(TATTarget):
     ShapedActivation(relu, negative_slope=0.430523, output_scale=1.29895)
     """
 
-    init: Literal["suo"] | None = "suo"
-    shortcut: float | None = None
-    batchnorm: Literal["refuse", "remove"] = "refuse"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check(self.shortcut, self.batchnorm, self.init, "suo")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"remedy": "tat", **asdict(self)}
-
-    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
-        """Plan the stages of `DKS`."""
-        return plan_tried(self, model, where, inputs, self.init is not None, self.shortcut, self.batchnorm)
-
 
 @dataclass(frozen=True)
-class EOC(EOCTarget):
+class EOC(_Remedy, EOCTarget):
     """The edge of chaos: Gaussian weights and biases whose variances keep q at 1 and C'(1) at 1.
 
     Activations stay as they are. Weights have variance σ_w² / fan-in and biases σ_b², those of the activation before
-    the layer (of the first activation, for the layers before it); sums become weighted ones as in `DKS`.
+    the layer; the layers that the inputs feed have (1 − σ_b²) / fan-in, since these have mean square 1. Sums become
+    weighted ones as in `DKS`.
 
     Reference: Poole et al. (2016); Schoenholz et al. (2017).
     """
 
-    init: Literal["gaussian"] | None = "gaussian"
-    shortcut: float | None = None
-    batchnorm: Literal["refuse", "remove"] = "refuse"
-
-    def __post_init__(self) -> None:
-        _check(self.shortcut, self.batchnorm, self.init, "gaussian")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"remedy": "eoc", **asdict(self)}
-
-    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
-        """Plan the stages above."""
-        return plan_tried(self, model, where, inputs, self.init is not None, self.shortcut, self.batchnorm)
-
-
-def _check(shortcut: float | None, batchnorm: str, init: str | None, allowed: str) -> None:
-    if shortcut is not None and not 0 <= shortcut <= 1:
-        raise ValueError(f"the shortcut's weight lies between 0 and 1 (it is {shortcut})")
-    if batchnorm not in ("refuse", "remove"):
-        raise ValueError(f"batchnorm is 'refuse' or 'remove', not {batchnorm!r}")
-    if init not in (None, allowed):
-        raise ValueError(f"init is {allowed!r} or None, not {init!r}")
+    init: Init | None = "gaussian"

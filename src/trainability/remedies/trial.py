@@ -1,36 +1,28 @@
 """Trying a plan of shaping on a copy of the model, and reading from the copy whether it became what was meant."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from trainability.errors import UnsupportedModelError
-from trainability.kernels import Activation, Graph, Node, Target, maps
+from trainability.kernels import Activation, Graph, Node, maps
 from trainability.kernels.read import read
 from trainability.layers import Where
 from trainability.observe import observing
 from trainability.remedies.apply import Plan
-from trainability.remedies.shaper import Shaper
+from trainability.remedies.shaper import Shaper, Shaping
 
 
-def plan_tried(
-    target: Target,
-    model: nn.Module,
-    where: Where | None,
-    inputs: Any,
-    initialise: bool,
-    shortcut: float | None,
-    batchnorm: str,
-) -> Plan:
+def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
     """The plan for a model, after it was carried out on a copy and the copy was read.
 
     Raises:
         UnsupportedModelError: the copy cannot be read any more, or has another graph than was meant.
     """
-    options: dict[str, Any] = {"shortcut": shortcut, "remove_batchnorm": batchnorm == "remove"}
-    shaper = Shaper(target, model, where, inputs, initialise=initialise, **options)
+    shaper = Shaper(remedy, model, where, inputs)
     plan = shaper.plan()
     with observing(model):  # the random state is put back
         try:
@@ -39,7 +31,7 @@ def plan_tried(
             raise UnsupportedModelError(
                 "", f"it cannot be copied, and so a change of it cannot be tried ({type(error).__name__}: {error})"
             ) from error
-    changes, _ = Shaper(target, twin, where, inputs, initialise=False, **options).plan()
+    changes, _ = Shaper(replace(remedy, init=None), twin, where, inputs).plan()
     with torch.no_grad():
         for _, change in changes:
             change()

@@ -1,6 +1,7 @@
 """LBE for a stack: the term of every member, with its own strength and targets."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -44,11 +45,14 @@ class StackLBE(nn.Module):
         like: Tensor,
     ) -> None:
         super().__init__()
-        options = {"dtype": like.dtype if like.dtype == torch.float64 else torch.float32, "device": like.device}
+        options: dict[str, Any] = {
+            "dtype": like.dtype if like.dtype == torch.float64 else torch.float32,
+            "device": like.device,
+        }
         self.paths = tuple(paths)
-        self.alpha = nn.Parameter(torch.tensor([[a] * len(paths) for a in alpha], **options))  # type: ignore[arg-type]
-        self.register_buffer("beta", torch.tensor(beta, **options))  # type: ignore[arg-type]
-        self.register_buffer("alpha_min", torch.tensor(alpha_min, **options).unsqueeze(1))  # type: ignore[arg-type]
+        self.alpha = nn.Parameter(torch.tensor([[a] * len(paths) for a in alpha], **options))
+        self.register_buffer("beta", torch.tensor(beta, **options))
+        self.register_buffer("alpha_min", torch.tensor(alpha_min, **options).unsqueeze(1))
         self._constant = entropy_constant(convention)
         self.mean_losses: Tensor | None = None
         self.lbe: Tensor | None = None
