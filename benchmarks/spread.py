@@ -15,7 +15,8 @@ import torch
 
 from trainability.data import load
 from trainability.models import fnn
-from trainability.training.engine import Member, Plan, Strength, Training
+from trainability.training.engine import Training
+from trainability.training.plan import Member, Plan, Strength
 from trainability.training.record import Record
 
 

@@ -25,7 +25,8 @@ import trainability as tr
 from records import keep
 from trainability.data import Dataset, Split
 from trainability.models import fnn
-from trainability.training.engine import Member, Plan, Strength, Training
+from trainability.training.engine import Training
+from trainability.training.plan import Member, Plan, Strength
 from trainability.training.record import Record
 from trainability.training.runtime import tune_allocator
 

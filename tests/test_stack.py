@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch import nn
 import trainability as tr
 from trainability.data import load
 from trainability.training.batches import Batches
-from trainability.training.engine import Member, Plan, Strength, Training, cross_entropies
+from trainability.training.engine import Training, cross_entropies
 from trainability.training.memory import bytes_per_member, members_that_fit
 from trainability.training.optimisers import Schedule
+from trainability.training.plan import Member, Plan, Strength
 from trainability.training.record import Record
 from trainability.training.stack import Stack
 from trainability.training.stack_lbe import StackLBE
@@ -58,9 +60,8 @@ MEMBERS = [
 ]
 
 
-def plan(optimizer: str = "adamw", **options: object) -> Plan:
-    settings = {"epochs": 2, "batch_size": 64, "optimizer": optimizer, "probes": 1, **options}
-    return Plan(**settings)  # type: ignore[arg-type]
+def plan(optimizer: str = "adamw", **options: Any) -> Plan:
+    return Plan(**{"epochs": 2, "batch_size": 64, "optimizer": optimizer, "probes": 1, **options})
 
 
 def fabric(precision: str):

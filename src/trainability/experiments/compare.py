@@ -18,7 +18,8 @@ from trainability.experiments.validate import ConfigError
 from trainability.models import cnn, fnn
 from trainability.remedies import DKS, TAT, Remedy, apply_
 from trainability.training.devices import fabric_on
-from trainability.training.engine import Member, Plan, Strength, Training
+from trainability.training.engine import Training
+from trainability.training.plan import Member, Plan, Strength
 from trainability.training.record import Record
 
 

@@ -8,179 +8,27 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from trainability.data import check_name
+from trainability.experiments.settings import (
+    DataRecipe,
+    EngineRecipe,
+    LBERecipe,
+    ModelRecipe,
+    OptimizerRecipe,
+    Positive,
+    RemedyRecipe,
+    ScheduleRecipe,
+    Settings,
+)
 from trainability.experiments.validate import ConfigError, read_yaml, validated
-from trainability.models import ACTIVATIONS
-from trainability.remedies import DKS, EOC, TAT, Remedy
-from trainability.training import loggers, optimisers
+from trainability.training import loggers
 
 _CHECKED = 2000  # of the trials of a grid; more would take long
 _MOST = 100_000
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataRecipe(_Settings):
-    """The data set."""
-
-    name: str = "digits"
-    dir: Path | None = None
-    hub: bool = False
-    augment: bool = False
-    pln: bool = False
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return check_name(value)
-
-
-class ModelRecipe(_Settings):
-    """The network: fully connected, convolutional, or a residual network of the CIFAR family."""
-
-    name: Literal["fnn", "cnn", "resnet"] = "fnn"
-    nonlinearity: str = "relu"
-    depth: Annotated[int, Field(ge=1, le=10**5)] = 30
-    width: Annotated[int, Field(ge=1, le=10**7)] = 64
-    batchnorm: bool = False
-    residual: bool = False
-    strides: Annotated[int, Field(ge=0)] = 0
-
-    @field_validator("nonlinearity")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in ACTIVATIONS:
-            raise ValueError(f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}")
-        return value
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.strides and self.name != "cnn":
-            raise ValueError("strides belong to name: cnn")
-        if self.residual and self.name == "cnn":
-            raise ValueError("residual belongs to name: fnn or resnet")
-        if self.name == "resnet" and (self.depth < 8 or (self.depth - 2) % 6):
-            raise ValueError(f"a resnet has depth 6n + 2, such as 26, 74 or 152 (it is {self.depth})")
-        return self
-
-
-class RemedyRecipe(_Settings):
-    """Shaped activations, sums and weights."""
-
-    name: Literal["tat", "dks", "eoc"]
-    eta: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    tau: Rate = 0.3
-    zeta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
-    shortcut: Annotated[float, Field(ge=0, le=1)] | None = None
-
-    @model_validator(mode="after")
-    def _its_own(self) -> Self:
-        defaults = {"eta": 0.9, "tau": 0.3, "zeta": 1.5}
-        takes = {"tat": ("eta", "tau"), "dks": ("zeta",), "eoc": ()}[self.name]
-        other = [key for key, value in defaults.items() if key not in takes and getattr(self, key) != value]
-        if other:
-            raise ValueError(f"{self.name} takes no {', '.join(other)}")
-        return self
-
-    def remedy(self) -> Remedy:
-        """The remedy of that name with its settings."""
-        if self.name == "tat":
-            return TAT(eta=self.eta, tau=self.tau, shortcut=self.shortcut)
-        return DKS(zeta=self.zeta, shortcut=self.shortcut) if self.name == "dks" else EOC(shortcut=self.shortcut)
-
-
-class LBERecipe(_Settings):
-    """LBE in the loss."""
-
-    alpha: Annotated[float, Field(allow_inf_nan=False)] = 0.5
-    beta: Amount = 0.2
-    alpha_min: Amount = 0.2
-    convention: Literal["paper", "published-code"] = "paper"
-    neurons: Literal["position", "channel"] = "position"
-
-
-class OptimizerRecipe(_Settings):
-    """An optimiser of torch.optim or the pytorch-optimizer package."""
-
-    name: str = "adam"
-    lr: Rate = 1e-3
-    weight_decay: Amount = 0.0
-    options: dict[str, Any] = {}
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        optimisers.optimiser_class(value)
-        return value
-
-    @field_validator("options")
-    @classmethod
-    def _not_twice(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if taken := {"lr", "weight_decay"} & value.keys():
-            raise ValueError(f"{taken.pop()} belongs beside options, not among them")
-        return value
-
-    @model_validator(mode="after")
-    def _takes_its_options(self) -> Self:
-        optimisers.check(self.name, lr=self.lr, weight_decay=self.weight_decay, options=self.options)
-        return self
-
-
-class ScheduleRecipe(_Settings):
-    """How the learning rate changes."""
-
-    kind: Literal["constant", "step", "cosine", "plateau"] = "constant"
-    milestones: tuple[Positive, ...] = ()
-    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    warmup: Amount = 0.0
-    patience: Positive = 5
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if (self.kind == "step") != bool(self.milestones):
-            raise ValueError("milestones belong to kind: step, and it needs them")
-        if self.warmup and self.kind != "cosine":
-            raise ValueError("warmup belongs to kind: cosine")
-        return self
-
-
-class EngineRecipe(_Settings):
-    """Where and how it runs. What is ``auto`` is chosen by measurement and written into the record."""
-
-    device: str = "cpu"
-    devices: Positive = 1
-    nodes: Positive = 1
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true"
-    tf32: bool = False
-    threads: Positive | None = None
-    members: Literal["auto", "direct", "vmap", "loop"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
-
-    @field_validator("compile", mode="before")
-    @classmethod
-    def _yaml_takes_on_for_true(cls, value: Any) -> Any:
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.tf32 and not self.device.startswith("cuda"):
-            raise ValueError(f"tf32 needs device: cuda, and device is {self.device}")
-        if ":" in self.device and (self.devices > 1 or self.device.startswith("cpu")):
-            raise ValueError(f"device: {self.device} names one device, and devices is {self.devices}")
-        if self.strategy == "fsdp" and not self.device.startswith("cuda"):
-            raise ValueError(f"strategy: fsdp needs device: cuda, and device is {self.device}")
-        return self
-
-
-class Range(_Settings):
+class Range(Settings):
     """An interval that TPE searches; ``log`` on a logarithmic scale."""
 
     low: float
@@ -205,7 +53,7 @@ Values = Annotated[
 ]
 
 
-class SweepRecipe(_Settings):
+class SweepRecipe(Settings):
     """What a sweep varies. A trial is one choice of values, trained on every seed of the recipe."""
 
     method: Literal["grid", "tpe"] = "grid"
@@ -233,7 +81,7 @@ class SweepRecipe(_Settings):
         return self
 
 
-class Recipe(_Settings):
+class Recipe(Settings):
     """One experiment: data, model, remedies, optimiser, schedule, seeds."""
 
     data: DataRecipe = DataRecipe()

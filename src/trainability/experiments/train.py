@@ -21,11 +21,12 @@ from trainability.layers import select
 from trainability.models import cnn, fnn, resnet
 from trainability.remedies import Init, Remedy, apply_
 from trainability.training.devices import fabric_on
-from trainability.training.engine import Member, Plan, Strength, Training
+from trainability.training.engine import Training
 from trainability.training.folder import FolderError, RunFolder
 from trainability.training.loggers import Logger, loggers
 from trainability.training.memory import bytes_per_member, free_bytes, least_bytes, members_that_fit
 from trainability.training.optimisers import Schedule
+from trainability.training.plan import Member, Plan, Strength
 from trainability.training.record import Record
 
 if TYPE_CHECKING:

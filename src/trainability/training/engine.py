@@ -2,9 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -12,15 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainability.data import Dataset, Split
-from trainability.data.augment import Augmentation
-from trainability.entropy import Convention
 from trainability.errors import UnsupportedModelError
 from trainability.flow import measure
 from trainability.layers import select
-from trainability.moments import Neurons
 from trainability.training.batches import Batches
 from trainability.training.devices import fabric_on
-from trainability.training.optimisers import Schedule
+from trainability.training.plan import Member, Plan, Strength
 from trainability.training.probe import kernel_values, neuron_histograms, predicted_kernel
 from trainability.training.record import Record
 from trainability.training.stack import Stack
@@ -35,42 +31,6 @@ if TYPE_CHECKING:
 _CHECK_EVERY = 20
 # Compiling takes about this long for a deep network, so a shorter training is not worth the attempt.
 _WORTH_COMPILING_S = 180.0
-
-
-@dataclass(frozen=True)
-class Strength:
-    """LBE for one member: initial target, strength and floor."""
-
-    alpha: float = 0.5
-    beta: float = 0.2
-    alpha_min: float = 0.2
-
-
-@dataclass(frozen=True)
-class Member:
-    """What one network of a stack has to itself, besides its weights."""
-
-    seed: int
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    lbe: Strength | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the members of a stack share."""
-
-    epochs: int
-    batch_size: int
-    optimizer: str = "adam"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    schedule: Schedule = field(default_factory=Schedule)
-    augmentation: Augmentation | None = None
-    convention: Convention = "paper"
-    neurons: Neurons = "position"
-    probes: int = 20
-    members: Literal["auto", "direct", "vmap", "loop"] = "auto"
-    compile: Literal["auto", "on", "off"] = "off"
 
 
 class Training:
