@@ -263,3 +263,21 @@ def test_augmentation_brightness_contrast_and_seed():
     kept = (flipped - images).abs().amax((1, 2, 3)) < 1e-5
     assert (mirrored ^ kept).all()
     assert 60 < mirrored.sum() < 140
+
+
+def test_nothing_need_be_held_out():
+    whole = load("digits", held_out=0)
+    assert (len(whole.train), len(whole.val), len(whole.test)) == (1437, 0, 360)
+    with pytest.raises(DataError, match="1437 of the 1437 training samples of digits cannot be held out"):
+        load("digits", held_out=1437)
+
+
+def test_a_run_without_validation_has_test_accuracies_alone(tmp_path):
+    from trainability.experiments.recipe import Recipe
+    from trainability.experiments.train import train
+
+    recipe = Recipe(data={"held_out": 0}, model={"depth": 2, "width": 8}, epochs=1, seeds=2)
+    results = train(recipe, tmp_path / "run").to_json()["results"]
+    assert all(r["val_accuracy"] is None and r["test_accuracy"] > 0 for r in results)
+    with pytest.raises(ValueError, match="goes by validation accuracy"):
+        Recipe(data={"held_out": 0}, epochs=2, schedule={"kind": "plateau"})

@@ -27,6 +27,9 @@ def compare_command(
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
     hub: Annotated[bool | None, typer.Option("--hub", help="Take the data from the Hugging Face hub.")] = None,
+    held_out: Annotated[
+        int | None, typer.Option(help="Training samples held out for validation. Default 10,000; 360 of digits.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="fnn, fully connected, or cnn, convolutional; both plain. Default fnn.")
     ] = None,
@@ -60,6 +63,7 @@ def compare_command(
         "data": data,
         "data_dir": data_dir,
         "hub": hub,
+        "held_out": held_out,
         "model": model,
         "nonlinearity": nonlinearity,
         "depth": split(depth),
@@ -82,7 +86,7 @@ def compare_command(
     try:
         settings = configure({key: value for key, value in given.items() if value is not None}, config)
         check_device(settings.device)
-        dataset = load(settings.data, settings.data_dir, hub=settings.hub)
+        dataset = load(settings.data, settings.data_dir, hub=settings.hub, held_out=settings.held_out)
         if settings.batch_size > len(dataset.train):
             raise ConfigError(
                 f"batch_size: {settings.batch_size} is more than the {len(dataset.train)} training samples"

@@ -18,12 +18,12 @@ from rich.live import Live
 from rich.table import Table
 
 from trainability.cli.common import changes, check_device, check_out, duration, fail
-from trainability.data import DataError, Dataset, load
+from trainability.data import DataError, Dataset
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe, read_recipe
 from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_study, rows
 from trainability.experiments.sweep import capacity, progress_of, work
-from trainability.experiments.train import open_fabric
+from trainability.experiments.train import load_data, open_fabric
 from trainability.experiments.validate import ConfigError
 from trainability.files import finite
 from trainability.report.sweep import write_sweep_report
@@ -73,7 +73,7 @@ def sweep_command(
         check_device(wanted.engine.device)
         check_out(folder)
         allocator = tune_allocator()
-        data = load(wanted.data.name, wanted.data.dir, hub=wanted.data.hub, pln=wanted.data.pln)
+        data = load_data(wanted)
         capacity(wanted, data, torch.device(wanted.engine.device), workers)
         place = storage or wanted.sweep.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
         if place.startswith("sqlite"):

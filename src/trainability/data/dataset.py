@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainability.data.errors import DataError
 from trainability.data.pln import per_location_normalise
 
 
@@ -85,12 +86,22 @@ class Dataset:
         }
 
 
-def split(name: str, classes: int, pool: Split, test: Split | None, held_out: int, source: str, seed: int) -> Dataset:
-    """Draw ``held_out`` validation samples (and as many test samples where there is no test set) by ``seed``."""
+def split(
+    name: str, classes: int, pool: Split, test: Split | None, held_out: int, source: str, seed: int, *, tested: int = 0
+) -> Dataset:
+    """Draw ``held_out`` validation samples by ``seed``, and ``tested`` test samples where there is no test set.
+
+    Raises:
+        DataError: nothing would be left to train on.
+    """
+    if not 0 <= held_out < len(pool) - tested:
+        raise DataError(
+            f"held_out: {held_out} of the {len(pool) - tested} training samples of {name} cannot be held out"
+        )
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     val, rest = pool.take(order[:held_out]), order[held_out:]
     if test is None:
-        test, rest = pool.take(rest[:held_out]), rest[held_out:]
+        test, rest = pool.take(rest[:tested]), rest[tested:]
     train = pool.take(rest)
     pixels = train.images.float().div_(255)
     std, mean = torch.std_mean(pixels, dim=(0, 2, 3), correction=0)

@@ -76,7 +76,13 @@ def check_name(name: str) -> str:
 
 
 def load(
-    name: str, data_dir: Path | str | None = None, *, hub: bool = False, split_seed: int = 0, pln: bool = False
+    name: str,
+    data_dir: Path | str | None = None,
+    *,
+    hub: bool = False,
+    split_seed: int = 0,
+    pln: bool = False,
+    held_out: int | None = None,
 ) -> Dataset:
     """Load a data set with a seeded validation split.
 
@@ -86,9 +92,9 @@ def load(
         data_dir: folder of the official files, such as ``DIR/MNIST/raw/train-images-idx3-ubyte.gz`` or
             ``DIR/cifar-10-batches-py/data_batch_1``; checksums are verified.
         hub: take them from the Hugging Face hub instead (needs ``trainability[hub]``).
-        split_seed: seed of the split: 10,000 of the training images are held out for validation; of digits 360
-            for validation and 360 for testing.
+        split_seed: seed of the validation split, and of the 360 images of digits that are kept for testing.
         pln: per-location normalisation of the inputs.
+        held_out: how many of the training images are held out for validation: by default 10,000, and 360 of digits.
 
     Raises:
         DataError: an unknown name, or a file that is missing or damaged.
@@ -97,20 +103,21 @@ def load(
     >>> digits.shape, len(digits.train), len(digits.val), len(digits.test)
     ((1, 8, 8), 1077, 360, 360)
     """
-    return replace(_load(name, data_dir, hub, split_seed), pln=pln)
+    return replace(_load(name, data_dir, hub, split_seed, held_out), pln=pln)
 
 
-def _load(name: str, data_dir: Path | str | None, hub: bool, split_seed: int) -> Dataset:
+def _load(name: str, data_dir: Path | str | None, hub: bool, split_seed: int, held_out: int | None) -> Dataset:
     if name == "digits" and hub:
         raise DataError("digits comes with scikit-learn and not from the hub; leave out --hub")
     if name == "digits":
-        return _digits(split_seed)
+        return _digits(split_seed, 360 if held_out is None else held_out)
     spec = _IDX.get(name) or CIFAR.get(name)
     if spec is None:
         raise DataError(f"there is no data set {name!r}; choose from {', '.join(NAMES)}")
+    held_out = 10_000 if held_out is None else held_out
     if hub:
         train, test = _from_hub(spec.hub)
-        return split(name, spec.classes, train, test, 10_000, f"hub:{spec.hub}", split_seed)
+        return split(name, spec.classes, train, test, held_out, f"hub:{spec.hub}", split_seed)
     if data_dir is None:
         raise DataError(
             f"{name} needs its official files: name their folder (--data-dir DIR, in a recipe data.dir), take them "
@@ -123,17 +130,18 @@ def _load(name: str, data_dir: Path | str | None, hub: bool, split_seed: int) ->
         test = Split(test_x.unsqueeze(1), test_y.long())
     else:
         train, test = read_cifar(spec, Path(data_dir))
-    return split(name, spec.classes, train, test, 10_000, "files", split_seed)
+    return split(name, spec.classes, train, test, held_out, "files", split_seed)
 
 
-def _digits(seed: int) -> Dataset:
+def _digits(seed: int, held_out: int) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError("digits comes with scikit-learn: pip install 'trainability[experiments]'") from error
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # 0 to 16 in the source
-    return split("digits", 10, Split(images, torch.from_numpy(bunch.target).long()), None, 360, "scikit-learn", seed)
+    pool = Split(images, torch.from_numpy(bunch.target).long())
+    return split("digits", 10, pool, None, held_out, "scikit-learn", seed, tested=360)
 
 
 def _idx(path: Path, md5: str) -> Tensor:

@@ -22,6 +22,7 @@ class CompareConfig(BaseModel):
     data: str = "digits"
     data_dir: Path | None = None
     hub: bool = False
+    held_out: Annotated[int, Field(ge=0)] | None = None
     model: Literal["fnn", "cnn"] = "fnn"
     nonlinearity: str = "relu"
     depth: tuple[PositiveInt, ...] = (30,)

@@ -143,6 +143,9 @@ class Recipe(Settings):
             raise ValueError(f"remedy: {self.remedy.name} does not go with BatchNorm; set model.batchnorm: false")
         if self.schedule.warmup >= self.epochs:
             raise ValueError(f"schedule.warmup: {self.schedule.warmup:g} is not within the {self.epochs} epochs")
+        if self.data.held_out == 0 and (self.sweep or self.schedule.kind == "plateau"):
+            what = "a sweep" if self.sweep else "schedule.kind: plateau"
+            raise ValueError(f"{what} goes by validation accuracy, so data.held_out cannot be 0")
         processes = self.engine.devices * self.engine.nodes
         if self.batch_size % processes:
             raise ValueError(f"batch_size: {self.batch_size} cannot be shared by {processes} processes evenly")

@@ -27,6 +27,7 @@ class DataRecipe(Settings):
     name: str = "digits"
     dir: Path | None = None
     hub: bool = False
+    held_out: Annotated[int, Field(ge=0)] | None = None
     augment: bool = False
     pln: bool = False
 

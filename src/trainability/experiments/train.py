@@ -147,6 +147,12 @@ def member_bytes(recipe: Recipe, data: Dataset, device: torch.device) -> int:
     return bytes_per_member(model, inputs, select(model, inputs=inputs[:2]).paths if recipe.lbe else ())
 
 
+def load_data(recipe: Recipe) -> Dataset:
+    """The data set of a recipe."""
+    data = recipe.data
+    return load(data.name, data.dir, hub=data.hub, pln=data.pln, held_out=data.held_out)
+
+
 def open_fabric(recipe: Recipe) -> "Fabric":
     """Lightning Fabric as the recipe's engine wants it, with all processes started."""
     engine = recipe.engine
@@ -183,7 +189,7 @@ def train(
         KeyboardInterrupt: passed on after a checkpoint.
     """
     fabric = open_fabric(recipe)
-    data = load(recipe.data.name, recipe.data.dir, hub=recipe.data.hub, pln=recipe.data.pln)
+    data = load_data(recipe)
     check_fits(recipe, data, fabric.device)
     described = {**describe_environment(), **(environment or {}), "data": data.describe()}
     folder, refusal = None, None

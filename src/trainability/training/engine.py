@@ -319,15 +319,17 @@ class Training:
     def _evaluate(self) -> None:
         """Accuracies at the end of an epoch."""
         # One process's word for all: the statistics of a BatchNorm, and so a plateau, would differ between them.
-        val, test = self.fabric.broadcast((self.accuracies(self.data.val), self.accuracies(self.data.test)))
+        val = self.accuracies(self.data.val) if len(self.data.val) else None
+        val, test = self.fabric.broadcast((val, self.accuracies(self.data.test)))
         step_ms = 1e3 * median(self._times) / len(self.stack)
-        self._tell("accuracies", step=self.steps, val=val, test=test, step_ms=step_ms)
+        self._tell("accuracies", step=self.steps, **({"val": val} if val else {}), test=test, step_ms=step_ms)
         for e, record in enumerate(self.records):
             if record.status == "training":
                 record.epochs = self.steps // self.batches.per_epoch
                 record.step_ms = step_ms
-                record.accuracy.append((self.steps, val[e], test[e]))
-                self.updates.plateau(e, val[e])
+                record.accuracy.append((self.steps, val[e] if val else None, test[e]))
+                if val:
+                    self.updates.plateau(e, val[e])
 
     def accuracies(self, part: Split) -> list[float]:
         """Every member's accuracy in percent."""

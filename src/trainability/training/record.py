@@ -17,7 +17,7 @@ class Record:
     epochs: int = 0
     train_loss: list[tuple[int, float]] = field(default_factory=list)  # (step, mean of the loss since the last)
     lbe: list[tuple[int, float]] = field(default_factory=list)  # (step, L_BE)
-    accuracy: list[tuple[int, float, float]] = field(default_factory=list)  # (step, validation %, test %)
+    accuracy: list[tuple[int, float | None, float]] = field(default_factory=list)  # (step, val %, test %)
     layers: list[str] = field(default_factory=list)
     flow: list[tuple[int, list[float], list[float]]] = field(default_factory=list)  # (step, entropies, stds)
     kernel: list[tuple[int, list[float], list[float]]] = field(default_factory=list)  # (step, q, c) after each layer
