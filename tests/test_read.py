@@ -84,7 +84,7 @@ def test_known_activations_keep_their_closed_forms():
 @pytest.mark.parametrize(("depth", "slope"), [(50, 0.4259072), (101, 0.5704395), (152, 0.6386479)])
 def test_the_authors_slopes_come_out_of_their_resnets(depth, slope):
     with torch.device("meta"):
-        model = resnet(depth, 1000, family="imagenet", shortcut=False, norm=False)
+        model = resnet(depth, 1000, family="imagenet", shortcuts=False, norm=False)
         x = torch.zeros(2, 3, 64, 64)
     assert solve("relu", TATTarget(eta=0.9), read(model, x)).constants["negative_slope"] == pytest.approx(
         slope, abs=1e-7

@@ -72,6 +72,8 @@ def fan_in(module: nn.Module) -> int | None:
 
 def is_weight_layer(module: nn.Module) -> bool:
     """Whether a module multiplies by a matrix or kernel of its own (a Linear, a convolution, and their like)."""
+    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):  # whatever a remedy has put into it
+        return True
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) or any(True for _ in module.children()):
         return False
     weight = getattr(module, "weight", None)
@@ -87,6 +89,7 @@ class ActivationCalls:
     outputs: dict[str, str] = field(default_factory=dict)  # module -> why it is not hidden
     idle: set[str] = field(default_factory=set)  # modules that did not run
     opaque: set[str] = field(default_factory=set)  # modules that were not looked into
+    callers: set[str] = field(default_factory=set)  # modules whose forward makes the calls, if it was run
 
     def add(self, function: str, at: str | None, caller: str, how: str) -> None:
         """Record one call, to be read at module ``at``."""
@@ -162,7 +165,9 @@ class _Watch(TorchFunctionMode):
             before = makers.get(id(call_.argument))
             if call_.result is output:
                 found.final(call_.function, before or call_.weight)
-            elif after is not None:
+                continue
+            found.callers.add(call_.caller)
+            if after is not None:
                 found.add(call_.function, after, call_.caller, "it returns the result of")
             elif before is not None:
                 found.add(call_.function, before, call_.caller, "before")

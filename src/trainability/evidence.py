@@ -129,8 +129,8 @@ class _OrderReader:
 def _gain(weight_layer: nn.Module, nonlinearity: nn.Module, mean: float, spread: float) -> float | None:
     """The factor n Var w E[φ'(mean + spread z)²]; None where the fan-in of the layer is not known."""
     inputs = fan_in(weight_layer)
-    weight = weight_layer.weight
-    if inputs is None or not isinstance(weight, Tensor):
+    weight = weight_layer._parameters.get("weight")
+    if inputs is None or weight is None:
         return None
     return inputs * weight.detach().double().var(correction=0).item() * _slope_square(nonlinearity, mean, spread)
 

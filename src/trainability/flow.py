@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant, entropy_from_variance, is_activation
 from trainability.errors import UnsupportedModelError
+from trainability.independence import Independence
+from trainability.independence import independence as independence_of
 from trainability.layers import Selection, Where, select
 from trainability.moments import Neurons, check_neurons, sample_count, samples, statistics
 from trainability.observe import call, observing, unwrap
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
+_LEAST = 8  # samples, below which nothing can be said of pairs
+
+
 @dataclass(frozen=True)
 class LayerFlow:
     """What one layer passed on.
@@ -28,7 +33,7 @@ class LayerFlow:
     ``entropy`` is the batch entropy in nats; ``mean`` the mean of all its values; ``std`` the root mean square
     over neurons of their standard deviation over the batch; ``dead`` the share of neurons that gave every input
     the same value; ``gradient`` the Frobenius norm of dloss/dactivation, ``None`` where no gradient was asked for or
-    none arrives.
+    none arrives; ``independence`` how dependent its neurons are, where it was asked for and they vary.
     """
 
     name: str
@@ -39,6 +44,7 @@ class LayerFlow:
     std: float
     dead: float
     gradient: float | None = None
+    independence: Independence | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class Flow:
 
     def __repr__(self) -> str:
         with_gradient = any(layer.gradient is not None for layer in self.layers)
+        with_pairs = any(layer.independence is not None for layer in self.layers)
         header = [
             "layer",
             "kind",
@@ -100,6 +107,7 @@ class Flow:
             "std",
             "dead",
             *(["gradient"] if with_gradient else []),
+            *(["|corr|", "MI gauss", "MI knn"] if with_pairs else []),
         ]
         rows = [
             [
@@ -111,6 +119,7 @@ class Flow:
                 f"{layer.std:.3g}",
                 f"{layer.dead:.0%}",
                 *([("-" if layer.gradient is None else f"{layer.gradient:.3g}")] if with_gradient else []),
+                *(_pair_columns(layer.independence) if with_pairs else []),
             ]
             for layer in self.layers
         ]
@@ -136,6 +145,7 @@ def measure(
     convention: Convention = "paper",
     neurons: Neurons = "position",
     channel_dim: int | None = None,
+    independence: bool = False,
 ) -> Flow:
     """Measure how much information every layer of a model passes on, on one batch.
 
@@ -152,6 +162,7 @@ def measure(
         convention: the constant of the entropy (`trainability.batch_entropy`).
         neurons: what counts as a neuron (`trainability.batch_entropy`).
         channel_dim: as in `trainability.batch_entropy`.
+        independence: whether to measure the dependence of pairs of neurons, too (`trainability.independence`).
 
     Raises:
         ValueError: NaN in the input, ``where`` that matches nothing, or a batch of one.
@@ -171,7 +182,7 @@ def measure(
     _check_inputs(inputs)
     selection = select(model, where, inputs=inputs)
     wants_gradient = loss is not None
-    reader = _FlowReader(model, convention, neurons, channel_dim, wants_gradient)
+    reader = _FlowReader(model, convention, neurons, channel_dim, wants_gradient, independence)
     value = None
     with observing(model), Taps(model, selection.paths, reader), torch.set_grad_enabled(wants_gradient):
         output = call(model, inputs)
@@ -211,12 +222,15 @@ class _FlowReader:
         neurons: Neurons,
         channel_dim: int | None,
         gradients: bool,
+        pairs: bool,
     ) -> None:
         self._kinds = {path: type(module).__name__ for path, module in model.named_modules()}
         self._constant = entropy_constant(convention)
         self._neurons: Neurons = neurons
         self._channel_dim = channel_dim
         self._gradients = gradients
+        self._pairs = pairs
+        self._independence: dict[str, Independence | None] = {}
         self._records: list[tuple[str, str, tuple[int, ...], Tensor]] = []
         self._norms: dict[str, Tensor] = {}
         self._skipped: dict[str, str] = {}
@@ -244,6 +258,8 @@ class _FlowReader:
         numbers = torch.stack(
             [t.double() for t in (entropy, mean.mean(), variance.mean().sqrt(), constant.double().mean())]
         )
+        if self._pairs and count > _LEAST:
+            self._independence[name] = independence_of(activation, neurons=self._neurons)
         self._records.append((name, self._kinds[path], tuple(activation.shape), numbers))
         if self._gradients and activation.requires_grad:
             activation.register_hook(partial(self._note_gradient, name))
@@ -266,8 +282,14 @@ class _FlowReader:
         for name, kind, shape, numbers in self._records:
             entropy, mean, std, dead = numbers.tolist()
             norm = self._norms.get(name)
-            layers.append(LayerFlow(name, kind, shape, entropy, mean, std, dead, None if norm is None else float(norm)))
+            gradient = None if norm is None else float(norm)
+            pairs = self._independence.get(name)
+            layers.append(LayerFlow(name, kind, shape, entropy, mean, std, dead, gradient, pairs))
         return layers, dict(self._skipped)
+
+
+def _pair_columns(pairs: Independence | None) -> list[str]:
+    return ["-"] * 3 if pairs is None else [f"{v:.3f}" for v in (pairs.correlation, pairs.gaussian, pairs.knn)]
 
 
 def _check_inputs(inputs: Any) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from trainability.cli.common import check_device, check_out, duration, fail, split
 from trainability.data import DataError, load
-from trainability.experiments.arms import ARMS
+from trainability.experiments.arms import PARTS
 from trainability.experiments.compare import Comparison, compare
 from trainability.experiments.config import configure
 from trainability.experiments.validate import ConfigError
@@ -31,7 +31,8 @@ def compare_command(
         int | None, typer.Option(help="Training samples held out for validation. Default 10,000; 360 of digits.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="fnn, fully connected, or cnn, convolutional; both plain. Default fnn.")
+        str | None,
+        typer.Option(help="fnn, fully connected; cnn, convolutional; resnet, of the CIFAR family. Default fnn."),
     ] = None,
     nonlinearity: Annotated[str | None, typer.Option(help="relu, tanh, gelu, ... Default relu.")] = None,
     depth: Annotated[str | None, typer.Option(help="Hidden layers; a list, 10,30, compares each. Default 30.")] = None,
@@ -41,12 +42,19 @@ def compare_command(
     lr: Annotated[str | None, typer.Option(help="Learning rate of Adam; a list compares each. Default 1e-3.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set. Default 100.")] = None,
     seeds: Annotated[int | None, typer.Option(help="How many: 5 means seeds 0 to 4. Default 3.")] = None,
-    remedies: Annotated[str | None, typer.Option(help=f"A list of {', '.join(ARMS)}. Default default,he,lbe.")] = None,
+    remedies: Annotated[
+        str | None,
+        typer.Option(help=f"A list of {', '.join(PARTS)}, or of these joined, tat+lbe. Default default,he,lbe."),
+    ] = None,
     alpha: Annotated[float | None, typer.Option(help="LBE: initial target, in nats. Default 0.5.")] = None,
     beta: Annotated[float | None, typer.Option(help="LBE: strength. Default 0.2.")] = None,
     alpha_min: Annotated[float | None, typer.Option(help="LBE: floor of the targets. Default 0.2.")] = None,
+    convention: Annotated[
+        str | None, typer.Option(help="LBE: the constant of the entropy, paper or published-code. Default paper.")
+    ] = None,
     eta: Annotated[float | None, typer.Option(help="TAT: largest C(0) of leaky ReLUs. Default 0.9.")] = None,
     tau: Annotated[float | None, typer.Option(help="TAT: largest C''(1) of smooth activations. Default 0.3.")] = None,
+    keep: Annotated[float | None, typer.Option(help="IC: probability of keeping an entry. Default 0.95.")] = None,
     zeta: Annotated[float | None, typer.Option(help="DKS: largest C'(1). Default 1.5.")] = None,
     augment: Annotated[
         bool | None, typer.Option("--augment", help="Random affine maps, brightness and contrast.")
@@ -77,8 +85,10 @@ def compare_command(
         "alpha": alpha,
         "beta": beta,
         "alpha_min": alpha_min,
+        "convention": convention,
         "eta": eta,
         "tau": tau,
+        "keep": keep,
         "zeta": zeta,
         "augment": augment,
         "device": device,

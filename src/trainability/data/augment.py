@@ -1,11 +1,15 @@
 """Augmentation of a whole batch at once, on its device, from a generator of its own."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""Maps images ``(B, C, H, W)`` in [0, 1] to the same, with random numbers from the generator."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,42 @@ class Augmentation:
         images = images.mul_(_per_image(uniform(1 - self.brightness, 1 + self.brightness))).clamp_(0, 1)
         mean = images.mean(dim=(1, 2, 3), keepdim=True)
         return torch.lerp(mean, images, _per_image(uniform(1 - self.contrast, 1 + self.contrast))).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """A random crop of each image after padding it with zeros, and a mirror image of half of them.
+
+    >>> CropFlip()(torch.rand(4, 3, 32, 32), torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 3, 32, 32])
+    """
+
+    padding: int = 4
+    flip: bool = True
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Map ``(B, C, H, W)`` to the same."""
+        batch, _, height, width = images.shape
+        device = images.device
+
+        def shifts() -> Tensor:
+            return torch.randint(2 * self.padding + 1, (batch, 1), generator=generator, device=device)
+
+        rows = shifts() + torch.arange(height, device=device)
+        columns = shifts() + torch.arange(width, device=device)
+        if self.flip:
+            mirrored = torch.randint(2, (batch, 1), generator=generator, device=device).bool()
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        padded = F.pad(images, (self.padding,) * 4)
+        each = torch.arange(batch, device=device).view(-1, 1, 1)
+        return padded.movedim(1, -1)[each, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)
+
+
+def usual(data: str) -> Augment:
+    """What is usual for a data set: affine maps of digits, mirrored too of clothes, and crops of photographs."""
+    if data in ("digits", "mnist"):
+        return Augmentation()
+    return Augmentation(flip=True) if data == "fashion-mnist" else CropFlip()
 
 
 def _per_image(factor: Tensor) -> Tensor:

@@ -1,33 +1,142 @@
-"""The remedies that `compare` knows by name, each as model options, a change by `apply_` and LBE or not."""
+"""The remedies that `compare` knows by name, alone or joined by ``+``."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from trainability.remedies import DKS, EOC, TAT, Init, Remedy
+from trainability.remedies import DKS, EOC, IC, SELU, TAT, Init, Normalize, Remedy, Residual
+
+
+@dataclass(frozen=True)
+class Part:
+    """One remedy: options of the model, something for `apply_`, or LBE in the loss.
+
+    ``does`` is what only one part of an arm can do. ``order`` is when it is applied: shortcuts, then weights and
+    activations, then what stands between the layers. ``against`` is what it is compared with by itself.
+    """
+
+    what: str
+    does: str = ""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    remedy: Remedy | None = None
+    lbe: bool = False
+    order: int = 0
+    against: str = "default"
+
+
+_SHORTCUTS, _WEIGHTS, _NORMS = "shortcuts", "the weights", "normalisation"
+
+
+def _shortcuts(what: str, remedy: Residual) -> Part:
+    return Part(what, _WEIGHTS if remedy.scale == "fixup" else _SHORTCUTS, remedy=remedy)
+
+
+def _weights(what: str, remedy: Remedy) -> Part:
+    return Part(what, _WEIGHTS, remedy=remedy, order=1)
+
+
+def _norms(what: str, remedy: Remedy) -> Part:
+    return Part(what, _NORMS, remedy=remedy, order=2)
+
+
+def _unit(what: str, unit: str) -> Part:
+    return Part(what, _NORMS, model={"unit": unit}, against="batchnorm")
+
+
+PARTS: dict[str, Part] = {
+    "default": Part("PyTorch's default initialisation", _WEIGHTS),
+    "he": _weights("He initialisation", Init("he")),
+    "orthogonal": _weights("orthogonal initialisation with the gain of ReLU", Init("orthogonal")),
+    "eoc": _weights("weights and biases at the edge of chaos", EOC()),
+    "dks": _weights("activations and weights shaped by DKS", DKS()),
+    "tat": _weights("activations and weights shaped by TAT", TAT()),
+    "selu": _weights("SELU, with weights of variance 1 / fan-in", SELU()),
+    "lbe": Part("LBE in the loss", "the loss", lbe=True, order=3),
+    "batchnorm": Part("BatchNorm before every nonlinearity", _NORMS, model={"norm": True}),
+    "layernorm": _norms("LayerNorm before every nonlinearity", Normalize("layer")),
+    "groupnorm": _norms("GroupNorm before every nonlinearity", Normalize("group")),
+    "weightnorm": _norms("weight normalisation", Normalize("weight")),
+    "ic": _norms("BatchNorm and Dropout before every weight layer", IC()),
+    "residual": Part("an identity shortcut around every layer", _SHORTCUTS, model={"shortcut": True}),
+    "rezero": _shortcuts("a shortcut around every layer, whose scale is learned from 0 on", Residual("rezero")),
+    "skipinit": _shortcuts(
+        "a shortcut around every layer, whose scale is learned from a small one on", Residual("skipinit")
+    ),
+    "fixup": _shortcuts("a shortcut around every layer, with weights that begin at 0", Residual("fixup")),
+    "relu-ic-conv": _unit("residual units of ReLU, IC layer and convolution", "relu-ic-conv"),
+    "ic-conv-relu": _unit("residual units of IC layer, convolution and ReLU", "ic-conv-relu"),
+    "conv-relu-ic": _unit("residual units of convolution, ReLU and IC layer", "conv-relu-ic"),
+}
+
+# Two parts that do different things and still do not go together.
+_REFUSED: dict[frozenset[str], str] = {
+    frozenset(pair): reason
+    for shaping in ("tat", "dks", "eoc")
+    for pair, reason in (
+        ((shaping, "batchnorm"), "BatchNorm makes an output depend on the whole batch and undoes the shaping"),
+        (
+            (shaping, "ic"),
+            "the BatchNorm of an IC layer undoes the shaping",
+        ),
+        ((shaping, "rezero"), "shaping takes sums of fixed weights, and the scale of a shortcut would be learned"),
+        ((shaping, "skipinit"), "shaping takes sums of fixed weights, and the scale of a shortcut would be learned"),
+    )
+}
+_UNITS = ("relu-ic-conv", "ic-conv-relu", "conv-relu-ic")
 
 
 @dataclass(frozen=True)
 class Arm:
     """One side of a comparison. ``base`` is the arm that it differs from in one thing, ``what`` that thing in words."""
 
+    name: str
     what: str
-    base: str | None = None
-    model: Mapping[str, Any] = field(default_factory=dict)
-    remedy: Remedy | None = None
-    lbe: bool = False
+    base: str | None
+    model: Mapping[str, Any]
+    remedies: tuple[Remedy, ...]
+    lbe: bool
 
 
-ARMS: dict[str, Arm] = {
-    "default": Arm("PyTorch's default initialisation"),
-    "he": Arm("He initialisation", "default", remedy=Init("he")),
-    "orthogonal": Arm("orthogonal initialisation with the gain of ReLU", "default", remedy=Init("orthogonal")),
-    "eoc": Arm("weights and biases at the edge of chaos", "default", remedy=EOC()),
-    "dks": Arm("activations and weights shaped by DKS", "default", remedy=DKS()),
-    "tat": Arm("activations and weights shaped by TAT", "default", remedy=TAT()),
-    "lbe": Arm("LBE in the loss", "default", lbe=True),
-    "he+lbe": Arm("LBE in the loss", "he", remedy=Init("he"), lbe=True),
-    "tat+lbe": Arm("LBE in the loss", "tat", remedy=TAT(), lbe=True),
-    "batchnorm": Arm("BatchNorm before every nonlinearity", "default", model={"batchnorm": True}),
-    "residual": Arm("an identity shortcut around every layer", "default", model={"residual": True}),
-}
+@cache
+def arm(name: str) -> Arm:
+    """The arm of that name.
+
+    Raises:
+        ValueError: an unknown part, or parts that do not go together, with the reason.
+
+    >>> arm("tat+lbe").base
+    'tat'
+    >>> arm("tat+he")
+    Traceback (most recent call last):
+    ...
+    ValueError: tat+he cannot be: tat and he both set the weights
+    """
+    names = [part.strip() for part in name.split("+")]
+    for part in names:
+        if part not in PARTS:
+            near = difflib.get_close_matches(part, PARTS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"there is no remedy {part!r}; {hint}choose from {', '.join(PARTS)}, or join some by +")
+    for number, second in enumerate(names):
+        for first in names[:number]:
+            if reason := _conflict(first, second):
+                raise ValueError(f"{name} cannot be: {reason}")
+    parts = [PARTS[part] for part in names]
+    base = "+".join(names[:-1]) or (None if name == "default" else parts[0].against)
+    model = {key: value for part in parts for key, value in part.model.items()}
+    remedies = tuple(part.remedy for part in sorted(parts, key=lambda part: part.order) if part.remedy)
+    return Arm(name, parts[-1].what, base, model, remedies, any(part.lbe for part in parts))
+
+
+def _conflict(first: str, second: str) -> str | None:
+    one, other = PARTS[first], PARTS[second]
+    if first == second:
+        return f"{first} is there twice"
+    if one.does == other.does:
+        verb = {_SHORTCUTS: "bring shortcuts", _WEIGHTS: "set the weights", _NORMS: "normalise"}[one.does]
+        return f"{first} and {second} both {verb}"
+    if {first, second} & set(_UNITS) and {one.does, other.does} & {_SHORTCUTS}:
+        return "the units of the paper have their shortcuts already"
+    return _REFUSED.get(frozenset((first, second)))

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from trainability.data import Dataset
-from trainability.data.augment import Augmentation
-from trainability.experiments.arms import ARMS, Arm
+from trainability.data.augment import usual
+from trainability.experiments.arms import Arm, arm
 from trainability.experiments.config import CompareConfig
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.validate import ConfigError
-from trainability.models import cnn, fnn
-from trainability.remedies import DKS, TAT, Remedy, apply_
+from trainability.models import cnn, fnn, resnet
+from trainability.remedies import DKS, IC, TAT, Remedy, Residual, apply_
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Training
 from trainability.training.plan import Member, Plan, Strength
@@ -106,53 +106,71 @@ def compare(
 
 def _training(records: list[Record], config: CompareConfig, data: Dataset) -> Training:
     """All seeds and learning rates of one remedy at one depth, as one stack."""
-    arm = ARMS[records[0].remedy]
-    strength = Strength(config.alpha, config.beta, config.alpha_min) if arm.lbe else None
+    side = arm(records[0].remedy)
+    strength = Strength(config.alpha, config.beta, config.alpha_min) if side.lbe else None
     training = Training(
-        [_model(record, arm, config, data) for record in records],
+        [_model(record, side, config, data) for record in records],
         [Member(record.seed, record.lr, lbe=strength) for record in records],
         records,
         data,
-        Plan(config.epochs, config.batch_size, augmentation=Augmentation() if config.augment else None),
+        Plan(
+            config.epochs,
+            config.batch_size,
+            augmentation=usual(data.name) if config.augment else None,
+            convention=config.convention,
+        ),
         fabric_on(config.device),
     )
     training.prepare()
     return training
 
 
-def _model(record: Record, arm: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
+def _model(record: Record, side: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
     torch.manual_seed(record.seed)
-    model = _plain(record.depth, arm, config, data)
-    if arm.remedy:
-        apply_(model, _tuned(arm.remedy, config), inputs=torch.zeros(2, *data.shape))
-    return model
+    return _built(record.depth, side, config, data)
 
 
 def _tuned(remedy: Remedy, config: CompareConfig) -> Remedy:
     """The remedy with the settings of the comparison."""
     if isinstance(remedy, TAT):
         return replace(remedy, eta=config.eta, tau=config.tau)
+    if isinstance(remedy, IC):
+        return replace(remedy, keep=config.keep)
     return replace(remedy, zeta=config.zeta) if isinstance(remedy, DKS) else remedy
 
 
 def check_remedies(config: CompareConfig, data: Dataset) -> None:
     """Raise ConfigError for a remedy that one of the networks cannot take, before anything is trained."""
     for name, depth in product(config.remedies, config.depth):
-        arm = ARMS[name]
-        if arm.remedy:
-            try:
-                model = _plain(depth, arm, config, data)
-                apply_(model, _tuned(arm.remedy, config), inputs=torch.zeros(2, *data.shape), dry_run=True)
-            except ValueError as error:
-                raise ConfigError(f"the remedy {name} cannot be had at depth {depth}: {error}") from error
+        try:
+            _built(depth, arm(name), config, data)
+        except ValueError as error:
+            raise ConfigError(f"the remedy {name} cannot be had at depth {depth}: {error}") from error
 
 
-def _plain(depth: int, arm: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
-    options: dict[str, Any] = {"nonlinearity": config.nonlinearity, **arm.model}
+def _built(depth: int, side: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
+    """The network of one side with its remedies, and weights from the random state."""
+    model = _plain(depth, side, config, data)
+    shortcuts = [Residual()] if config.model == "cnn" and side.model.get("shortcut") else []
+    for remedy in (*shortcuts, *side.remedies):
+        apply_(model, _tuned(remedy, config), inputs=torch.zeros(2, *data.shape))
+    return model
+
+
+def _plain(depth: int, side: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
+    options: dict[str, Any] = {"nonlinearity": config.nonlinearity}
+    norm = bool(side.model.get("norm"))
+    if config.model == "resnet":
+        own = {key: side.model[key] for key in ("unit", "scale") if key in side.model}
+        norm = norm or "unit" in own
+        options |= {"in_channels": data.shape[0], "width": config.width, "norm": norm, "keep": config.keep, **own}
+        return resnet(depth, data.classes, **options)
+    options["batchnorm"] = norm
     if config.model == "cnn":
         channels, height, width = data.shape
         shape = (channels, height, width)
         return cnn(shape, depth, config.width, data.classes, strides=config.strides, head=config.width, **options)
+    options["residual"] = bool(side.model.get("shortcut"))
     return fnn(torch.Size(data.shape).numel(), depth, config.width, data.classes, **options)
 
 

@@ -1,13 +1,12 @@
 """The settings of a comparison, from flags and from a YAML file; what is unknown or impossible is refused."""
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trainability.data import check_name
-from trainability.experiments.arms import ARMS
+from trainability.experiments.arms import arm
 from trainability.experiments.validate import read_yaml, validated
 from trainability.models import ACTIVATIONS
 
@@ -23,7 +22,7 @@ class CompareConfig(BaseModel):
     data_dir: Path | None = None
     hub: bool = False
     held_out: Annotated[int, Field(ge=0)] | None = None
-    model: Literal["fnn", "cnn"] = "fnn"
+    model: Literal["fnn", "cnn", "resnet"] = "fnn"
     nonlinearity: str = "relu"
     depth: tuple[PositiveInt, ...] = (30,)
     width: PositiveInt = 64
@@ -35,9 +34,11 @@ class CompareConfig(BaseModel):
     remedies: tuple[str, ...] = ("default", "he", "lbe")
     alpha: Annotated[float, Field(allow_inf_nan=False)] = 0.5
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
+    convention: Literal["paper", "published-code"] = "paper"
     alpha_min: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.2
     eta: Annotated[float, Field(gt=0, lt=1)] = 0.9
     tau: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.3
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.95
     zeta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
     augment: bool = False
     device: str = "cpu"
@@ -70,18 +71,21 @@ class CompareConfig(BaseModel):
     def _fits(self) -> Self:
         if self.strides and self.model != "cnn":
             raise ValueError("strides belong to model: cnn")
-        if self.model == "cnn" and "residual" in self.remedies:
-            raise ValueError("the remedy residual belongs to model: fnn; cnn has no shortcuts")
+        for name in self.remedies:
+            unit = arm(name).model.get("unit")
+            if unit and self.model != "resnet":
+                raise ValueError(f"the remedy {name}: {unit} is a unit of model: resnet")
+            if self.model == "resnet" and {"residual", "rezero", "skipinit", "fixup"} & set(name.split("+")):
+                raise ValueError(f"the remedy {name} belongs to fnn and cnn; model: resnet has its shortcuts")
+        if self.model == "resnet" and (wrong := [d for d in self.depth if d < 8 or (d - 2) % 6]):
+            raise ValueError(f"a resnet has depth 6n + 2, such as 26, 74 or 152 (it is {wrong[0]})")
         return self
 
     @field_validator("remedies")
     @classmethod
     def _known_remedies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in ARMS:
-                near = difflib.get_close_matches(name, ARMS, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(f"there is no remedy {name!r}; {hint}choose from {', '.join(ARMS)}")
+            arm(name)
         return value
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from trainability.data import Dataset, load
-from trainability.data.augment import Augmentation
+from trainability.data.augment import usual
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.validate import ConfigError
@@ -73,7 +73,7 @@ def architecture(recipe: Recipe, data: Dataset) -> nn.Module:
         options |= {"batchnorm": shape.batchnorm, "strides": shape.strides}
         return cnn(plain, shape.depth, shape.width, data.classes, **options)
     if shape.name == "resnet":
-        options |= {"in_channels": channels, "width": shape.width, "shortcut": shape.residual, "norm": shape.batchnorm}
+        options |= {"in_channels": channels, "width": shape.width, "shortcuts": shape.residual, "norm": shape.batchnorm}
         return resnet(shape.depth, data.classes, **options)
     options |= {"batchnorm": shape.batchnorm, "residual": shape.residual}
     return fnn(channels * height * width, shape.depth, shape.width, data.classes, **options)
@@ -106,7 +106,7 @@ def build_training(
         optimizer=first.optimizer.name,
         options=first.optimizer.options,
         schedule=Schedule(**first.schedule.model_dump()),
-        augmentation=Augmentation() if first.data.augment else None,
+        augmentation=usual(data.name) if first.data.augment else None,
         convention=first.lbe.convention if first.lbe else "paper",
         neurons=first.lbe.neurons if first.lbe else "position",
         probes=first.probes,

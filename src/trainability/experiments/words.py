@@ -3,7 +3,7 @@
 from statistics import mean, median
 
 from trainability.diagnose import SILENT
-from trainability.experiments.arms import ARMS
+from trainability.experiments.arms import arm
 from trainability.experiments.compare import Comparison
 from trainability.training.record import Record
 
@@ -45,8 +45,8 @@ def _cell(arms: dict[str, list[Record]], chance: float) -> list[str]:
     sentences = []
     for name, runs in arms.items():
         values = accuracies(runs)
-        arm = ARMS[name]
-        subject = f"{name} ({arm.what})" if arm.base is None else f"{name} ({arm.what}, otherwise as {arm.base})"
+        side = arm(name)
+        subject = f"{name} ({side.what})" if side.base is None else f"{name} ({side.what}, otherwise as {side.base})"
         start = [run.flow[0][1][-1] for run in runs]
         signal = f"At the start its last hidden layer carries {mean(start):.2g} nats."
         if _at_chance(values, chance):
@@ -66,9 +66,9 @@ def _cell(arms: dict[str, list[Record]], chance: float) -> list[str]:
             sentences.append(
                 f"{name} diverged on seeds {', '.join(str(r.seed) for r in runs if r.status == 'diverged')}."
             )
-        if arm.base in arms:
-            sentences.append(_against(name, values, arm.base, accuracies(arms[arm.base])))
-        if arm.lbe:
+        if side.base in arms:
+            sentences.append(_against(name, values, side.base, accuracies(arms[side.base])))
+        if side.lbe:
             sentences += _revival(name, runs)
         sentences += _kernel(name, runs)
         sentences += _why_spread(name, runs, chance)

@@ -4,7 +4,8 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from trainability.models.parts import Add, activation, check_sizes
+from trainability.models.parts import activation, check_sizes
+from trainability.shortcut import Add
 
 
 class ResidualBlock(nn.Module):

@@ -1,6 +1,6 @@
 """Pieces that the architectures share."""
 
-from torch import Tensor, nn
+from torch import nn
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -25,14 +25,6 @@ def activation(name: str) -> nn.Module:
     if name not in _ACTIVATIONS:
         raise ValueError(f"there is no activation {name!r} for a model; choose from {', '.join(ACTIVATIONS)}")
     return _ACTIVATIONS[name]()
-
-
-class Add(nn.Module):
-    """The sum of two branches, as a module of its own, so that it can be seen and exchanged."""
-
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Add two tensors of one shape."""
-        return first + second
 
 
 def check_sizes(**sizes: int) -> None:

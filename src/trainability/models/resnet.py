@@ -1,11 +1,15 @@
 """Residual networks of the CIFAR and the ImageNet family, whose shortcuts and normalisation can be left out."""
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from trainability.models.parts import Add, activation, check_sizes
+from trainability.ic import ICLayer, check_keep
+from trainability.models.parts import activation, check_sizes
+from trainability.shortcut import Scale, fixup_, shortcut
+
+Unit = Literal["baseline", "relu-ic-conv", "ic-conv-relu", "conv-relu-ic"]
 
 _IMAGENET: dict[int, tuple[int, ...]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -18,9 +22,13 @@ def resnet(
     in_channels: int = 3,
     width: int | None = None,
     nonlinearity: str = "relu",
-    shortcut: bool = True,
+    shortcuts: bool = True,
     norm: bool = True,
     preactivation: bool = False,
+    unit: Unit = "baseline",
+    keep: float = 0.95,
+    scale: Scale = "identity",
+    convolutions: Literal[2, 3] | None = None,
 ) -> nn.Sequential:
     """Build a residual network, or what is left of it without shortcuts or normalisation.
 
@@ -28,31 +36,48 @@ def resnet(
     on; the ImageNet family four stages of bottlenecks of 1 × 1, 3 × 3 and 1 × 1 convolutions, from 64 channels on.
     Where the size changes the shortcut is a 1 × 1 convolution. Weights are PyTorch's default.
 
+    The units with IC layers have BatchNorm and then Dropout before each convolution but the stem. Where an IC layer
+    begins a unit one stands before the classifier, too, and where a nonlinearity begins it one before the mean. A
+    projection has its IC layer on the side on which the branch has it. The number of parameters is nearly that of the
+    baseline, since an IC layer has those of a BatchNorm: with 26 layers and 10 classes 369,690 (baseline and
+    conv-relu-ic) and 369,594 (relu-ic-conv and ic-conv-relu).
+
     Args:
-        depth: weight layers, shortcuts apart: 6n + 2 (26, 74, 152, ...), or 50, 101 or 152.
+        depth: weight layers, shortcuts apart: 6n + 2 (26, 74, 152, ...), 9n + 2 (29, 164, ...) with three convolutions
+            to a block, or 50, 101 or 152 of the ImageNet family.
         classes: outputs.
         family: ``"cifar"`` or ``"imagenet"``.
         in_channels: of the inputs.
         width: channels of the first stage, 16 or 64.
         nonlinearity: by name.
-        shortcut: whether there are shortcuts.
+        shortcuts: whether there are any.
         norm: whether there is BatchNorm; without it the convolutions have biases.
         preactivation: normalisation and nonlinearity before each convolution (version 2); otherwise after it, the last
             nonlinearity of a block being after the sum (version 1).
+        unit: what a block is made of: ``"baseline"``, or ``"relu-ic-conv"``, ``"ic-conv-relu"`` or ``"conv-relu-ic"``.
+        keep: of the IC layers, the probability of keeping an entry.
+        scale: of the branches (`trainability.Residual`); ``"fixup"`` sets the weights.
+        convolutions: in each block of the CIFAR family; three make a bottleneck. By default two.
 
     Raises:
-        ValueError: a depth that the family does not have, an unknown nonlinearity or family.
+        ValueError: a depth that the family does not have, an unknown nonlinearity, family or unit; a unit of another
+            norm or preactivation than its own; a scale without shortcuts.
 
-    Reference: He et al. (2016), "Deep residual learning" and "Identity mappings".
+    Reference: He et al. (2016), "Deep residual learning" and "Identity mappings"; Chen et al. (2019), section 4.
 
     >>> sum(p.numel() for p in resnet(26, classes=10).parameters())
     369690
     """
+    _check_options(unit, keep, norm=norm, preactivation=preactivation, shortcuts=shortcuts, scale=scale)
     if family == "cifar":
-        if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"the CIFAR family has depths 6n + 2, such as 26, 74 or 152 (it is {depth})")
-        stages: tuple[int, ...] = ((depth - 2) // 6,) * 3
-        base, bottleneck = width or 16, False
+        bottleneck = convolutions == 3
+        step = 9 if bottleneck else 6
+        if depth < step + 2 or (depth - 2) % step:
+            which = "9n + 2, such as 29, 56 or 164, with three convolutions to a block"
+            which = which if bottleneck else "6n + 2, such as 26, 74 or 152"
+            raise ValueError(f"the CIFAR family has depths {which} (it is {depth})")
+        stages: tuple[int, ...] = ((depth - 2) // step,) * 3
+        base = width or 16
     elif family == "imagenet":
         if depth not in _IMAGENET:
             raise ValueError(f"the ImageNet family has depths {', '.join(map(str, _IMAGENET))} (it is {depth})")
@@ -61,11 +86,15 @@ def resnet(
     else:
         raise ValueError(f"family is 'cifar' or 'imagenet', not {family!r}")
     check_sizes(classes=classes, in_channels=in_channels, width=base)
-    make = _Blocks(nonlinearity, shortcut, norm, preactivation, bottleneck)
+    if convolutions is not None and family != "cifar":
+        raise ValueError("convolutions belongs to the CIFAR family; blocks of the ImageNet family have three")
+    make = _Blocks(nonlinearity, shortcuts, norm, preactivation, bottleneck, unit, keep, scale, sum(stages))
     layers: list[tuple[str, nn.Module]] = []
     size, stride = (3, 1) if family == "cifar" else (7, 2)
     layers.append(("stem", nn.Conv2d(in_channels, base, size, stride, size // 2, bias=not norm)))
-    if not preactivation:
+    if unit != "baseline":
+        layers += make.after_stem(base)
+    elif not preactivation:
         layers += make.after("stem_", base)
     if family == "imagenet":
         layers.append(("pool", nn.MaxPool2d(3, 2, 1)))
@@ -79,23 +108,47 @@ def resnet(
         layers.append((f"stage{stage + 1}", nn.Sequential(*blocks)))
     if preactivation:
         layers += make.after("last_", channels)
-    layers += [
-        ("mean", nn.AdaptiveAvgPool2d(1)),
-        ("flatten", nn.Flatten()),
-        ("classifier", nn.Linear(channels, classes)),
-    ]
-    return nn.Sequential(OrderedDict(layers))
+    if unit == "relu-ic-conv":
+        layers.append((f"last_{nonlinearity}", activation(nonlinearity)))
+    layers += [("mean", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten())]
+    if unit in ("relu-ic-conv", "ic-conv-relu"):
+        layers.append(("last_ic", ICLayer(channels, keep, place="before classifier")))
+    layers.append(("classifier", nn.Linear(channels, classes)))
+    model = nn.Sequential(OrderedDict(layers))
+    if scale == "fixup":
+        fixup_(model, [block.branch for block in model.modules() if isinstance(block, Block)])
+    return model
+
+
+def _check_options(unit: Unit, keep: float, *, norm: bool, preactivation: bool, shortcuts: bool, scale: Scale) -> None:
+    """Raise ValueError for options that do not go together."""
+    check_keep(keep)
+    if unit not in get_args(Unit):
+        raise ValueError(f"unit is {unit!r}; choose from {', '.join(map(repr, get_args(Unit)))}")
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale is {scale!r}; choose from {', '.join(map(repr, get_args(Scale)))}")
+    if unit != "baseline" and (not norm or preactivation):
+        raise ValueError(f"the unit {unit} has its own order and its own BatchNorm; leave out norm and preactivation")
+    if scale != "identity" and not shortcuts:
+        raise ValueError(f"scale={scale!r} is of branches beside a shortcut, and there are none")
 
 
 class Block(nn.Module):
     """A residual block: ``before`` what both ways share, ``branch``, ``shortcut``, and ``after`` their sum."""
 
-    def __init__(self, before: nn.Module, branch: nn.Module, shortcut: nn.Module | None, after: nn.Module) -> None:
+    def __init__(
+        self,
+        before: nn.Module,
+        branch: nn.Module,
+        shortcut: nn.Module | None,
+        after: nn.Module,
+        add: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.before = before
         self.branch = branch
         self.shortcut = shortcut
-        self.add = Add() if shortcut is not None else None
+        self.add = add if shortcut is not None else None
         self.after = after
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,12 +164,27 @@ class Block(nn.Module):
 class _Blocks:
     """Makes the blocks of one network."""
 
-    def __init__(self, nonlinearity: str, shortcut: bool, norm: bool, preactivation: bool, bottleneck: bool) -> None:
+    def __init__(
+        self,
+        nonlinearity: str,
+        shortcuts: bool,
+        norm: bool,
+        preactivation: bool,
+        bottleneck: bool,
+        unit: Unit,
+        keep: float,
+        scale: Scale,
+        count: int,
+    ) -> None:
         self.nonlinearity = nonlinearity
-        self.shortcut = shortcut
+        self.shortcuts = shortcuts
         self.norm = norm
         self.preactivation = preactivation
         self.bottleneck = bottleneck
+        self.unit = unit
+        self.keep = keep
+        self.scale: Scale = scale
+        self.count = count
 
     def after(self, prefix: str, channels: int) -> list[tuple[str, nn.Module]]:
         """Normalisation and nonlinearity."""
@@ -130,6 +198,8 @@ class _Blocks:
         inner = out // 4 if self.bottleneck else out
         sizes = [(into, inner, 1, 1), (inner, inner, 3, stride), (inner, out, 1, 1)]
         convs = sizes if self.bottleneck else [(into, out, 3, stride), (out, out, 3, 1)]
+        if self.unit != "baseline":
+            return self.unit_block(convs, into, out, stride)
         changes = stride > 1 or into != out
         branch: list[tuple[str, nn.Module]] = []
         before: list[tuple[str, nn.Module]] = []
@@ -146,10 +216,39 @@ class _Blocks:
                 norm = [(f"{number}_norm", nn.BatchNorm2d(b))] if self.norm else []
                 branch += norm if last else self.after(f"{number}_", b)
                 after = [(self.nonlinearity, activation(self.nonlinearity))] if last else []
-        return Block(_sequence(before), _sequence(branch), self._way(into, out, stride), _sequence(after))
+        way = self._way(into, out, stride)
+        return Block(_sequence(before), _sequence(branch), way, _sequence(after), shortcut(self.scale, self.count))
+
+    def unit_block(self, convs: list[tuple[int, int, int, int]], into: int, out: int, stride: int) -> Block:
+        """A block of one of the units with IC layers."""
+        branch: list[tuple[str, nn.Module]] = []
+        for number, (a, b, size, step) in enumerate(convs, 1):
+            parts: dict[str, tuple[str, nn.Module]] = {
+                "relu": (f"{number}_{self.nonlinearity}", activation(self.nonlinearity)),
+                "ic": (f"{number}_ic", self.ic(b if self.unit == "conv-relu-ic" else a)),
+                "conv": (f"conv{number}", self.conv(a, b, size, step)),
+            }
+            branch += [parts[name] for name in self.unit.split("-")]
+        way: nn.Module | None = nn.Identity() if self.shortcuts else None
+        if self.shortcuts and (stride > 1 or into != out):
+            conv = ("conv", self.conv(into, out, 1, stride))
+            last = self.unit == "conv-relu-ic"
+            way = _sequence([conv, ("ic", self.ic(out))] if last else [("ic", self.ic(into)), conv])
+        return Block(nn.Identity(), _sequence(branch), way, nn.Identity(), shortcut(self.scale, self.count))
+
+    def after_stem(self, channels: int) -> list[tuple[str, nn.Module]]:
+        """What comes between the stem and the first of the units with IC layers."""
+        parts: dict[str, tuple[str, nn.Module]] = {
+            "relu": (f"stem_{self.nonlinearity}", activation(self.nonlinearity)),
+            "ic": ("stem_ic", self.ic(channels)),
+        }
+        return [parts[name] for name in self.unit.partition("conv")[2].split("-") if name]
+
+    def ic(self, features: int) -> ICLayer:
+        return ICLayer(features, self.keep, kind="2d", place="of a residual unit")
 
     def _way(self, into: int, out: int, stride: int) -> nn.Module | None:
-        if not self.shortcut:
+        if not self.shortcuts:
             return None
         if stride == 1 and into == out:
             return nn.Identity()

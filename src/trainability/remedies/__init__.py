@@ -2,8 +2,27 @@
 
 from trainability.remedies.activation import ShapedActivation
 from trainability.remedies.apply import Change, Remedy, Report, apply_
+from trainability.remedies.ic import IC
 from trainability.remedies.init import Init
+from trainability.remedies.normalize import Normalize
+from trainability.remedies.residual import Residual
+from trainability.remedies.selu import SELU
 from trainability.remedies.shaping import DKS, EOC, TAT
 from trainability.remedies.weighted_sum import WeightedSum
 
-__all__ = ["DKS", "EOC", "TAT", "Change", "Init", "Remedy", "Report", "ShapedActivation", "WeightedSum", "apply_"]
+__all__ = [
+    "DKS",
+    "EOC",
+    "IC",
+    "SELU",
+    "TAT",
+    "Change",
+    "Init",
+    "Normalize",
+    "Remedy",
+    "Report",
+    "Residual",
+    "ShapedActivation",
+    "WeightedSum",
+    "apply_",
+]

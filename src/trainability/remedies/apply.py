@@ -21,8 +21,9 @@ class Change:
     why: str
 
 
-# Every change with the function that makes it, and what is skipped with the reason.
-Plan: TypeAlias = tuple[list[tuple[Change, Callable[[], None]]], dict[str, str]]
+# Every change with the function that makes it; and what is skipped, with the reason.
+Changes: TypeAlias = list[tuple[Change, Callable[[], None]]]
+Plan: TypeAlias = tuple[Changes, dict[str, str]]
 
 
 @runtime_checkable
@@ -62,22 +63,31 @@ class Report:
 
 
 class _Before:
-    """A model's structure and the values of its parameters, to be put back."""
+    """A model's structure and the values of its parameters and buffers, to be put back."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = [(module, dict(module._modules), vars(module).get("forward")) for module in model.modules()]
-        self.values = [(p, p.detach().clone()) for p in model.parameters()]
+        self.modules = [(module, type(module), dict(vars(module)), _inner(module)) for module in model.modules()]
+        self.values = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
 
     def restore(self) -> None:
-        for module, children, forward in self.modules:
-            module._modules.clear()
-            module._modules.update(children)
-            vars(module).pop("forward", None)
-            if forward is not None:
-                module.forward = forward
+        for module, kind, attributes, inner in self.modules:
+            mode = module.training
+            if type(module) is not kind:  # torch makes a class for a module whose weight is parametrised
+                module.__class__ = kind
+            vars(module).clear()
+            vars(module).update(attributes)
+            for name, content in inner.items():  # in place, since handles of hooks know these dictionaries
+                attributes[name].clear()
+                attributes[name].update(content)
+            module.training = mode
         with torch.no_grad():
-            for parameter, value in self.values:
-                parameter.copy_(value)
+            for tensor, value in self.values:
+                tensor.copy_(value)
+
+
+def _inner(module: nn.Module) -> dict[str, dict[Any, Any]]:
+    """What a module keeps in dictionaries: parameters, buffers, children and hooks."""
+    return {name: dict(value) for name, value in vars(module).items() if isinstance(value, dict)}
 
 
 def apply_(

@@ -13,7 +13,7 @@ from trainability.activations import fan_in, is_weight_layer
 from trainability.kernels import maps
 from trainability.layers import Where
 from trainability.observe import call, observing
-from trainability.remedies.apply import Change, Plan, chosen
+from trainability.remedies.apply import Change, Changes, Plan, chosen
 from trainability.remedies.weights import (
     check_delta,
     fill,
@@ -24,8 +24,9 @@ from trainability.remedies.weights import (
     weight_std,
 )
 
-Scheme = Literal["he", "default", "orthogonal", "delta-orthogonal", "suo", "lsuv"]
-_SCHEMES = ("default", "he", "orthogonal", "delta-orthogonal", "suo", "lsuv")
+Scheme = Literal["he", "default", "lecun", "orthogonal", "delta-orthogonal", "suo", "lsuv"]
+_SCHEMES = ("default", "he", "lecun", "orthogonal", "delta-orthogonal", "suo", "lsuv")
+_GAUSSIAN = {"he": 2.0, "lecun": 1.0}  # variance times fan-in
 _DELTA = ("delta-orthogonal", "suo")
 
 
@@ -38,6 +39,8 @@ class Init:
 
     ``"he"``: Gaussian weights of variance 2 / fan-in, which keeps the mean square of a ReLU network's signal.
 
+    ``"lecun"``: Gaussian weights of variance 1 / fan-in, which is what SELU needs.
+
     ``"orthogonal"``: orthonormal rows or columns times the gain at which ``nonlinearity`` is critical,
     1 / √E φ'² (√2 for ReLU); a kernel counts as further inputs. ``"delta-orthogonal"``: the same matrix at the
     central tap of a convolution and zeros at the others.
@@ -46,8 +49,8 @@ class Init:
 
     ``"lsuv"``: orthonormal, and then each layer in turn scaled so that its outputs have variance 1 on ``inputs``.
 
-    Reference: He et al. (2015), eq. 10; Saxe et al. (2014); Xiao et al. (2018), algorithm 1; Martens et al. (2021);
-    Mishkin and Matas (2016), algorithm 1.
+    Reference: He et al. (2015), eq. 10; LeCun et al. (1998), section 4.6; Saxe et al. (2014); Xiao et al. (2018),
+    algorithm 1; Martens et al. (2021); Mishkin and Matas (2016), algorithm 1.
     """
 
     scheme: Scheme = "he"
@@ -70,7 +73,7 @@ class Init:
         owners: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
             owners.setdefault(id(parameter), []).append(name)
-        planned: list[tuple[Change, Callable[[], None]]] = []
+        planned: Changes = []
         for path in paths:
             module = model.get_submodule(path)
             reason = self._obstacle(model, path, owners)
@@ -98,7 +101,7 @@ class Init:
         weight = module._parameters.get("weight")
         shared = [name for name in owners.get(id(weight), []) if name.rpartition(".")[0] != path]
         aliases = [name for name in shared if model.get_submodule(name.rpartition(".")[0]) is not module]
-        known = fan_in(module) if self.scheme in ("he", "default") else matrices(module)
+        known = fan_in(module) if self.scheme in ("he", "lecun", "default") else matrices(module)
         if weight is None or known is None:
             return f"{type(module).__name__}: its fan-in cannot be read off its weight"
         if aliases:
@@ -119,8 +122,8 @@ class Init:
         inputs = fan_in(module) or 1
         if self.scheme == "default":
             return f"std {math.sqrt(1 / (3 * inputs)):.3g}", cast(Callable[[], None], module.reset_parameters)
-        if self.scheme == "he":
-            std = math.sqrt(2 / inputs)
+        if self.scheme in _GAUSSIAN:
+            std = math.sqrt(_GAUSSIAN[self.scheme] / inputs)
             return f"std {std:.3g}", partial(fill, module, lambda out, into: torch.randn(out, into) * std)
         if self.scheme in _DELTA:
             check_delta(path, module)

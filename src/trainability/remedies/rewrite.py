@@ -201,6 +201,15 @@ def replace_call(graph: fx.Graph, path: str, node: fx.Node, name: str, operands:
     graph.erase_node(node)
 
 
+def replace_module(model: nn.Module, module: nn.Module, substitute: nn.Module) -> None:
+    """Put a module in the place of another, under every name that it has."""
+    substitute.train(module.training)
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is module:
+                parent._modules[name] = substitute
+
+
 def function_of(node: fx.Node) -> Callable[[Tensor], Tensor]:
     """The function that a node calls, with its other arguments, out of place."""
     keywords = {key: value for key, value in node.kwargs.items() if key != "inplace"}

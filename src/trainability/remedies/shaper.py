@@ -28,13 +28,14 @@ from trainability.kernels.operations import BATCH_NORMALISATION
 from trainability.kernels.read import read
 from trainability.layers import Where, select
 from trainability.remedies.activation import ShapedActivation
-from trainability.remedies.apply import Change, Plan
+from trainability.remedies.apply import Change, Changes, Plan
 from trainability.remedies.rewrite import (
     RewrittenForward,
     activation_calls,
     additions,
     function_of,
     replace_call,
+    replace_module,
     trace,
 )
 from trainability.remedies.weighted_sum import WeightedSum
@@ -82,7 +83,7 @@ class Shaper:
         self.model = model
         self.inputs = inputs
         self.skipped: dict[str, str] = {}
-        self.changes: list[tuple[Change, Callable[[], None]]] = []
+        self.changes: Changes = []
         self.chosen = None if where is None else set(select(model, where).paths)
         self.read = read(model, inputs)
         self.graph = self._normalised(self._without_unselected(self.read))
@@ -280,7 +281,7 @@ class Shaper:
                         f"{type(self.target).__name__}(batchnorm='remove')",
                     )
                 change = Change(path, type(module).__name__, "Identity", "not needed, and not compatible")
-                self.changes.append((change, partial(self._replace, module, nn.Identity())))
+                self.changes.append((change, partial(replace_module, self.model, module, nn.Identity())))
                 used.discard(path)
         for node in self.read.nodes:
             if node.path in used and node.detail in BATCH_NORMALISATION:
@@ -293,14 +294,6 @@ class Shaper:
         if isinstance(target, DKSTarget):
             return f"DKS, zeta {target.zeta:g}"
         return f"TAT, eta {target.eta:g}, tau {target.tau:g}" if isinstance(target, TATTarget) else "EOC"
-
-    def _replace(self, module: nn.Module, substitute: nn.Module) -> None:
-        """Put a module in the place of another, under every name that it has."""
-        substitute.train(module.training)
-        for parent in list(self.model.modules()):
-            for name, child in parent._modules.items():
-                if child is module:
-                    parent._modules[name] = substitute
 
     def _plan_owners(self, solutions: dict[int, Solution]) -> None:
         """Activations that are modules are replaced; functions and sums are, by rewriting the forward around them."""
@@ -337,7 +330,7 @@ class Shaper:
         change = Change(
             node.path, type(module).__name__, f"{type(substitute).__name__}({substitute.extra_repr()})", self._why()
         )
-        self.changes.append((change, partial(self._replace, module, substitute)))
+        self.changes.append((change, partial(replace_module, self.model, module, substitute)))
 
     def _plan_owner(self, path: str, nodes: list[Node], solutions: dict[int, Solution]) -> None:
         module = self.model.get_submodule(path)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
-from trainability.experiments.arms import ARMS
+from trainability.experiments.arms import arm
 from trainability.experiments.compare import Comparison
 from trainability.experiments.words import narrate
 from trainability.files import finite, write_whole
@@ -78,7 +78,7 @@ def table(arms: figures.Arms) -> list[dict[str, Any]]:
         rows.append(
             {
                 "remedy": name,
-                "what": ARMS[name].what + (f", otherwise as {ARMS[name].base}" if ARMS[name].base else ""),
+                "what": arm(name).what + (f", otherwise as {arm(name).base}" if arm(name).base else ""),
                 "seeds": [round(run.accuracy[-1][2], 2) for run in runs],
                 "median": median(values),
                 "low": values[0],
@@ -117,6 +117,19 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list
             figures.kernel_figure(arms, palette),
         ),
         (
+            "Independence of what weight layers receive",
+            "Pairs of neurons of the inputs of evenly spaced weight layers, over 256 training images in training mode: "
+            "mean |correlation| (about 0.05 where there is none), and mutual information by nearest neighbours.",
+            figures.independence_figure(arms, palette),
+        ),
+        (
+            "What the gates of an IC layer do",
+            "The two most dependent neurons that the middle IC layer normalises, after training: gates are drawn 16 "
+            "times, and dots show what is left (bars: two standard errors). Dashed: the theorem, for neurons of mean "
+            "zero, and what becomes of it when the mean is their standard deviation.",
+            figures.gates_figure(arms),
+        ),
+        (
             "Cross-entropy and the LBE term",
             "Apart, since the total loss multiplies them.",
             figures.loss_figure(arms, palette),
@@ -128,7 +141,7 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list
         ),
         (
             "Single neurons",
-            "One neuron of median variance before its ReLU, over 512 training images, before (grey) and after "
+            "One neuron of median variance before its nonlinearity, over 512 training images, before (grey) and after "
             "training; first seed. A single line: it gives every input the same value.",
             figures.neuron_figure(arms),
         ),

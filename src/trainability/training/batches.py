@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainability.data import Dataset
-from trainability.data.augment import Augmentation
+from trainability.data.augment import Augment
 from trainability.training.streams import Generators, stream
 
 
@@ -30,7 +30,7 @@ class Batches:
         data: Dataset,
         seeds: Sequence[int],
         batch_size: int,
-        augmentation: Augmentation | None = None,
+        augmentation: Augment | None = None,
         *,
         rank: int = 0,
         world: int = 1,

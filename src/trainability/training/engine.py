@@ -17,7 +17,13 @@ from trainability.layers import select
 from trainability.training.batches import Batches
 from trainability.training.devices import fabric_on
 from trainability.training.plan import Member, Plan, Strength
-from trainability.training.probe import kernel_values, neuron_histograms, predicted_kernel
+from trainability.training.probe import (
+    gates_of,
+    independence_of_inputs,
+    kernel_values,
+    neuron_histograms,
+    predicted_kernel,
+)
 from trainability.training.record import Record
 from trainability.training.stack import Stack
 from trainability.training.stack_lbe import StackLBE
@@ -228,7 +234,10 @@ class Training:
         for e, record in enumerate(self.records):
             if record.status == "training":
                 record.status = status
-                record.neurons.append(neuron_histograms(self.stack.models[e], self._probe, "after training"))
+                model = self.stack.models[e]
+                record.neurons.append(neuron_histograms(model, self._probe, "after training"))
+                record.independence.append((self.steps, independence_of_inputs(model, self._probe)))
+                record.gates = gates_of(model, self._probe)
             if self.lbe and self.members[e].lbe:
                 record.alpha = self.lbe.alpha[e].tolist()
         self.stack.remove()
@@ -280,6 +289,7 @@ class Training:
         for record, model in zip(self.records, self.stack.models, strict=True):
             record.predicted = predicted
             record.neurons.append(neuron_histograms(model, self._probe, "before training"))
+            record.independence.append((self.steps, independence_of_inputs(model, self._probe)))
 
     def _living(self) -> list[Record]:
         return [r for r, alive in zip(self.records, self.alive, strict=True) if alive]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trainability.data.augment import Augmentation
+from trainability.data.augment import Augment
 from trainability.entropy import Convention
 from trainability.moments import Neurons
 from trainability.training.optimisers import Schedule
@@ -38,7 +38,7 @@ class Plan:
     optimizer: str = "adam"
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
-    augmentation: Augmentation | None = None
+    augmentation: Augment | None = None
     convention: Convention = "paper"
     neurons: Neurons = "position"
     probes: int = 20

@@ -1,12 +1,18 @@
-"""What is looked at while a network trains: the kernel after each layer, and single neurons before and after."""
+"""What is looked at while a network trains: kernels, single neurons, and how dependent they are on one another."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainability.activations import is_weight_layer
 from trainability.errors import UnsupportedModelError
+from trainability.gates import gate_effects
+from trainability.ic import ICLayer
+from trainability.independence import independence
 from trainability.kernels import measured, predict
+from trainability.moments import samples
 from trainability.observe import observing
 from trainability.taps import Taps
 
@@ -34,8 +40,8 @@ def neuron_histograms(model: nn.Module, inputs: Tensor, when: str, bins: int = 4
 
     The neuron is that of median variance, so neither the liveliest nor a dead one.
     """
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][:-1]
-    chosen = {index: linear[index] for index in sorted({0, len(linear) // 2, len(linear) - 1})} if linear else {}
+    layers = [name for name, module in model.named_modules() if is_weight_layer(module)][:-1]
+    chosen = {index: layers[index] for index in sorted({0, len(layers) // 2, len(layers) - 1})} if layers else {}
     kept = _Kept()
     with observing(model), torch.no_grad(), Taps(model, chosen.values(), kept):
         model(inputs)
@@ -61,6 +67,60 @@ def kernel_values(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[
     """Mean square q and mean cosine c between two inputs after each layer, over 128 inputs at the most."""
     seen = {path: (q, c) for path, q, c in measured(model, inputs[:128], [p for p in layers if "#" not in p])}
     return [seen[p][0] for p in layers if p in seen], [seen[p][1] for p in layers if p in seen]
+
+
+def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> list[dict[str, Any]]:
+    """How dependent the inputs of weight layers are on one another, in training mode: of so many, evenly spaced."""
+    paths = [path for path, module in model.named_modules() if is_weight_layer(module)][1:]
+    chosen = {round(i * (len(paths) - 1) / max(1, most - 1)) for i in range(min(most, len(paths)))}
+    taken: dict[str, Tensor] = {}
+
+    def take(path: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], Tensor):
+                taken.setdefault(path, args[0].detach().clone())
+
+        return hook
+
+    handles = [model.get_submodule(paths[i]).register_forward_pre_hook(take(paths[i])) for i in sorted(chosen)]
+    try:
+        with observing(model), torch.no_grad():
+            model.train()
+            model(inputs[:256])
+    finally:
+        for handle in handles:
+            handle.remove()
+    rows = []
+    for index in sorted(chosen):
+        values = taken.get(paths[index])
+        if values is not None and len(values) > 8 and bool(values.isfinite().all()):
+            found = independence(values, most_pairs=8, most_samples=256)
+            if found is not None:
+                rows.append({"layer": index + 2, "name": paths[index], **found.to_dict()})
+    return rows
+
+
+def gates_of(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:
+    """What gates do to the two most dependent neurons that the middle IC layer normalises; nothing without one."""
+    layers = [module for module in model.modules() if isinstance(module, ICLayer)]
+    if not layers:
+        return []
+    middle = layers[len(layers) // 2]
+    kept = _Kept()
+    path = next(path for path, module in model.named_modules() if module is middle.norm)
+    with observing(model), torch.no_grad(), Taps(model, [path], kept):
+        model(inputs)
+    values = samples(kept.seen[path], "channel" if middle.kind in ("2d", "3d") else "position")
+    values = values if values.dim() == 2 else values.movedim(1, -1).flatten(0, 1)
+    values = values[:: max(1, len(values) // 512)][:, :64]
+    values = values[:, values.std(0) > 0]
+    if values.shape[1] < 2 or not bool(values.isfinite().all()):
+        return []
+    rho = torch.corrcoef(values.T).abs().triu(1)
+    rho[rho > 0.999] = 0  # copies of one another have no information that could be estimated
+    first, second = divmod(int(rho.argmax()), rho.shape[1])
+    effects = gate_effects(values[:, first], values[:, second])
+    return [{"layer": path, **effect.to_dict()} for effect in effects]
 
 
 def predicted_kernel(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]] | None:

@@ -24,6 +24,8 @@ class Record:
     predicted: tuple[list[float], list[float]] | None = None  # q and c at the start, by the weights' scale
     alpha: list[float] = field(default_factory=list)
     neurons: list[dict[str, Any]] = field(default_factory=list)
+    independence: list[tuple[int, list[dict[str, Any]]]] = field(default_factory=list)  # (step, what layers receive)
+    gates: list[dict[str, Any]] = field(default_factory=list)  # what gates do to two neurons of an IC layer
     step_ms: float | None = None  # of the stack that it trained in, over the number of its members
 
     @property

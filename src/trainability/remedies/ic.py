@@ -1,0 +1,154 @@
+"""Independent-component layers in front of the weight layers of an existing model."""
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from trainability.errors import UnsupportedModelError
+from trainability.ic import DropoutKind, ICLayer, Kind, check_keep
+from trainability.layers import Where, select
+from trainability.remedies.apply import Change, Changes, Plan
+from trainability.remedies.calls import Calls, check_free, features_in, watch_calls, weight_layers
+from trainability.remedies.rewrite import replace_module
+
+_DIMS: dict[int, Kind] = {1: "1d", 2: "2d", 3: "3d"}
+
+
+@dataclass(frozen=True)
+class IC:
+    """Put an `ICLayer`, BatchNorm and then Dropout, before each weight layer but the first.
+
+    Each weight layer gets a child ``ic`` through which its inputs go; its own parameters keep their names. Layers that
+    take the model's inputs themselves are first ones. With ``inputs`` the order is that of one call; without, that of
+    definition.
+
+    Args:
+        keep: probability of keeping an entry, in (0, 1].
+        dropout: ``"element"`` or ``"channel"`` (`ICLayer`).
+        batchnorm: ``"remove"`` takes out each BatchNorm that runs between two weight layers, since the IC layer takes
+            its place. One that feeds a weight layer directly hands over its scale, shift and statistics; of the others
+            the report says that they are dropped. ``"keep"`` leaves all.
+
+    Reference: Chen et al. (2019).
+
+    >>> from trainability import apply_
+    >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    >>> [change.path for change in apply_(model, IC(keep=0.9)).changes]
+    ['2.ic', '4.ic']
+    """
+
+    keep: float = 0.95
+    dropout: DropoutKind = "element"
+    batchnorm: Literal["remove", "keep"] = "remove"
+
+    def __post_init__(self) -> None:
+        check_keep(self.keep)
+        ICLayer(1, self.keep, dropout=self.dropout)
+        if self.batchnorm not in ("remove", "keep"):
+            raise ValueError(f"batchnorm is 'remove' or 'keep', not {self.batchnorm!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"remedy": "ic", **asdict(self)}
+
+    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
+        """Plan one change per weight layer, and one per BatchNorm that goes."""
+        calls = watch_calls(model, inputs)
+        layers, skipped = weight_layers(model, calls)
+        order = list(layers)
+        if where is None:
+            for number, path in enumerate(order):
+                if number == 0 or path in calls.from_inputs:
+                    skipped[path] = "a first weight layer: it takes the inputs"
+                    del layers[path]
+        else:
+            wanted = set(select(model, where).paths)
+            skipped |= dict.fromkeys(wanted - layers.keys() - skipped.keys(), "not a weight layer")
+            layers = {path: module for path, module in layers.items() if path in wanted}
+        norms = _norms_before(model, calls, layers, order)
+        changes: Changes = []
+        for path, module in layers.items():
+            check_free(path, module, "ic")
+            layer = self._layer(path, module, calls)
+            why = f"before {type(module).__name__}, keep {self.keep:g}"
+            fed_by = calls.fed_by.get(path)
+            if self.batchnorm == "remove" and fed_by in norms:
+                _take_over(layer, norms[fed_by])
+                why += f", with scale, shift and statistics of {fed_by}"
+            what = f"ICLayer({layer.norm.num_features}, keep={self.keep:g})"
+            changes.append((Change(f"{path}.ic", "nothing", what, why), partial(_put_before, module, layer)))
+        if self.batchnorm == "remove":
+            heirs = {calls.fed_by.get(path) for path in layers}
+            for path, norm in norms.items():
+                changes.append(
+                    (_removal(path, norm, path in heirs), partial(replace_module, model, norm, nn.Identity()))
+                )
+        return changes, skipped
+
+    def _layer(self, path: str, module: nn.Module, calls: Calls) -> ICLayer:
+        features = features_in(module)
+        assert features is not None
+        kind = _DIMS[len(module.kernel_size)] if isinstance(module, nn.modules.conv._ConvNd) else "tokens"
+        dims = len(calls.shapes[path][0]) if path in calls.shapes else None
+        if dims is not None and (dims < 2 or (kind != "tokens" and dims != len(module.kernel_size) + 2)):  # type: ignore
+            raise UnsupportedModelError(path, f"its input of shape {calls.shapes[path][0]} is no batch")
+        layer = ICLayer(features, self.keep, kind=kind, dropout=self.dropout, place=f"before {path}")
+        like = next(module.parameters())
+        return layer.to(like.device, like.dtype).train(module.training)
+
+
+def _norms_before(
+    model: nn.Module, calls: Calls, layers: dict[str, nn.Module], order: list[str]
+) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """BatchNorms that run between one of the layers and the weight layer before it."""
+    found: dict[str, nn.modules.batchnorm._BatchNorm] = {}
+    since: list[str] = []
+    for path in calls.ran:
+        module = model.get_submodule(path)
+        if path in order:
+            if path in layers:
+                found |= {p: cast(nn.modules.batchnorm._BatchNorm, model.get_submodule(p)) for p in since}
+            since = []
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not path.endswith("ic.norm"):
+            since.append(path)
+    return found
+
+
+def _take_over(layer: ICLayer, norm: nn.modules.batchnorm._BatchNorm) -> None:
+    """Let the BatchNorm of an IC layer go on where another one is."""
+    own = layer.norm
+    state = norm.state_dict()
+    own.load_state_dict({key: state.get(key, value) for key, value in own.state_dict().items()})
+    own.eps, own.momentum = norm.eps, norm.momentum
+
+
+def _removal(path: str, norm: nn.modules.batchnorm._BatchNorm, inherited: bool) -> Change:
+    weight, bias = norm.weight, norm.bias
+    trained = norm.affine and not norm.weight.is_meta and not (bool((weight == 1).all()) and bool((bias == 0).all()))
+    if inherited:
+        why = "the IC layer after it takes its place"
+    elif trained:
+        why = (
+            f"its scale ({float(weight.min()):.3g} to {float(weight.max()):.3g}) and shift "
+            f"({float(bias.min()):.3g} to {float(bias.max()):.3g}) are dropped, as they act before a nonlinearity"
+        )
+    else:
+        why = "IC layers normalise instead; its scale and shift were not trained"
+    return Change(path, type(norm).__name__, "Identity", why)
+
+
+def _put_before(module: nn.Module, layer: ICLayer) -> None:
+    module.add_module("ic", layer)
+    module.register_forward_pre_hook(_through_ic, with_kwargs=True)
+
+
+def _through_ic(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Send the input of a weight layer through its IC layer first."""
+    layer = cast(ICLayer, module.ic)
+    if args:
+        return (layer(args[0]), *args[1:]), kwargs
+    name = next(key for key, value in kwargs.items() if isinstance(value, torch.Tensor))
+    return args, {**kwargs, name: layer(kwargs[name])}

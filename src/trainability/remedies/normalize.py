@@ -1,0 +1,180 @@
+"""Normalisation of what the weight layers of an existing model return, or of their weights."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from trainability.errors import UnsupportedModelError
+from trainability.layers import Where, select
+from trainability.norms import FeatureBatchNorm, FeatureGroupNorm
+from trainability.remedies.apply import Change, Changes, Plan
+from trainability.remedies.calls import Calls, check_free, features_out, watch_calls, weight_layers
+
+Kind = Literal["batch", "layer", "weight", "group"]
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Normalise after each weight layer but the last, and so before each nonlinearity of a plain network.
+
+    Each weight layer gets a child ``norm`` through which its outputs go; its own parameters keep their names. Under
+    ``"weight"`` the weight is written as length times direction instead (`torch.nn.utils.parametrize`).
+
+    Args:
+        kind: ``"batch"``: over the batch, each feature by itself. ``"layer"``: over the features of a sample, and of a
+            token; of maps over channels and positions. ``"group"``: the same within groups of channels.
+            ``"weight"``: the length of each neuron's weight is learned apart from its direction.
+        groups: of ``"group"``; by default as many as leave 16 features to each, or the nearest that divides them.
+
+    A layer that a normalisation follows already is left alone. With ``inputs`` the order is that of one call; without,
+    that of definition.
+
+    Reference: Ioffe and Szegedy (2015); Ba, Kiros and Hinton (2016); Salimans and Kingma (2016); Wu and He (2018).
+
+    >>> from trainability import apply_
+    >>> model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+    >>> [change.after for change in apply_(model, Normalize("group")).changes]
+    ['FeatureGroupNorm(2, 32)', 'FeatureGroupNorm(2, 32)']
+    """
+
+    kind: Kind = "batch"
+    groups: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind is {self.kind!r}; choose from {', '.join(map(repr, get_args(Kind)))}")
+        if self.groups is not None and (self.kind != "group" or self.groups < 1):
+            raise ValueError(f"groups belongs to kind 'group' and is at least 1, not {self.groups} for {self.kind!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"remedy": "normalize", **asdict(self)}
+
+    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
+        """Plan one change per weight layer."""
+        calls = watch_calls(model, inputs)
+        layers, skipped = weight_layers(model, calls)
+        if where is None:
+            last = {path for path in layers if path in calls.final} or set(list(layers)[-1:])
+            skipped |= dict.fromkeys(last, "it gives the output of the model")
+        else:
+            wanted = set(select(model, where).paths)
+            skipped |= dict.fromkeys(wanted - layers.keys() - skipped.keys(), "not a weight layer")
+            last = layers.keys() - wanted
+        changes: Changes = []
+        for path, module in layers.items():
+            if path in last:
+                continue
+            if self.kind == "weight":
+                changes.append(_weight_norm(model, path, module))
+            elif (follower := _norm_after(model, calls, path)) is not None:
+                skipped[path] = f"{follower} normalises it already"
+            else:
+                check_free(path, module, "norm")
+                norm, what = self._norm(path, module)
+                change = Change(f"{path}.norm", "nothing", what, f"after {type(module).__name__}")
+                changes.append((change, partial(_put_after, module, norm)))
+        return changes, skipped
+
+    def _norm(self, path: str, module: nn.Module) -> tuple[nn.Module, str]:
+        features = features_out(module)
+        maps = isinstance(module, nn.modules.conv._ConvNd)
+        norm: nn.Module
+        if self.kind == "batch":
+            norm = FeatureBatchNorm(features, last=not maps, place=f"after {path}")
+            what = f"FeatureBatchNorm({features})"
+        elif self.kind == "layer" and not maps:
+            norm, what = nn.LayerNorm(features), f"LayerNorm({features})"
+        else:
+            groups = 1 if self.kind == "layer" else self.groups or features // math.gcd(features, 16)
+            if features % groups or (not maps and groups == features > 1):
+                raise UnsupportedModelError(
+                    path,
+                    f"its {features} features do not make {groups} groups"
+                    + (" of two or more, and one by itself would always be 0" if features == groups else ""),
+                )
+            norm = nn.GroupNorm(groups, features) if maps else FeatureGroupNorm(groups, features)
+            what = f"{type(norm).__name__}({groups}, {features})"
+        like = next(module.parameters())
+        return norm.to(like.device, like.dtype).train(module.training), what
+
+
+class WeightNorm(nn.Module):
+    """A weight as length times direction, one length per neuron, for `torch.nn.utils.parametrize`.
+
+    It is what `torch.nn.utils.parametrizations.weight_norm` computes, of operations that `torch.vmap` knows.
+
+    >>> layer = nn.Linear(4, 3)
+    >>> parametrize.register_parametrization(layer, "weight", WeightNorm(0)).parametrizations.weight.original0.shape
+    torch.Size([3, 1])
+    """
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs  # the dimension of the neurons
+
+    def forward(self, length: Tensor, direction: Tensor) -> Tensor:
+        """Return the weight."""
+        return direction * (length / self._length(direction))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a weight apart."""
+        return self._length(weight), weight
+
+    def _length(self, weight: Tensor) -> Tensor:
+        others = [d for d in range(weight.dim()) if d != self.outputs]
+        length: Tensor = torch.linalg.vector_norm(weight, dim=others, keepdim=True)
+        return length
+
+
+def _norm_after(model: nn.Module, calls: Calls, path: str) -> str | None:
+    """A normalisation that takes what a layer returns."""
+    after = [p for p, maker in calls.fed_by.items() if maker == path]
+    return next((p for p in after if isinstance(model.get_submodule(p), _NORMS)), None)
+
+
+def _put_after(module: nn.Module, norm: nn.Module) -> None:
+    module.add_module("norm", norm)
+    module.register_forward_hook(_through_norm)
+
+
+def _through_norm(module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+    """Send the output of a weight layer through its normalisation."""
+    normalised: Tensor = cast(nn.Module, module.norm)(output)
+    return normalised
+
+
+def _weight_norm(model: nn.Module, path: str, module: nn.Module) -> tuple[Change, Callable[[], None]]:
+    if parametrize.is_parametrized(module, "weight"):
+        raise UnsupportedModelError(path, "its weight is parametrised already")
+    weight = module._parameters.get("weight")
+    names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is weight and weight is not None]
+    others = [name for name in names if model.get_submodule(name.rpartition(".")[0]) is not module]
+    if weight is None or others:
+        raise UnsupportedModelError(
+            path,
+            f"its weight is also {others[0]}, and a parametrised one would no longer be; leave it out with where="
+            if others
+            else "it has no weight of its own",
+        )
+    outputs = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) or hasattr(module, "nf") else 0
+    change = Change(path, "weight", "length × direction", "weight normalisation, one length per neuron")
+    return change, partial(_parametrise, module, outputs)
+
+
+def _parametrise(module: nn.Module, outputs: int) -> None:
+    mode = module.training
+    parametrize.register_parametrization(module, "weight", WeightNorm(outputs))
+    module.train(mode)

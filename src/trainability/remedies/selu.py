@@ -1,0 +1,107 @@
+"""Self-normalising networks: SELU in the place of the activations of an existing model."""
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal
+
+from torch import fx, nn
+
+from trainability.activations import find_activation_calls, is_nonlinearity
+from trainability.layers import Where, select
+from trainability.remedies.apply import Change, Changes, Plan
+from trainability.remedies.init import Init
+from trainability.remedies.rewrite import RewrittenForward, activation_calls, replace_call, replace_module, trace
+
+_GATES = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.LogSigmoid)
+_GATE_NAMES = {"sigmoid", "tanh", "hardsigmoid", "logsigmoid", "erf", "atan", "sin", "glu"}
+
+
+@dataclass(frozen=True)
+class SELU:
+    """Replace activations by SELU, and draw weights of variance 1 / fan-in, under which mean 0 and variance 1 are kept.
+
+    Activations that are modules are replaced; those that are called as functions are, too, by rewriting the forward
+    of the module that calls them, for which ``inputs`` are needed. Bounded ones (sigmoid, tanh), which may be gates,
+    are left alone unless ``where`` names them.
+
+    Args:
+        init: ``"lecun"``, Gaussian weights of variance 1 / fan-in and no biases, or None, which keeps the weights.
+
+    Reference: Klambauer et al. (2017).
+
+    >>> from trainability import apply_
+    >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    >>> report = apply_(model, SELU())
+    >>> model[1]
+    SELU()
+    """
+
+    init: Literal["lecun"] | None = "lecun"
+
+    def __post_init__(self) -> None:
+        if self.init not in ("lecun", None):
+            raise ValueError(f"init is 'lecun' or None, not {self.init!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"remedy": "selu", **asdict(self)}
+
+    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
+        """Plan one change per activation, and one per weight layer."""
+        selection = select(model, where, inputs=inputs)
+        skipped = dict(selection.skipped) if where is not None else {}
+        activations: Changes = []
+        for path in selection.paths:
+            module = model.get_submodule(path)
+            if not is_nonlinearity(module):
+                if where is not None:
+                    skipped[path] = f"{type(module).__name__} is no activation"
+            elif isinstance(module, nn.SELU):
+                skipped[path] = "it is SELU already"
+            elif isinstance(module, _GATES) and where is None:
+                skipped[path] = f"{type(module).__name__} may be a gate; name it with where= if it is not"
+            else:
+                change = Change(path, type(module).__name__, "SELU", "it keeps mean 0 and variance 1")
+                activations.append((change, partial(replace_module, model, module, nn.SELU())))
+        if where is None:
+            activations += self._called(model, inputs, skipped)
+        if not activations:
+            return [], skipped
+        for path, module in model.named_modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+                skipped[path] = f"{type(module).__name__} moves mean and variance, which AlphaDropout keeps"
+        weights = Init("lecun").plan(model, None, inputs) if self.init else ([], {})
+        return [*weights[0], *activations], {**weights[1], **skipped}
+
+    def _called(self, model: nn.Module, inputs: Any, skipped: dict[str, str]) -> Changes:
+        """Changes of the activations that are called as functions."""
+        calls = find_activation_calls(model, inputs)
+        if calls is None or not (calls.callers or calls.at):
+            return []
+        if inputs is None:
+            raise ValueError(
+                "activations are called as functions in this model, and to replace them it has to run: "
+                "apply_(model, remedy, inputs=x)"
+            )
+        changes: Changes = []
+        for path in sorted(calls.callers):
+            module = model.get_submodule(path)
+            graphs = trace(model, path, inputs)
+            replaced: list[str] = []
+            for graph in graphs.values():
+                names = [(node, name) for node, name in activation_calls(graph) if name not in _GATE_NAMES]
+                for node, _ in names:
+                    replace_call(graph, path, node, "selu", (node.args[0],))
+                graph.lint()
+                replaced = [name for _, name in names]
+            if replaced:
+                change = Change(f"{path}.selu".lstrip("."), ", ".join(replaced), "SELU", "called in its forward")
+                changes.append((change, partial(_rewrite, module, graphs)))
+            else:
+                skipped[path] = "the functions that its forward calls may be gates"
+        return changes
+
+
+def _rewrite(module: nn.Module, graphs: dict[bool, fx.Graph]) -> None:
+    module.add_module("selu", nn.SELU().train(module.training))
+    module.forward = RewrittenForward(module, graphs)
