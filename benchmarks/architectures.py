@@ -1,9 +1,10 @@
-"""Which architectures of the transformers library can be read, and what is named where one cannot.
+"""Which architectures of the transformers library can be read and rewired, and what is named where one cannot.
 
     python benchmarks/architectures.py --out docs/architectures.md
 
 Models are small ones with random weights, made from their configurations; nothing is downloaded. For those that are
-read, what `apply_(model, DKS(zeta, batchnorm="remove"))` says of them is there too.
+read, what `apply_(model, DKS(zeta, batchnorm="remove"))` says of them is there too. A second table says what becomes of
+them with IC layers, LayerNorm and SELU: how many changes, and whether they still train a step.
 """
 
 import argparse
@@ -79,6 +80,41 @@ def row(name: str, make: Callable[[], tuple[torch.nn.Module, Any]]) -> str:
     return f"| {name} | {found}, depth {graph.depth} | {shaped} |"
 
 
+def rewired(name: str, make: Callable[[], tuple[torch.nn.Module, Any]]) -> str:
+    cells = []
+    for remedy in (tr.IC(keep=0.9), tr.Normalize("layer"), tr.SELU()):
+        torch.manual_seed(0)
+        try:
+            model, inputs = make()
+            report = tr.apply_(model, remedy, inputs=inputs)
+            cells.append(f"{len(report.changes)} changes, {len(report.skipped)} skipped; {trained(model, inputs)}")
+        except ValueError as error:
+            lines = str(error).splitlines()
+            cells.append("refused: " + ": ".join([lines[0].partition(") ")[2] or lines[0], *lines[2:3]]))
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def trained(model: torch.nn.Module, inputs: Any) -> str:
+    """Train one step, and say whether it moved the outputs and reached what is new."""
+    model.train()
+    new = [p for path, p in model.named_parameters() if ".ic." in path or ".norm." in path]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    outputs = first(model(**inputs))
+    loss = (outputs - torch.randn_like(outputs)).square().mean()
+    loss.backward()
+    reached = sum(p.grad is not None for p in new)
+    before = first(model.eval()(**inputs)).detach()
+    optimizer.step()
+    moved = not torch.equal(before, first(model(**inputs)).detach())
+    works = bool(loss.isfinite()) and moved
+    left = f", {len(new) - reached} of {len(new)} new parameters without a gradient" if reached < len(new) else ""
+    return ("trains a step" if works else "does not train") + left
+
+
+def first(outputs: Any) -> torch.Tensor:
+    return next(value for value in outputs.values() if isinstance(value, torch.Tensor))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
@@ -87,10 +123,14 @@ def main() -> None:
 
     rows = [row(name, make) for name, make in models().items()]
     table = "\n".join(["| model | `read` | `DKS(zeta=1.1)` |", "| --- | --- | --- |", *rows])
+    head = ['| model | `IC(keep=0.9)` | `Normalize("layer")` | `SELU()` |', "| --- | --- | --- | --- |"]
+    second = "\n".join([*head, *(rewired(name, make) for name, make in models().items())])
     text = (
         "# Architectures that nobody here wrote\n\n"
         f"Small models of transformers {transformers.__version__} with random weights, torch {torch.__version__}; "
-        "`python benchmarks/architectures.py --out docs/architectures.md` writes this page.\n\n" + table + "\n"
+        "`python benchmarks/architectures.py --out docs/architectures.md` writes this page.\n\n" + table + "\n\n"
+        "## Rewired\n\n"
+        "What `apply_` changes, and what the model does then in training mode on a batch of two.\n\n" + second + "\n"
     )
     print(text)
     if args.out:

@@ -67,3 +67,27 @@ def test_gates_and_attention_are_refused_by_name(kind, settings, path):
     with pytest.raises(tr.UnsupportedModelError) as caught:
         read(model, inputs)
     assert caught.value.path == path
+
+
+@pytest.mark.parametrize("remedy", [tr.IC(keep=0.9), tr.SELU(init=None)])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("ResNet", {"embedding_size": 16, "layer_type": "basic", **STAGES}),
+        ("MobileNetV1", {"depth_multiplier": 0.25}),
+        ("ConvNext", {"num_stages": 2, **STAGES}),
+        ("ViT", {"image_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}),
+    ],
+)
+def test_models_are_rewired_train_and_are_put_back(kind, settings, remedy):
+    model, inputs = model_of(kind, **settings)
+    model.eval()
+    before, expected = copy.deepcopy(model.state_dict()), model(**inputs).last_hidden_state
+    report = tr.apply_(model, remedy, inputs=inputs)
+    changed = model(**inputs).last_hidden_state
+    assert not torch.allclose(changed, expected, atol=1e-3)
+    model.train()(**inputs).last_hidden_state.square().mean().backward()
+    report.undo()
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert torch.equal(model.eval()(**inputs).last_hidden_state, expected)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from trainability.data import PLN, DataError, cifar, load, per_location_normalise
+from trainability.data import PLN, DataError, FolderOptions, cifar, load, per_location_normalise
 from trainability.data import load as load_function
-from trainability.data.augment import Augmentation
+from trainability.data.augment import Augmentation, CropFlip, usual
 
 MODULE = sys.modules[load_function.__module__]
 
@@ -281,3 +281,87 @@ def test_a_run_without_validation_has_test_accuracies_alone(tmp_path):
     assert all(r["val_accuracy"] is None and r["test_accuracy"] > 0 for r in results)
     with pytest.raises(ValueError, match="goes by validation accuracy"):
         Recipe(data={"held_out": 0}, epochs=2, schedule={"kind": "plateau"})
+
+
+def test_crops_are_windows_of_the_padded_image_and_half_are_mirrored():
+    images = torch.rand(400, 3, 6, 5) + 0.1
+    out = CropFlip(padding=2)(images, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    counts = {}
+    for image, source in zip(out, padded, strict=True):
+        found = [
+            (flip, row, column)
+            for flip in (False, True)
+            for row in range(5)
+            for column in range(5)
+            if torch.equal(image.flip(-1) if flip else image, source[:, row : row + 6, column : column + 5])
+        ]
+        assert found
+        counts[found[0]] = counts.get(found[0], 0) + 1
+    assert len(counts) == 50  # every window, in both directions
+    assert 150 < sum(n for (flip, _, _), n in counts.items() if flip) < 250
+    assert torch.equal(CropFlip(0, flip=False)(images, torch.Generator()), images)
+    assert isinstance(usual("cifar10"), CropFlip)
+    assert usual("fashion-mnist").flip
+    assert not usual("mnist").flip
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+
+    def paint(path, colour, size=(20, 10)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", size, colour).save(path)
+
+    for number, name in enumerate(("ant", "bee", "cat")):
+        for k in range(6):
+            paint(tmp_path / "train" / name / "images" / f"{k}.png", (80 * number, 10 * k, 7))
+    return tmp_path, paint
+
+
+def test_a_folder_of_images_is_a_data_set(pictures):
+    folder, paint = pictures
+    for number, name in enumerate(("ant", "bee", "cat")):
+        paint(folder / "val" / name / "x.png", (80 * number, 255, 7), (8, 30))
+    data = load("folder", folder, images=FolderOptions(8), held_out=2)
+    assert (data.classes, data.shape, len(data.train), len(data.val), len(data.test)) == (3, (3, 8, 8), 16, 2, 3)
+    assert data.test.images[:, :, 4, 4].tolist() == [[0, 255, 7], [80, 255, 7], [160, 255, 7]]
+    assert torch.equal(data.train.images[:, 0, 0, 0].long(), 80 * data.train.labels)
+    some = load("folder", folder, images=FolderOptions(8, classes=2, per_class=3), held_out=0)
+    assert (some.classes, len(some.train), len(some.test)) == (2, 6, 2)
+
+
+def test_a_folder_in_the_layout_of_tiny_imagenet(pictures):
+    folder, paint = pictures
+    paint(folder / "val" / "images" / "v0.png", (1, 2, 3))
+    paint(folder / "val" / "images" / "v1.png", (4, 5, 6))
+    (folder / "val" / "val_annotations.txt").write_text("v0.png\tcat\t0\t0\t1\t1\nv1.png\tant\t0\t0\t1\t1\n")
+    data = load("folder", folder, images=FolderOptions(4), held_out=0)
+    assert data.test.labels.tolist() == [2, 0]
+    assert data.test.images[:, :, 0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_folder_without_test_images_gives_some_of_its_own(pictures):
+    folder, _ = pictures
+    data = load("folder", folder / "train", images=FolderOptions(4))
+    assert (len(data.train), len(data.val), len(data.test)) == (16, 1, 1)
+
+
+def test_folders_that_cannot_be_read(pictures):
+    folder, _ = pictures
+    with pytest.raises(DataError, match="needs the folder itself"):
+        load("folder")
+    with pytest.raises(DataError, match="is no folder"):
+        load("folder", folder / "nothing")
+    with pytest.raises(DataError, match="one folder of images per class, and has 1"):
+        load("folder", folder / "train" / "ant")
+    with pytest.raises(DataError, match="has 3 classes, not 4"):
+        load("folder", folder, images=FolderOptions(classes=4))
+    with pytest.raises(DataError, match="per_class must be at least 1"):
+        FolderOptions(per_class=0)
+    with pytest.raises(DataError, match="belong to data: folder"):
+        load("digits", images=FolderOptions())
+    (folder / "train" / "bee" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"broken\.png cannot be read as an image"):
+        load("folder", folder)

@@ -23,13 +23,17 @@ from trainability.training.runtime import tune_allocator
 
 def compare_command(
     data: Annotated[
-        str | None, typer.Option(help="digits, mnist, fashion-mnist, cifar10 or cifar100. Default digits.")
+        str | None,
+        typer.Option(help="digits, mnist, fashion-mnist, cifar10, cifar100, or folder, of images. Default digits."),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
     hub: Annotated[bool | None, typer.Option("--hub", help="Take the data from the Hugging Face hub.")] = None,
     held_out: Annotated[
         int | None, typer.Option(help="Training samples held out for validation. Default 10,000; 360 of digits.")
     ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Of a folder: pixels of each side. Default 64.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Of a folder: the first so many classes. Default all.")] = None,
+    per_class: Annotated[int | None, typer.Option(help="Of a folder: training images per class. Default all.")] = None,
     model: Annotated[
         str | None,
         typer.Option(help="fnn, fully connected; cnn, convolutional; resnet, of the CIFAR family. Default fnn."),
@@ -57,7 +61,8 @@ def compare_command(
     keep: Annotated[float | None, typer.Option(help="IC: probability of keeping an entry. Default 0.95.")] = None,
     zeta: Annotated[float | None, typer.Option(help="DKS: largest C'(1). Default 1.5.")] = None,
     augment: Annotated[
-        bool | None, typer.Option("--augment", help="Random affine maps, brightness and contrast.")
+        bool | None,
+        typer.Option("--augment", help="Affine maps of digits; crops and mirroring of photographs."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default cpu.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of these settings; flags win over it.")] = None,
@@ -72,6 +77,9 @@ def compare_command(
         "data_dir": data_dir,
         "hub": hub,
         "held_out": held_out,
+        "image_size": image_size,
+        "classes": classes,
+        "per_class": per_class,
         "model": model,
         "nonlinearity": nonlinearity,
         "depth": split(depth),
@@ -96,7 +104,9 @@ def compare_command(
     try:
         settings = configure({key: value for key, value in given.items() if value is not None}, config)
         check_device(settings.device)
-        dataset = load(settings.data, settings.data_dir, hub=settings.hub, held_out=settings.held_out)
+        dataset = load(
+            settings.data, settings.data_dir, hub=settings.hub, held_out=settings.held_out, images=settings.images()
+        )
         if settings.batch_size > len(dataset.train):
             raise ConfigError(
                 f"batch_size: {settings.batch_size} is more than the {len(dataset.train)} training samples"

@@ -2,7 +2,18 @@
 
 from trainability.data.dataset import Dataset, Split
 from trainability.data.errors import DataError
+from trainability.data.folder import FolderOptions
 from trainability.data.load import NAMES, check_name, load
 from trainability.data.pln import PLN, per_location_normalise
 
-__all__ = ["NAMES", "PLN", "DataError", "Dataset", "Split", "check_name", "load", "per_location_normalise"]
+__all__ = [
+    "NAMES",
+    "PLN",
+    "DataError",
+    "Dataset",
+    "FolderOptions",
+    "Split",
+    "check_name",
+    "load",
+    "per_location_normalise",
+]

@@ -12,6 +12,7 @@ from torch import Tensor
 from trainability.data.cifar import CIFAR, official, read_cifar
 from trainability.data.dataset import Dataset, Split, split
 from trainability.data.errors import DataError
+from trainability.data.folder import FolderOptions, read_folder
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ _IDX = {
     ),
 }
 
-NAMES = ("digits", *_IDX, *CIFAR)
+NAMES = ("digits", *_IDX, *CIFAR, "folder")
 
 
 def check_name(name: str) -> str:
@@ -83,18 +84,22 @@ def load(
     split_seed: int = 0,
     pln: bool = False,
     held_out: int | None = None,
+    images: FolderOptions | None = None,
 ) -> Dataset:
     """Load a data set with a seeded validation split.
 
     Args:
         name: ``"digits"`` (scikit-learn's 1,797 images of 8×8; needs no files), ``"mnist"``, ``"fashion-mnist"``,
-            ``"cifar10"`` or ``"cifar100"``.
+            ``"cifar10"``, ``"cifar100"``, or ``"folder"``: images of one's own, in ``DIR/train/CLASS/`` and
+            ``DIR/val/CLASS/``; without the second as many as are held out are kept for testing, too.
         data_dir: folder of the official files, such as ``DIR/MNIST/raw/train-images-idx3-ubyte.gz`` or
             ``DIR/cifar-10-batches-py/data_batch_1``; checksums are verified.
         hub: take them from the Hugging Face hub instead (needs ``trainability[hub]``).
         split_seed: seed of the validation split, and of the 360 images of digits that are kept for testing.
         pln: per-location normalisation of the inputs.
-        held_out: how many of the training images are held out for validation: by default 10,000, and 360 of digits.
+        held_out: how many of the training images are held out for validation: by default 10,000, 360 of digits,
+            and a tenth of a folder.
+        images: of a folder: the size of its images, how many classes, and how many training images of each.
 
     Raises:
         DataError: an unknown name, or a file that is missing or damaged.
@@ -103,7 +108,20 @@ def load(
     >>> digits.shape, len(digits.train), len(digits.val), len(digits.test)
     ((1, 8, 8), 1077, 360, 360)
     """
+    if images is not None and name != "folder":
+        raise DataError(f"image_size, classes and per_class belong to data: folder, not to {name}")
+    if name == "folder":
+        return replace(_folder(data_dir, hub, split_seed, held_out, images or FolderOptions()), pln=pln)
     return replace(_load(name, data_dir, hub, split_seed, held_out), pln=pln)
+
+
+def _folder(data_dir: Path | str | None, hub: bool, seed: int, held_out: int | None, options: FolderOptions) -> Dataset:
+    if hub or data_dir is None:
+        raise DataError("data: folder needs the folder itself (--data-dir DIR, in a recipe data.dir), and no hub")
+    classes, train, test = read_folder(Path(data_dir), options)
+    held_out = len(train) // 10 if held_out is None else held_out
+    tested = 0 if test is not None else max(1, len(train) // 10)
+    return split("folder", classes, train, test, held_out, str(data_dir), seed, tested=tested)
 
 
 def _load(name: str, data_dir: Path | str | None, hub: bool, split_seed: int, held_out: int | None) -> Dataset:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from trainability.data import check_name
+from trainability.data import FolderOptions, check_name
 from trainability.experiments.arms import arm
 from trainability.experiments.validate import read_yaml, validated
 from trainability.models import ACTIVATIONS
@@ -22,6 +22,9 @@ class CompareConfig(BaseModel):
     data_dir: Path | None = None
     hub: bool = False
     held_out: Annotated[int, Field(ge=0)] | None = None
+    image_size: PositiveInt | None = None
+    classes: PositiveInt | None = None
+    per_class: PositiveInt | None = None
     model: Literal["fnn", "cnn", "resnet"] = "fnn"
     nonlinearity: str = "relu"
     depth: tuple[PositiveInt, ...] = (30,)
@@ -67,8 +70,16 @@ class CompareConfig(BaseModel):
             raise ValueError(f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}")
         return value
 
+    def images(self) -> FolderOptions | None:
+        """What is taken of a folder; None for another data set."""
+        if self.data != "folder":
+            return None
+        return FolderOptions(self.image_size or FolderOptions.image_size, self.classes, self.per_class)
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.data != "folder" and (self.image_size or self.classes or self.per_class):
+            raise ValueError("image_size, classes and per_class belong to data: folder")
         if self.strides and self.model != "cnn":
             raise ValueError("strides belong to model: cnn")
         for name in self.remedies:

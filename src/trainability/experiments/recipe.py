@@ -86,7 +86,7 @@ class Recipe(Settings):
 
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()
-    init: Literal["default", "he", "orthogonal", "delta-orthogonal", "suo", "lsuv"] = "default"
+    init: Literal["default", "he", "lecun", "orthogonal", "delta-orthogonal", "suo", "lsuv"] = "default"
     remedy: RemedyRecipe | None = None
     lbe: LBERecipe | None = None
     optimizer: OptimizerRecipe = OptimizerRecipe()
@@ -135,11 +135,11 @@ class Recipe(Settings):
             raise ValueError(
                 f"schedule.milestones: {max(self.schedule.milestones)} is not within the {self.epochs} epochs"
             )
-        if self.remedy and self.init != "default":
+        if self.remedy and self.remedy.sets_weights and self.init != "default":
             raise ValueError(
                 f"init: {self.init} would be undone by the weights of remedy: {self.remedy.name}; leave it out"
             )
-        if self.remedy and self.model.batchnorm:
+        if self.remedy and self.remedy.shapes and self.model.batchnorm:
             raise ValueError(f"remedy: {self.remedy.name} does not go with BatchNorm; set model.batchnorm: false")
         if self.schedule.warmup >= self.epochs:
             raise ValueError(f"schedule.warmup: {self.schedule.warmup:g} is not within the {self.epochs} epochs")

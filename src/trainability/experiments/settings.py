@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from trainability.data import check_name
+from trainability.data import FolderOptions, check_name
 from trainability.models import ACTIVATIONS
-from trainability.remedies import DKS, EOC, TAT, Remedy
+from trainability.models.resnet import Unit
+from trainability.remedies import DKS, EOC, IC, SELU, TAT, Normalize, Remedy, Residual
+from trainability.remedies.normalize import Kind as NormalizeKind
 from trainability.training import optimisers
 
 Positive = Annotated[int, Field(ge=1)]
@@ -28,6 +30,9 @@ class DataRecipe(Settings):
     dir: Path | None = None
     hub: bool = False
     held_out: Annotated[int, Field(ge=0)] | None = None
+    image_size: Positive | None = None
+    classes: Positive | None = None
+    per_class: Positive | None = None
     augment: bool = False
     pln: bool = False
 
@@ -35,6 +40,18 @@ class DataRecipe(Settings):
     @classmethod
     def _known(cls, value: str) -> str:
         return check_name(value)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.name != "folder" and (self.image_size or self.classes or self.per_class):
+            raise ValueError("image_size, classes and per_class belong to name: folder")
+        return self
+
+    def images(self) -> FolderOptions | None:
+        """What is taken of a folder; None for another data set."""
+        if self.name != "folder":
+            return None
+        return FolderOptions(self.image_size or FolderOptions.image_size, self.classes, self.per_class)
 
 
 class ModelRecipe(Settings):
@@ -47,6 +64,8 @@ class ModelRecipe(Settings):
     batchnorm: bool = False
     residual: bool = False
     strides: Annotated[int, Field(ge=0)] = 0
+    unit: Unit = "baseline"
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.95
 
     @field_validator("nonlinearity")
     @classmethod
@@ -61,15 +80,42 @@ class ModelRecipe(Settings):
             raise ValueError("strides belong to name: cnn")
         if self.residual and self.name == "cnn":
             raise ValueError("residual belongs to name: fnn or resnet")
+        if self.unit != "baseline" and (self.name != "resnet" or not self.residual or not self.batchnorm):
+            raise ValueError(f"unit: {self.unit} belongs to name: resnet with residual: true and batchnorm: true")
         if self.name == "resnet" and (self.depth < 8 or (self.depth - 2) % 6):
             raise ValueError(f"a resnet has depth 6n + 2, such as 26, 74 or 152 (it is {self.depth})")
         return self
 
 
-class RemedyRecipe(Settings):
-    """Shaped activations, sums and weights."""
+_SHAPING = ("tat", "dks", "eoc")
+_NORMALIZE: dict[str, NormalizeKind] = {
+    "batchnorm": "batch",
+    "layernorm": "layer",
+    "groupnorm": "group",
+    "weightnorm": "weight",
+}
 
-    name: Literal["tat", "dks", "eoc"]
+
+class RemedyRecipe(Settings):
+    """A change of the network: shaping, IC layers, normalisation, SELU or shortcuts."""
+
+    name: Literal[
+        "tat",
+        "dks",
+        "eoc",
+        "ic",
+        "selu",
+        "batchnorm",
+        "layernorm",
+        "groupnorm",
+        "weightnorm",
+        "residual",
+        "rezero",
+        "skipinit",
+        "fixup",
+    ]
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.95
+    dropout: Literal["element", "channel"] = "element"
     eta: Annotated[float, Field(gt=0, lt=1)] = 0.9
     tau: Rate = 0.3
     zeta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
@@ -77,8 +123,13 @@ class RemedyRecipe(Settings):
 
     @model_validator(mode="after")
     def _its_own(self) -> Self:
-        defaults = {"eta": 0.9, "tau": 0.3, "zeta": 1.5}
-        takes = {"tat": ("eta", "tau"), "dks": ("zeta",), "eoc": ()}[self.name]
+        defaults = {name: field.default for name, field in type(self).model_fields.items() if name != "name"}
+        takes = {
+            "tat": ("eta", "tau", "shortcut"),
+            "dks": ("zeta", "shortcut"),
+            "eoc": ("shortcut",),
+            "ic": ("keep", "dropout"),
+        }.get(self.name, ())
         other = [key for key, value in defaults.items() if key not in takes and getattr(self, key) != value]
         if other:
             raise ValueError(f"{self.name} takes no {', '.join(other)}")
@@ -86,9 +137,32 @@ class RemedyRecipe(Settings):
 
     def remedy(self) -> Remedy:
         """The remedy of that name with its settings."""
-        if self.name == "tat":
-            return TAT(eta=self.eta, tau=self.tau, shortcut=self.shortcut)
-        return DKS(zeta=self.zeta, shortcut=self.shortcut) if self.name == "dks" else EOC(shortcut=self.shortcut)
+        match self.name:
+            case "tat":
+                return TAT(eta=self.eta, tau=self.tau, shortcut=self.shortcut)
+            case "dks":
+                return DKS(zeta=self.zeta, shortcut=self.shortcut)
+            case "eoc":
+                return EOC(shortcut=self.shortcut)
+            case "ic":
+                return IC(keep=self.keep, dropout=self.dropout)
+            case "selu":
+                return SELU()
+            case "residual":
+                return Residual()
+            case "rezero" | "skipinit" | "fixup":
+                return Residual(self.name)
+        return Normalize(_NORMALIZE[self.name])
+
+    @property
+    def shapes(self) -> bool:
+        """Whether it is one that BatchNorm would undo."""
+        return self.name in _SHAPING
+
+    @property
+    def sets_weights(self) -> bool:
+        """Whether it draws the weights itself."""
+        return self.shapes or self.name in ("selu", "fixup")
 
 
 class LBERecipe(Settings):

@@ -73,7 +73,14 @@ def architecture(recipe: Recipe, data: Dataset) -> nn.Module:
         options |= {"batchnorm": shape.batchnorm, "strides": shape.strides}
         return cnn(plain, shape.depth, shape.width, data.classes, **options)
     if shape.name == "resnet":
-        options |= {"in_channels": channels, "width": shape.width, "shortcuts": shape.residual, "norm": shape.batchnorm}
+        options |= {
+            "in_channels": channels,
+            "width": shape.width,
+            "shortcuts": shape.residual,
+            "norm": shape.batchnorm,
+            "unit": shape.unit,
+            "keep": shape.keep,
+        }
         return resnet(shape.depth, data.classes, **options)
     options |= {"batchnorm": shape.batchnorm, "residual": shape.residual}
     return fnn(channels * height * width, shape.depth, shape.width, data.classes, **options)
@@ -150,7 +157,7 @@ def member_bytes(recipe: Recipe, data: Dataset, device: torch.device) -> int:
 def load_data(recipe: Recipe) -> Dataset:
     """The data set of a recipe."""
     data = recipe.data
-    return load(data.name, data.dir, hub=data.hub, pln=data.pln, held_out=data.held_out)
+    return load(data.name, data.dir, hub=data.hub, pln=data.pln, held_out=data.held_out, images=data.images())
 
 
 def open_fabric(recipe: Recipe) -> "Fabric":

@@ -10,6 +10,8 @@ from torch import nn
 from trainability.layers import Selection, Where, select
 from trainability.observe import unwrap
 
+_SHOWN = 8  # reasons, in an error
+
 
 @dataclass(frozen=True)
 class Change:
@@ -128,8 +130,9 @@ def apply_(
     model = unwrap(model)
     planned, skipped = remedy.plan(model, where, inputs)
     if not planned:
-        reasons = "".join(f"\n{path}: {reason}" for path, reason in skipped.items())
-        raise ValueError(f"{remedy} found nothing to change in {type(model).__name__}{reasons}")
+        reasons = [f"\n{path or 'the model'}: {reason}" for path, reason in skipped.items()]
+        more = f"\nand {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+        raise ValueError(f"{remedy} found nothing to change in {type(model).__name__}{''.join(reasons[:_SHOWN])}{more}")
     changes = tuple(change for change, _ in planned)
     if dry_run:
         return Report(remedy, changes, skipped, applied=False)

@@ -32,7 +32,7 @@ def watch_calls(model: nn.Module, inputs: Any) -> Calls:
 
 
 def _by_definition(model: nn.Module) -> Calls:
-    paths = [path for path, _ in model.named_modules() if path]
+    paths = [path for path, _ in model.named_modules()]
     fed_by: dict[str, str] = {}
     for path, module in model.named_modules():
         if type(module).forward is nn.Sequential.forward:
@@ -79,9 +79,8 @@ def _by_running(model: nn.Module, inputs: Any) -> Calls:
         with observing(model), torch.no_grad():
             model.eval()
             for path, module in model.named_modules():
-                if path:
-                    handles.append(module.register_forward_pre_hook(before(path), with_kwargs=True))
-                    handles.append(module.register_forward_hook(after(path)))
+                handles.append(module.register_forward_pre_hook(before(path), with_kwargs=True))
+                handles.append(module.register_forward_hook(after(path)))
             output = call(model, inputs)
     finally:
         for handle in handles:
@@ -116,7 +115,8 @@ def weight_layers(model: nn.Module, calls: Calls) -> tuple[dict[str, nn.Module],
     for path, module in modules.items():
         check_not_quantised(path, module)
         parent = modules.get(path.rpartition(".")[0])
-        if isinstance(parent, nn.MultiheadAttention) and found.pop(path, None) is not None:
+        if isinstance(parent, nn.MultiheadAttention) and is_weight_layer(module):
+            found.pop(path, None)
             skipped[path] = "MultiheadAttention uses its weight directly and does not call it"
         elif is_weight_layer(module) and path not in found and path not in skipped:
             skipped[path] = "it did not run on these inputs"

@@ -126,11 +126,11 @@ def _take_over(layer: ICLayer, norm: nn.modules.batchnorm._BatchNorm) -> None:
 
 
 def _removal(path: str, norm: nn.modules.batchnorm._BatchNorm, inherited: bool) -> Change:
-    weight, bias = norm.weight, norm.bias
-    trained = norm.affine and not norm.weight.is_meta and not (bool((weight == 1).all()) and bool((bias == 0).all()))
+    weight, bias = (None, None) if norm.weight is None else (norm.weight.detach(), norm.bias.detach())
+    trained = weight is not None and not weight.is_meta and bool((weight != 1).any() or (bias != 0).any())
     if inherited:
         why = "the IC layer after it takes its place"
-    elif trained:
+    elif trained and weight is not None and bias is not None:
         why = (
             f"its scale ({float(weight.min()):.3g} to {float(weight.max()):.3g}) and shift "
             f"({float(bias.min()):.3g} to {float(bias.max()):.3g}) are dropped, as they act before a nonlinearity"

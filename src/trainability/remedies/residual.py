@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
+from types import CodeType
 from typing import Any, cast, get_args
 
 import torch
@@ -13,7 +14,7 @@ from trainability.activations import is_nonlinearity
 from trainability.errors import UnsupportedModelError
 from trainability.layers import Where, select
 from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.calls import Calls, check_free, watch_calls, weight_layers
+from trainability.remedies.calls import Calls, check_free, first_tensor, watch_calls, weight_layers
 from trainability.remedies.weights import fill, matrices, weight_std
 from trainability.shortcut import Add, Scale, ScaledAdd, fixup_factors, shortcut
 
@@ -32,8 +33,8 @@ class Residual:
     """Give layers shortcuts: x + s · f(x) in the place of f(x).
 
     Where an `nn.Sequential` holds weight layers and nonlinearities in turn, f is ``layers`` of these pairs whose input
-    and output have one shape. With ``where`` f is each module that is chosen. Modules keep their names; the weight
-    layer that begins f, or the chosen module, gets a child ``shortcut``.
+    and output have one shape. With ``where`` f is each module that is chosen. Modules keep their names; the first
+    weight layer of f gets a child ``shortcut``.
 
     Args:
         scale: ``"identity"``: s is 1. ``"rezero"``: s is learned, and 0 at first. ``"skipinit"``: s is learned, and
@@ -76,14 +77,17 @@ class Residual:
         if inputs is None:
             raise ValueError("Residual reads the shapes of layers off one call: apply_(model, remedy, inputs=x)")
         calls = watch_calls(model, inputs)
+        weight_layers(model, calls)  # refuses quantised ones
         spans, skipped = self._spans(model, calls) if where is None else _modules(model, calls, where)
         changes: Changes = []
         if self.scale == "fixup" and spans:
             changes += _fixup_weights(model, calls, spans)
         by_owner: dict[nn.Module, list[tuple[int, int]]] = {}
         for span in spans:
-            holder = model.get_submodule(span.paths[0])
-            check_free(span.paths[0], holder, "shortcut")
+            begin = model.get_submodule(span.paths[0])
+            inside = _weight_layer_in(begin)
+            holder = begin.get_submodule(inside)
+            check_free(f"{span.paths[0]}.{inside}".strip("."), holder, "shortcut")
             added = shortcut(self.scale, len(spans)).to(next(model.parameters()))
             count = sum(len(_weights(model.get_submodule(p))) for p in span.paths)
             what = (
@@ -94,7 +98,7 @@ class Residual:
             path = " to ".join(dict.fromkeys((span.paths[0], span.paths[-1])))
             change = Change(path, "f(x)", what, f"a shortcut around {count} weight layer{'s' if count != 1 else ''}")
             if span.sequential is None:
-                changes.append((change, partial(_put_around, holder, added)))
+                changes.append((change, partial(_put_around, begin, inside, added)))
             else:
                 owner = model.get_submodule(span.sequential)
                 by_owner.setdefault(owner, []).append(span.place)
@@ -114,13 +118,17 @@ class Residual:
             if "forward" in vars(module):
                 skipped[path] = "its forward has been replaced already; undo that first"
                 continue
+            free = 0  # the first place that no span has taken
             for begin, end in _layers_of(module, ends_with_weights=self.scale == "fixup", together=self.layers):
                 names = list(module._modules)[begin : end + 1]
                 paths = tuple(f"{path}.{name}".lstrip(".") for name in names)
+                if begin < free:
+                    continue
                 if reason := _not_alike(calls, paths[0], paths[-1]):
                     skipped[" to ".join(dict.fromkeys((paths[0], paths[-1])))] = reason
                 else:
                     spans.append(_Span(paths, path, (begin, end)))
+                    free = end + 1
         if not spans and not skipped:
             skipped["(nothing)"] = (
                 "no nn.Sequential with weight layers and nonlinearities in turn; name the modules that are to have a "
@@ -145,6 +153,8 @@ def _modules(model: nn.Module, calls: Calls, where: Where) -> tuple[list[_Span],
     for path in selection.paths:
         if reason := _not_alike(calls, path, path):
             skipped[path] = reason
+        elif not _weights(model.get_submodule(path)):
+            skipped[path] = "it has no weight layer"
         elif path in calls.overwrites:
             skipped[path] = "it changes its input in place, which a shortcut would add; use inplace=False in it"
         else:
@@ -179,15 +189,7 @@ def _layers_of(module: nn.Module, *, ends_with_weights: bool, together: int) -> 
         group = single[start : start + together]
         if all(a[2] + 1 == b[0] for a, b in pairwise(group)):
             found.append((group[0][0], group[-1][1] if ends_with_weights else group[-1][2]))
-    return _without_overlap(found)
-
-
-def _without_overlap(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    kept: list[tuple[int, int]] = []
-    for span in spans:
-        if not kept or span[0] > kept[-1][1]:
-            kept.append(span)
-    return kept
+    return found
 
 
 def _weights(module: nn.Module) -> list[nn.Module]:
@@ -214,15 +216,22 @@ def _he(module: nn.Module, factor: float) -> None:
     fill(module, lambda out, into: torch.randn(out, into) * (factor * (2 / into) ** 0.5))
 
 
-def _put_around(module: nn.Module, added: nn.Module) -> None:
-    module.add_module("shortcut", added)
-    module.register_forward_hook(_with_shortcut, with_kwargs=True)
+def _weight_layer_in(module: nn.Module) -> str:
+    """Path of the first weight layer in a module, which takes the shortcut as a child: a Sequential would run it."""
+    return next((path for path, inner in module.named_modules() if matrices(inner) is not None), "")
 
 
-def _with_shortcut(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+def _put_around(module: nn.Module, holder: str, added: nn.Module) -> None:
+    module.get_submodule(holder).add_module("shortcut", added)
+    module.register_forward_hook(partial(_with_shortcut, holder=holder), with_kwargs=True)
+
+
+def _with_shortcut(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor, *, holder: str
+) -> Tensor:
     """Add the input of a module to its output."""
-    x = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-    total: Tensor = cast(Add | ScaledAdd, module.shortcut)(x, output)
+    x = first_tensor(args, kwargs)
+    total: Tensor = cast(Add | ScaledAdd, module.get_submodule(holder).shortcut)(x, output)
     return total
 
 
@@ -251,6 +260,11 @@ class ShortcutForward:
             if self.spans.get(begin) == number:
                 x = cast(Add | ScaledAdd, children[begin].shortcut)(kept, x)
         return x
+
+    @property
+    def __code__(self) -> CodeType:
+        """What the tracing of torch asks of a ``forward``."""
+        return type(self).__call__.__code__
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ShortcutForward":
         return ShortcutForward(memo.get(id(self.module), self.module), dict(self.spans))

@@ -1,0 +1,93 @@
+"""A folder of images, one folder per class, as a data set in memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainability.data.dataset import Split
+from trainability.data.errors import DataError
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """Which images of a folder are taken: their size, how many classes, and how many training images of each."""
+
+    image_size: int = 64
+    classes: int | None = None
+    per_class: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and value < 1:
+                raise DataError(f"{name} must be at least 1, not {value}")
+
+
+def read_folder(folder: Path, options: FolderOptions) -> tuple[int, Split, Split | None]:
+    """How many classes there are, the training images, and those of ``test`` or ``val`` beside ``train``, if any.
+
+    Training images lie in ``train/CLASS/``, at any depth, or in ``CLASS/`` where there is no folder ``train``. Those of
+    ``val`` lie in the same way, or in one folder with a file ``val_annotations.txt`` beside it, as in Tiny ImageNet.
+    Classes are in the order of their names. Each image is scaled so that its shorter side has ``image_size`` pixels,
+    and its middle is taken.
+
+    Raises:
+        DataError: no images, fewer classes than were asked for, or a file that is no image, by its name.
+    """
+    root = folder / "train" if (folder / "train").is_dir() else folder
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder; it should have one folder of images per class")
+    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and next(_images(entry), None))
+    if len(names) < 2:
+        raise DataError(f"{root} should have one folder of images per class, and has {len(names)} with images in it")
+    if options.classes is not None:
+        if options.classes > len(names):
+            raise DataError(f"{root} has {len(names)} classes, not {options.classes}")
+        names = names[: options.classes]
+    files = [(path, label) for label, name in enumerate(names) for path in _some(root / name, options.per_class)]
+    train = _load(files, options.image_size)
+    test = next((found for part in ("test", "val") if (found := _held(folder / part, names))), None)
+    return len(names), train, _load(test, options.image_size) if test else None
+
+
+def _held(folder: Path, names: list[str]) -> list[tuple[Path, int]]:
+    """Images of these classes in a folder beside ``train``."""
+    label = {name: number for number, name in enumerate(names)}
+    notes = folder / "val_annotations.txt"
+    if notes.is_file():
+        rows = (line.split("\t") for line in notes.read_text().splitlines() if line)
+        return [(folder / "images" / row[0], label[row[1]]) for row in rows if row[1] in label]
+    return [(path, label[name]) for name in names if (folder / name).is_dir() for path in _some(folder / name, None)]
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES)
+
+
+def _some(folder: Path, most: int | None) -> list[Path]:
+    return list(_images(folder))[:most]
+
+
+def _load(files: list[tuple[Path, int]], size: int) -> Split:
+    try:
+        import numpy
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise DataError("a folder of images needs Pillow: pip install 'trainability[images]'") from error
+    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    for number, (path, _) in enumerate(files):
+        try:
+            with Image.open(path) as image:
+                fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+                images[number] = _pixels(numpy.asarray(fitted).copy())
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path} cannot be read as an image ({error}); take it out of the folder") from error
+    return Split(images, torch.tensor([label for _, label in files]))
+
+
+def _pixels(array: object) -> Tensor:
+    return torch.as_tensor(array).movedim(-1, 0)
