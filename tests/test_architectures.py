@@ -84,7 +84,7 @@ def test_models_are_rewired_train_and_are_put_back(kind, settings, remedy):
     model.eval()
     before, expected = copy.deepcopy(model.state_dict()), model(**inputs).last_hidden_state
     report = tr.apply_(model, remedy, inputs=inputs)
-    assert len(report.changes) > 4
+    assert report.changes
     model.train()(**inputs).last_hidden_state.square().mean().backward()
     report.undo()
     assert list(model.state_dict()) == list(before)

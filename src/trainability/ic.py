@@ -66,7 +66,8 @@ class ICLayer(nn.Module):
             raise ValueError(f"dropout is {dropout!r}; choose 'element' or 'channel'")
         self.kind: Kind = kind
         self.norm = FeatureBatchNorm(features, last=kind == "tokens", place=place, affine=affine)
-        self.dropout = nn.Dropout(1 - keep) if dropout == "element" else _CHANNELS[kind](1 - keep)
+        dropped = round(1 - keep, 12)  # 0.05 and not 0.050000000000000044
+        self.dropout = nn.Dropout(dropped) if dropout == "element" else _CHANNELS[kind](dropped)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, then drop."""
