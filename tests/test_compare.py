@@ -314,3 +314,10 @@ def test_convolutional_networks_of_another_nonlinearity_and_their_kernels():
     words = " ".join(sentence for _, sentences in narrate(comparison) for sentence in sentences)
     assert "After the last hidden layer of dks the mean square q goes from" in words
     assert "The kernel of every layer" in html.render(comparison)
+
+
+def test_what_authors_claim_stands_beside_what_was_seen():
+    config = CompareConfig(depth=(2,), width=16, epochs=1, seeds=1, remedies=("batchnorm", "ic"))
+    words = " ".join(sentence for _, sentences in narrate(compare(config, load("digits"))) for sentence in sentences)
+    assert "Claimed of ic: steadier training" in words
+    assert "that of batchnorm at" in words

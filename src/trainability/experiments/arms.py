@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,8 @@ class Part:
     """One remedy: options of the model, something for `apply_`, or LBE in the loss.
 
     ``does`` is what only one part of an arm can do. ``order`` is when it is applied: shortcuts, then weights and
-    activations, then what stands between the layers. ``against`` is what it is compared with by itself.
+    activations, then what stands between the layers. ``against`` is what it is compared with by itself,
+    and ``claim`` what its authors say of it.
     """
 
     what: str
@@ -24,6 +25,7 @@ class Part:
     lbe: bool = False
     order: int = 0
     against: str = "default"
+    claim: str = ""
 
 
 _SHORTCUTS, _WEIGHTS, _NORMS = "shortcuts", "the weights", "normalisation"
@@ -41,8 +43,11 @@ def _norms(what: str, remedy: Remedy) -> Part:
     return Part(what, _NORMS, remedy=remedy, order=2)
 
 
-def _unit(what: str, unit: str) -> Part:
-    return Part(what, _NORMS, model={"unit": unit}, against="batchnorm")
+_IC_CLAIM = "steadier training, faster convergence and a better end than with BatchNorm alone (Chen et al., 2019)"
+
+
+def _unit(what: str, unit: str, claim: str) -> Part:
+    return Part(what, _NORMS, model={"unit": unit}, against="batchnorm", claim=claim)
 
 
 PARTS: dict[str, Part] = {
@@ -58,16 +63,18 @@ PARTS: dict[str, Part] = {
     "layernorm": _norms("LayerNorm before every nonlinearity", Normalize("layer")),
     "groupnorm": _norms("GroupNorm before every nonlinearity", Normalize("group")),
     "weightnorm": _norms("weight normalisation", Normalize("weight")),
-    "ic": _norms("BatchNorm and Dropout before every weight layer", IC()),
+    "ic": replace(_norms("BatchNorm and Dropout before every weight layer", IC()), claim=_IC_CLAIM),
     "residual": Part("an identity shortcut around every layer", _SHORTCUTS, model={"shortcut": True}),
     "rezero": _shortcuts("a shortcut around every layer, whose scale is learned from 0 on", Residual("rezero")),
     "skipinit": _shortcuts(
         "a shortcut around every layer, whose scale is learned from a small one on", Residual("skipinit")
     ),
     "fixup": _shortcuts("a shortcut around every layer, with weights that begin at 0", Residual("fixup")),
-    "relu-ic-conv": _unit("residual units of ReLU, IC layer and convolution", "relu-ic-conv"),
-    "ic-conv-relu": _unit("residual units of IC layer, convolution and ReLU", "ic-conv-relu"),
-    "conv-relu-ic": _unit("residual units of convolution, ReLU and IC layer", "conv-relu-ic"),
+    "relu-ic-conv": _unit(
+        "residual units of ReLU, IC layer and convolution", "relu-ic-conv", f"{_IC_CLAIM}, the best of the three units"
+    ),
+    "ic-conv-relu": _unit("residual units of IC layer, convolution and ReLU", "ic-conv-relu", _IC_CLAIM),
+    "conv-relu-ic": _unit("residual units of convolution, ReLU and IC layer", "conv-relu-ic", _IC_CLAIM),
 }
 
 # Two parts that do different things and still do not go together.
@@ -97,6 +104,7 @@ class Arm:
     model: Mapping[str, Any]
     remedies: tuple[Remedy, ...]
     lbe: bool
+    claim: str = ""
 
 
 @cache
@@ -127,7 +135,7 @@ def arm(name: str) -> Arm:
     base = "+".join(names[:-1]) or (None if name == "default" else parts[0].against)
     model = {key: value for part in parts for key, value in part.model.items()}
     remedies = tuple(part.remedy for part in sorted(parts, key=lambda part: part.order) if part.remedy)
-    return Arm(name, parts[-1].what, base, model, remedies, any(part.lbe for part in parts))
+    return Arm(name, parts[-1].what, base, model, remedies, any(part.lbe for part in parts), parts[-1].claim)
 
 
 def _conflict(first: str, second: str) -> str | None:

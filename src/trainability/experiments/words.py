@@ -1,9 +1,10 @@
 """What a comparison says, in sentences: which remedy rescued what, and how far the seeds spread."""
 
+from itertools import pairwise
 from statistics import mean, median
 
 from trainability.diagnose import SILENT
-from trainability.experiments.arms import arm
+from trainability.experiments.arms import Arm, arm
 from trainability.experiments.compare import Comparison
 from trainability.training.record import Record
 
@@ -70,6 +71,7 @@ def _cell(arms: dict[str, list[Record]], chance: float) -> list[str]:
             sentences.append(_against(name, values, side.base, accuracies(arms[side.base])))
         if side.lbe:
             sentences += _revival(name, runs)
+        sentences += _claimed(name, arms, side)
         sentences += _kernel(name, runs)
         sentences += _why_spread(name, runs, chance)
     best = max(arms, key=lambda n: median(accuracies(arms[n])))
@@ -90,6 +92,36 @@ def _against(name: str, values: list[float], base: str, base_values: list[float]
     if max(values) < min(base_values):
         return f"Every seed of {name} is below every seed of {base}, by {-gain:.1f} points in the median."
     return f"The seeds of {name} and {base} overlap (medians differ by {gain:+.1f} points): no difference is shown."
+
+
+def _claimed(name: str, arms: dict[str, list[Record]], side: Arm) -> list[str]:
+    """What the authors claim of a remedy, beside the training losses that were seen."""
+    others = [other for other in (side.base, "batchnorm") if other in arms and other != name]
+    if not side.claim or not others:
+        return []
+    other = others[-1]
+    seen = [
+        f"{mean(ends):.3g} ({min(ends):.3g} to {max(ends):.3g} over the seeds), with jumps of {mean(jumps):.2g} between "
+        "records"
+        for runs in (arms[name], arms[other])
+        for ends, jumps in [([_end(run) for run in runs], [_jumps(run) for run in runs])]
+    ]
+    return [
+        f"Claimed of {name}: {side.claim}. Seen: its training loss ends at {seen[0]}; that of {other} at {seen[1]}. "
+        "(The first is a loss with dropout.)"
+    ]
+
+
+def _end(run: Record) -> float:
+    """Mean training loss over the last tenth of the records."""
+    losses = [loss for _, loss in run.train_loss]
+    return mean(losses[-max(1, len(losses) // 10) :])
+
+
+def _jumps(run: Record) -> float:
+    """Mean difference between successive records of the training loss in the second half."""
+    losses = [loss for _, loss in run.train_loss][len(run.train_loss) // 2 :]
+    return mean([abs(a - b) for a, b in pairwise(losses)] or [0.0])
 
 
 def _revival(name: str, runs: list[Record]) -> list[str]:
