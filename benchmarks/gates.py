@@ -2,8 +2,8 @@
 
     python benchmarks/gates.py --out results/gates.json
 
-Gaussian pairs of several correlations, with neurons of mean zero and of mean one, behind gates of keep probability 0.5, 0.8
-and 0.95; and the same gated pairs through the nearest-neighbour estimate for mixtures and through the Gaussian formula.
+Gaussian pairs of several correlations, with neurons of mean zero and of mean one, behind gates of keep probability 0.5,
+0.8 and 0.95; and the same gated pairs through the nearest-neighbour estimate for mixtures and the Gaussian formula.
 """
 
 import argparse

@@ -71,7 +71,7 @@ PARTS: dict[str, Part] = {
     ),
     "fixup": _shortcuts("a shortcut around every layer, with weights that begin at 0", Residual("fixup")),
     "relu-ic-conv": _unit(
-        "residual units of ReLU, IC layer and convolution", "relu-ic-conv", f"{_IC_CLAIM}, the best of the three units"
+        "residual units of ReLU, IC layer and convolution", "relu-ic-conv", _IC_CLAIM + "; the best of the units"
     ),
     "ic-conv-relu": _unit("residual units of IC layer, convolution and ReLU", "ic-conv-relu", _IC_CLAIM),
     "conv-relu-ic": _unit("residual units of convolution, ReLU and IC layer", "conv-relu-ic", _IC_CLAIM),

@@ -100,15 +100,14 @@ def _claimed(name: str, arms: dict[str, list[Record]], side: Arm) -> list[str]:
     if not side.claim or not others:
         return []
     other = others[-1]
-    seen = [
-        f"{mean(ends):.3g} ({min(ends):.3g} to {max(ends):.3g} over the seeds), with jumps of {mean(jumps):.2g} between "
-        "records"
-        for runs in (arms[name], arms[other])
-        for ends, jumps in [([_end(run) for run in runs], [_jumps(run) for run in runs])]
-    ]
+    seen = []
+    for runs in (arms[name], arms[other]):
+        ends = [_end(run) for run in runs]
+        jumps = mean(_jumps(run) for run in runs)
+        seen.append(f"{mean(ends):.3g} ({min(ends):.3g} to {max(ends):.3g}), with jumps of {jumps:.2g} between records")
     return [
-        f"Claimed of {name}: {side.claim}. Seen: its training loss ends at {seen[0]}; that of {other} at {seen[1]}. "
-        "(The first is a loss with dropout.)"
+        f"Claimed of {name}: {side.claim}. Seen: over the seeds its training loss ends at {seen[0]}; that of {other} at "
+        f"{seen[1]}. (The first is a loss with dropout.)"
     ]
 
 
