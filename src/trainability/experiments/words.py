@@ -106,8 +106,8 @@ def _claimed(name: str, arms: dict[str, list[Record]], side: Arm) -> list[str]:
         jumps = mean(_jumps(run) for run in runs)
         seen.append(f"{mean(ends):.3g} ({min(ends):.3g} to {max(ends):.3g}), with jumps of {jumps:.2g} between records")
     return [
-        f"Claimed of {name}: {side.claim}. Seen: over the seeds its training loss ends at {seen[0]}; that of {other} at "
-        f"{seen[1]}. (The first is a loss with dropout.)"
+        f"Claimed of {name}: {side.claim}. Seen: over the seeds its training loss ends at {seen[0]}; that of {other} "
+        f"at {seen[1]}. (The first is a loss with dropout.)"
     ]
 
 
