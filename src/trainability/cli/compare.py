@@ -21,6 +21,9 @@ from trainability.report.html import table, write_report
 from trainability.training.runtime import tune_allocator
 
 
+_FEW = 4  # remedies, of which everything is said in the terminal; of more the report says it
+
+
 def compare_command(
     data: Annotated[
         str | None,
@@ -169,13 +172,14 @@ def _show(comparison: Comparison, console: Console) -> None:
     """The table and the words at the end."""
     if comparison.interrupted:
         console.print("Interrupted; this is what was done by then.")
-    words = dict(narrate(comparison))
+    brief = len(comparison.config.remedies) > _FEW
+    words = dict(narrate(comparison, brief=brief))
     for depth, lr, arms in comparison.cells():
         title = f"{depth} layers, learning rate {lr:g}"
         if not arms:
             continue
         grid = Table(title=f"{comparison.config.data}: {title}", title_justify="left")
-        grid.add_column("remedy")
+        grid.add_column("remedy", no_wrap=True, min_width=max(map(len, comparison.config.remedies)))
         for heading in ("median %", "lowest to highest", "seeds", "nats in last layer", "ms per step"):
             grid.add_column(heading, justify="right")
         for row in table(arms):

@@ -23,15 +23,18 @@ def spread(values: list[float]) -> str:
     return f"{median(values):.1f} % (median; {min(values):.1f} to {max(values):.1f} over {len(values)} seeds)"
 
 
-def narrate(comparison: Comparison) -> list[tuple[str, list[str]]]:
-    """Return a title and sentences for every depth and learning rate."""
+def narrate(comparison: Comparison, *, brief: bool = False) -> list[tuple[str, list[str]]]:
+    """Return a title and paragraphs for every depth and learning rate: one per remedy, and what stands out at the end.
+
+    Brief ones leave out what becomes of the signal, what is claimed, and where a spread comes from.
+    """
     stories = []
     for depth, lr, arms in comparison.cells():
         if not arms:
             continue
         runs = [run for group in arms.values() for run in group]
         unfinished = [run.epochs for run in runs if run.status in ("training", "interrupted", "waiting")]
-        sentences = _cell(arms, comparison.chance)
+        sentences = _cell(arms, comparison.chance, brief)
         if unfinished:
             sentences.insert(
                 0,
@@ -42,9 +45,10 @@ def narrate(comparison: Comparison) -> list[tuple[str, list[str]]]:
     return stories
 
 
-def _cell(arms: dict[str, list[Record]], chance: float) -> list[str]:
-    sentences = []
+def _cell(arms: dict[str, list[Record]], chance: float, brief: bool) -> list[str]:
+    paragraphs = []
     for name, runs in arms.items():
+        sentences: list[str] = []
         values = accuracies(runs)
         side = arm(name)
         subject = f"{name} ({side.what})" if side.base is None else f"{name} ({side.what}, otherwise as {side.base})"
@@ -71,12 +75,12 @@ def _cell(arms: dict[str, list[Record]], chance: float) -> list[str]:
             sentences.append(_against(name, values, side.base, accuracies(arms[side.base])))
         if side.lbe:
             sentences += _revival(name, runs)
-        sentences += _claimed(name, arms, side)
-        sentences += _kernel(name, runs)
-        sentences += _why_spread(name, runs, chance)
+        if not brief:
+            sentences += [*_claimed(name, arms, side), *_kernel(name, runs), *_why_spread(name, runs, chance)]
+        paragraphs.append(" ".join(sentences))
     best = max(arms, key=lambda n: median(accuracies(arms[n])))
-    sentences.append(f"Strongest here: {best}, {spread(accuracies(arms[best]))}." + _seeds_warning(arms))
-    return sentences
+    paragraphs.append(f"Strongest here: {best}, {spread(accuracies(arms[best]))}." + _seeds_warning(arms))
+    return paragraphs
 
 
 def _at_chance(values: list[float], chance: float) -> bool:
