@@ -298,8 +298,10 @@ def test_what_a_network_cannot_take_is_said_before_anything_is_trained(tmp_path)
         configure({"model": "cnn", "remedies": ["relu-ic-conv"]})
     with pytest.raises(ConfigError, match="resnet has its shortcuts"):
         configure({"model": "resnet", "depth": 8, "remedies": ["residual"]})
-    with pytest.raises(ConfigError, match=r"a resnet has depth 6n \+ 2"):
+    with pytest.raises(ConfigError, match=r"depths 6n \+ 2"):
         configure({"model": "resnet", "depth": 9})
+    with pytest.raises(ConfigError, match=r"depths 9n \+ 2"):
+        configure({"model": "resnet", "depth": 26, "convolutions": 3})
 
 
 def test_convolutional_networks_of_another_nonlinearity_and_their_kernels():

@@ -58,7 +58,8 @@ def kraskov(x: np.ndarray, y: np.ndarray, k: int) -> float:
 
 def test_without_ties_it_is_kraskovs_estimate():
     x, y = pair(0.7, 200, 1)
-    expected = kraskov(x[:, 0].numpy(), y[:, 0].numpy(), 4) + math.log(200) - torch.digamma(torch.tensor(200.0)).item()
+    one, other = ((v / v.std()).squeeze(1) for v in (x, y))
+    expected = kraskov(one.numpy(), other.numpy(), 4) + math.log(200) - torch.digamma(torch.tensor(200.0)).item()
     assert mutual_information(x[:, 0], y[:, 0], k=4).item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -177,3 +178,11 @@ def test_a_unit_that_ends_in_a_nonlinearity_is_not_shaped_by_a_rule_that_does_no
     tr.apply_(shaped, tr.TAT(eta=0.5, batchnorm="remove"), inputs=x)
     q = [value.q for value in tr.predict(shaped, x) if value.kind == "sum"]
     assert q[-1] == pytest.approx(q[0], rel=1e-6)
+
+
+def test_information_does_not_depend_on_units():
+    x, y = pair(0.8, 400, 2)
+    assert torch.allclose(mutual_information(x, y), mutual_information(1000 * x - 5, 0.01 * y), atol=1e-9)
+    wide = torch.randn(300, 1) + torch.randn(300, 8)
+    scaled = wide * torch.logspace(-2, 2, 8)
+    assert independence(scaled).knn == pytest.approx(independence(wide).knn, abs=1e-6)

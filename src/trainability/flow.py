@@ -259,7 +259,7 @@ class _FlowReader:
             [t.double() for t in (entropy, mean.mean(), variance.mean().sqrt(), constant.double().mean())]
         )
         if self._pairs and count > _LEAST:
-            self._independence[name] = independence_of(activation, neurons=self._neurons)
+            self._independence[name] = independence_of(activation, neurons=self._neurons, channel_dim=self._channel_dim)
         self._records.append((name, self._kinds[path], tuple(activation.shape), numbers))
         if self._gradients and activation.requires_grad:
             activation.register_hook(partial(self._note_gradient, name))

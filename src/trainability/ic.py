@@ -66,7 +66,7 @@ class ICLayer(nn.Module):
             raise ValueError(f"dropout is {dropout!r}; choose 'element' or 'channel'")
         self.kind: Kind = kind
         self.norm = FeatureBatchNorm(features, last=kind == "tokens", place=place, affine=affine)
-        dropped = round(1 - keep, 12)  # 0.05 and not 0.050000000000000044
+        dropped = min(round(1 - keep, 12), 1 - keep) or 0.0  # 0.05 and not 0.050000000000000044
         self.dropout = nn.Dropout(dropped) if dropout == "element" else _CHANNELS[kind](dropped)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,5 +84,7 @@ class ICLayer(nn.Module):
 
 def check_keep(keep: float) -> None:
     """Raise ValueError for what is not a probability of keeping."""
+    if not isinstance(keep, int | float):
+        raise TypeError(f"keep is the probability of keeping an entry, a number in (0, 1], not {keep!r}")
     if not 0 < keep <= 1:
         raise ValueError(f"keep is the probability of keeping an entry, in (0, 1], not {keep}")

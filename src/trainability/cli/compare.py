@@ -20,7 +20,6 @@ from trainability.files import finite
 from trainability.report.html import table, write_report
 from trainability.training.runtime import tune_allocator
 
-
 _FEW = 4  # remedies, of which everything is said in the terminal; of more the report says it
 
 
@@ -45,6 +44,7 @@ def compare_command(
     depth: Annotated[str | None, typer.Option(help="Hidden layers; a list, 10,30, compares each. Default 30.")] = None,
     width: Annotated[int | None, typer.Option(help="Neurons or channels per hidden layer. Default 64.")] = None,
     strides: Annotated[int | None, typer.Option(help="Convolutions of cnn that halve the image. Default 0.")] = None,
+    convolutions: Annotated[int | None, typer.Option(help="Of resnet: in each block, 2 or 3. Default 2.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per step. Default 128.")] = None,
     lr: Annotated[str | None, typer.Option(help="Learning rate of Adam; a list compares each. Default 1e-3.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training set. Default 100.")] = None,
@@ -88,6 +88,7 @@ def compare_command(
         "depth": split(depth),
         "width": width,
         "strides": strides,
+        "convolutions": convolutions,
         "batch_size": batch_size,
         "lr": split(lr),
         "epochs": epochs,

@@ -39,6 +39,8 @@ def read_folder(folder: Path, options: FolderOptions) -> tuple[int, Split, Split
         DataError: no images, fewer classes than were asked for, or a file that is no image, by its name.
     """
     root = folder / "train" if (folder / "train").is_dir() else folder
+    if root is folder and (apart := [part for part in ("test", "val") if (folder / part).is_dir()]):
+        raise DataError(f"{folder} has a folder {apart[0]!r} and none 'train' beside it; put the training images there")
     if not root.is_dir():
         raise DataError(f"{root} is no folder; it should have one folder of images per class")
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and next(_images(entry), None))
@@ -59,9 +61,16 @@ def _held(folder: Path, names: list[str]) -> list[tuple[Path, int]]:
     label = {name: number for number, name in enumerate(names)}
     notes = folder / "val_annotations.txt"
     if notes.is_file():
-        rows = (line.split("\t") for line in notes.read_text().splitlines() if line)
+        rows = [line.split("\t") for line in notes.read_text().splitlines() if line]
+        if short := next((row for row in rows if len(row) < 2), None):
+            raise DataError(f"{notes}: the line {short[0]!r} should have a file and a class, with a tab between them")
         return [(folder / "images" / row[0], label[row[1]]) for row in rows if row[1] in label]
-    return [(path, label[name]) for name in names if (folder / name).is_dir() for path in _some(folder / name, None)]
+    if not folder.is_dir():
+        return []
+    found = {name: _some(folder / name, None) if (folder / name).is_dir() else [] for name in names}
+    if empty := [name for name, files in found.items() if not files]:
+        raise DataError(f"{folder} has no images of {len(empty)} of {len(names)} classes, such as {empty[0]!r}")
+    return [(path, label[name]) for name, files in found.items() for path in files]
 
 
 def _images(folder: Path) -> Iterator[Path]:

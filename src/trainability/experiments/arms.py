@@ -32,7 +32,7 @@ _SHORTCUTS, _WEIGHTS, _NORMS = "shortcuts", "the weights", "normalisation"
 
 
 def _shortcuts(what: str, remedy: Residual) -> Part:
-    return Part(what, _WEIGHTS if remedy.scale == "fixup" else _SHORTCUTS, remedy=remedy)
+    return Part(what, _SHORTCUTS, model={"scale": remedy.scale}, remedy=remedy)
 
 
 def _weights(what: str, remedy: Remedy) -> Part:
@@ -77,11 +77,14 @@ PARTS: dict[str, Part] = {
     "conv-relu-ic": _unit("residual units of convolution, ReLU and IC layer", "conv-relu-ic", _IC_CLAIM),
 }
 
+_UNITS = ("relu-ic-conv", "ic-conv-relu", "conv-relu-ic")
+
 # Two parts that do different things and still do not go together.
 _REFUSED: dict[frozenset[str], str] = {
     frozenset(pair): reason
     for shaping in ("tat", "dks", "eoc")
     for pair, reason in (
+        *(((shaping, unit), "the BatchNorm of an IC layer undoes the shaping") for unit in _UNITS),
         ((shaping, "batchnorm"), "BatchNorm makes an output depend on the whole batch and undoes the shaping"),
         (
             (shaping, "ic"),
@@ -91,7 +94,6 @@ _REFUSED: dict[frozenset[str], str] = {
         ((shaping, "skipinit"), "shaping takes sums of fixed weights, and the scale of a shortcut would be learned"),
     )
 }
-_UNITS = ("relu-ic-conv", "ic-conv-relu", "conv-relu-ic")
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def arm(name: str) -> Arm:
             if reason := _conflict(first, second):
                 raise ValueError(f"{name} cannot be: {reason}")
     parts = [PARTS[part] for part in names]
-    base = "+".join(names[:-1]) or (None if name == "default" else parts[0].against)
+    rest = [*names[:-1], *(["batchnorm"] if names[-1] in _UNITS and len(names) > 1 else [])]
+    base = "+".join(rest) or (None if name == "default" else parts[0].against)
     model = {key: value for part in parts for key, value in part.model.items()}
     remedies = tuple(part.remedy for part in sorted(parts, key=lambda part: part.order) if part.remedy)
     return Arm(name, parts[-1].what, base, model, remedies, any(part.lbe for part in parts), parts[-1].claim)
@@ -142,6 +145,10 @@ def _conflict(first: str, second: str) -> str | None:
     one, other = PARTS[first], PARTS[second]
     if first == second:
         return f"{first} is there twice"
+    if {first, second} & {"fixup"} and _WEIGHTS in (one.does, other.does):
+        return f"{first} and {second} both set the weights"
+    if {first, second} == {"fixup", "weightnorm"}:
+        return "weights that begin at 0 have no direction to normalise"
     if one.does == other.does:
         verb = {_SHORTCUTS: "bring shortcuts", _WEIGHTS: "set the weights", _NORMS: "normalise"}[one.does]
         return f"{first} and {second} both {verb}"

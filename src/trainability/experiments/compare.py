@@ -152,7 +152,8 @@ def _built(depth: int, side: Arm, config: CompareConfig, data: Dataset) -> nn.Mo
     """The network of one side with its remedies, and weights from the random state."""
     model = _plain(depth, side, config, data)
     shortcuts = [Residual()] if config.model == "cnn" and side.model.get("shortcut") else []
-    for remedy in (*shortcuts, *side.remedies):
+    own = [r for r in side.remedies if not (config.model == "resnet" and isinstance(r, Residual))]  # options of it
+    for remedy in (*shortcuts, *own):
         apply_(model, _tuned(remedy, config), inputs=torch.zeros(2, *data.shape))
     return model
 
@@ -164,6 +165,7 @@ def _plain(depth: int, side: Arm, config: CompareConfig, data: Dataset) -> nn.Mo
         own = {key: side.model[key] for key in ("unit", "scale") if key in side.model}
         norm = norm or "unit" in own
         options |= {"in_channels": data.shape[0], "width": config.width, "norm": norm, "keep": config.keep, **own}
+        options["convolutions"] = config.convolutions
         return resnet(depth, data.classes, **options)
     options["batchnorm"] = norm
     if config.model == "cnn":

@@ -9,6 +9,7 @@ from trainability.data import FolderOptions, check_name
 from trainability.experiments.arms import arm
 from trainability.experiments.validate import read_yaml, validated
 from trainability.models import ACTIVATIONS
+from trainability.models.resnet import check_depth
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -30,6 +31,7 @@ class CompareConfig(BaseModel):
     depth: tuple[PositiveInt, ...] = (30,)
     width: PositiveInt = 64
     strides: Annotated[int, Field(ge=0)] = 0
+    convolutions: Literal[2, 3] = 2
     batch_size: Annotated[int, Field(ge=2)] = 128
     lr: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = (1e-3,)
     epochs: PositiveInt = 100
@@ -86,10 +88,13 @@ class CompareConfig(BaseModel):
             unit = arm(name).model.get("unit")
             if unit and self.model != "resnet":
                 raise ValueError(f"the remedy {name}: {unit} is a unit of model: resnet")
-            if self.model == "resnet" and {"residual", "rezero", "skipinit", "fixup"} & set(name.split("+")):
+            if self.model == "resnet" and "residual" in name.split("+"):
                 raise ValueError(f"the remedy {name} belongs to fnn and cnn; model: resnet has its shortcuts")
-        if self.model == "resnet" and (wrong := [d for d in self.depth if d < 8 or (d - 2) % 6]):
-            raise ValueError(f"a resnet has depth 6n + 2, such as 26, 74 or 152 (it is {wrong[0]})")
+        if self.convolutions == 3 and self.model != "resnet":
+            raise ValueError("convolutions belongs to model: resnet")
+        if self.model == "resnet":
+            for depth in self.depth:
+                check_depth(depth, self.convolutions)
         return self
 
     @field_validator("remedies")

@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from trainability.data import FolderOptions, check_name
 from trainability.models import ACTIVATIONS
-from trainability.models.resnet import Unit
+from trainability.models.resnet import Unit, check_depth
 from trainability.remedies import DKS, EOC, IC, SELU, TAT, Normalize, Remedy, Residual
 from trainability.remedies.normalize import Kind as NormalizeKind
+from trainability.shortcut import Scale
 from trainability.training import optimisers
 
 Positive = Annotated[int, Field(ge=1)]
@@ -65,6 +66,8 @@ class ModelRecipe(Settings):
     residual: bool = False
     strides: Annotated[int, Field(ge=0)] = 0
     unit: Unit = "baseline"
+    scale: Scale = "identity"
+    convolutions: Literal[2, 3] = 2
     keep: Annotated[float, Field(gt=0, le=1)] = 0.95
 
     @field_validator("nonlinearity")
@@ -82,8 +85,12 @@ class ModelRecipe(Settings):
             raise ValueError("residual belongs to name: fnn or resnet")
         if self.unit != "baseline" and (self.name != "resnet" or not self.residual or not self.batchnorm):
             raise ValueError(f"unit: {self.unit} belongs to name: resnet with residual: true and batchnorm: true")
-        if self.name == "resnet" and (self.depth < 8 or (self.depth - 2) % 6):
-            raise ValueError(f"a resnet has depth 6n + 2, such as 26, 74 or 152 (it is {self.depth})")
+        if self.name != "resnet" and (self.scale != "identity" or self.convolutions != 2):
+            raise ValueError("scale and convolutions belong to name: resnet")
+        if self.name == "resnet":
+            check_depth(self.depth, self.convolutions)
+            if self.scale != "identity" and not self.residual:
+                raise ValueError(f"scale: {self.scale} is of branches beside a shortcut; set residual: true")
         return self
 
 

@@ -80,6 +80,8 @@ def architecture(recipe: Recipe, data: Dataset) -> nn.Module:
             "norm": shape.batchnorm,
             "unit": shape.unit,
             "keep": shape.keep,
+            "scale": shape.scale,
+            "convolutions": shape.convolutions,
         }
         return resnet(shape.depth, data.classes, **options)
     options |= {"batchnorm": shape.batchnorm, "residual": shape.residual}

@@ -40,7 +40,8 @@ def resnet(
     begins a unit one stands before the classifier, too, and where a nonlinearity begins it one before the mean. A
     projection has its IC layer on the side on which the branch has it. The number of parameters is nearly that of the
     baseline, since an IC layer has those of a BatchNorm: with 26 layers and 10 classes 369,690 (baseline and
-    conv-relu-ic) and 369,594 (relu-ic-conv and ic-conv-relu).
+    conv-relu-ic) and 369,594 (relu-ic-conv and ic-conv-relu); with three convolutions and 29 layers 313,114 and
+    312,634.
 
     Args:
         depth: weight layers, shortcuts apart: 6n + 2 (26, 74, 152, ...), 9n + 2 (29, 164, ...) with three convolutions
@@ -71,12 +72,8 @@ def resnet(
     _check_options(unit, keep, norm=norm, preactivation=preactivation, shortcuts=shortcuts, scale=scale)
     if family == "cifar":
         bottleneck = convolutions == 3
-        step = 9 if bottleneck else 6
-        if depth < step + 2 or (depth - 2) % step:
-            which = "9n + 2, such as 29, 56 or 164, with three convolutions to a block"
-            which = which if bottleneck else "6n + 2, such as 26, 74 or 152"
-            raise ValueError(f"the CIFAR family has depths {which} (it is {depth})")
-        stages: tuple[int, ...] = ((depth - 2) // step,) * 3
+        check_depth(depth, convolutions or 2)
+        stages: tuple[int, ...] = ((depth - 2) // (3 * (convolutions or 2)),) * 3
         base = width or 16
     elif family == "imagenet":
         if depth not in _IMAGENET:
@@ -118,6 +115,15 @@ def resnet(
     if scale == "fixup":
         fixup_(model, [block.branch for block in model.modules() if isinstance(block, Block)])
     return model
+
+
+def check_depth(depth: int, convolutions: int) -> None:
+    """Raise ValueError for a depth that the CIFAR family does not have."""
+    step = 3 * convolutions
+    if depth < step + 2 or (depth - 2) % step:
+        which = "9n + 2, such as 29, 56 or 164, with three convolutions to a block"
+        which = which if convolutions == 3 else "6n + 2, such as 26, 74 or 152"
+        raise ValueError(f"residual networks of the CIFAR family have depths {which} (it is {depth})")
 
 
 def _check_options(unit: Unit, keep: float, *, norm: bool, preactivation: bool, shortcuts: bool, scale: Scale) -> None:

@@ -1,8 +1,11 @@
 """`apply_(model, remedy)`: change a model in place, say what was changed, and be able to undo it."""
 
+import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -48,20 +51,42 @@ class Report:
     skipped: dict[str, str]
     applied: bool
     _before: "_Before | None" = field(default=None, repr=False)
+    _model: nn.Module | None = field(default=None, repr=False)
 
     def undo(self) -> None:
         """Put the model back as it was before: its modules, the code that they run, and the weights."""
         if self._before is None:
             raise RuntimeError("there is nothing to undo: this was a dry run, or undo() has run already")
+        later = self._later()
+        if later is not None:
+            raise RuntimeError(f"{later.remedy} was applied after {self.remedy}; undo that first")
         self._before.restore()
         self._before = None
         self.applied = False
+        _forget_compiled()
+
+    def _later(self) -> "Report | None":
+        """What was applied to the same model last, if it is not this."""
+        if self._model is None:
+            return None
+        live = [report for ref in _reports.get(self._model, []) if (report := ref()) is not None and report.applied]
+        return live[-1] if live and live[-1] is not self else None
 
     def __str__(self) -> str:
         lines = [f"{self.remedy}: {len(self.changes)} changed" + ("" if self.applied else " (not applied)")]
         lines += [f"  {c.path}: {c.before} -> {c.after} ({c.why})" for c in self.changes]
         lines += [f"  skipped {path}: {reason}" for path, reason in self.skipped.items()]
         return "\n".join(lines)
+
+
+# What was applied to which model, in order; a report that is dropped is gone from here.
+_reports: "WeakKeyDictionary[nn.Module, list[weakref.ref[Report]]]" = WeakKeyDictionary()
+
+
+def _forget_compiled() -> None:
+    """Let torch.compile look again: compiled code does not ask whether a module has other hooks or children now."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 class _Before:
@@ -127,7 +152,7 @@ def apply_(
         )
     if isinstance(remedy, type) or not isinstance(remedy, Remedy):
         raise TypeError(f"apply_ needs a remedy such as Init('he') or TAT(), not {remedy!r}")
-    model = unwrap(model)
+    wrapper, model = model, unwrap(model)
     planned, skipped = remedy.plan(model, where, inputs)
     if not planned:
         reasons = [f"\n{path or 'the model'}: {reason}" for path, reason in skipped.items()]
@@ -136,14 +161,22 @@ def apply_(
     changes = tuple(change for change, _ in planned)
     if dry_run:
         return Report(remedy, changes, skipped, applied=False)
-    report = Report(remedy, changes, skipped, True, _Before(model))
+    known = {id(parameter) for parameter in model.parameters()}
+    report = Report(remedy, changes, skipped, True, _Before(model), model)
+    _reports.setdefault(model, []).append(weakref.ref(report))
     try:
         with torch.no_grad():
             for _, change in planned:
                 change()
+        if isinstance(wrapper, nn.parallel.DistributedDataParallel) and not known >= set(map(id, model.parameters())):
+            raise ValueError(
+                f"{remedy} adds parameters, which a DistributedDataParallel around the model would not keep the same "
+                "on all ranks; apply it first, and wrap the model then"
+            )
     except BaseException:
         report.undo()
         raise
+    _forget_compiled()
     return report
 
 

@@ -6,12 +6,22 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainability.errors import UnsupportedModelError
 from trainability.ic import DropoutKind, ICLayer, Kind, check_keep
 from trainability.layers import Where, select
+from trainability.norms import FeatureBatchNorm
 from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.calls import Calls, check_free, features_in, watch_calls, weight_layers
+from trainability.remedies.calls import (
+    OUTPUT,
+    Calls,
+    check_free,
+    features_in,
+    nested_tensor_changes,
+    watch_calls,
+    weight_layers,
+)
 from trainability.remedies.rewrite import replace_module
 
 _DIMS: dict[int, Kind] = {1: "1d", 2: "2d", 3: "3d"}
@@ -28,9 +38,10 @@ class IC:
     Args:
         keep: probability of keeping an entry, in (0, 1].
         dropout: ``"element"`` or ``"channel"`` (`ICLayer`).
-        batchnorm: ``"remove"`` takes out each BatchNorm that runs between two weight layers, since the IC layer takes
-            its place. One that feeds a weight layer directly hands over its scale, shift and statistics; of the others
-            the report says that they are dropped. ``"keep"`` leaves all.
+        batchnorm: ``"remove"`` takes out each BatchNorm of which everything that it gives goes through IC layers, as
+            far as one call on ``inputs`` shows (without, each that is defined between two weight layers). One that
+            feeds a weight layer directly hands over its scale, shift and statistics; of the others the report says
+            that they are dropped. ``"keep"`` leaves all.
 
     Reference: Chen et al. (2019).
 
@@ -68,25 +79,24 @@ class IC:
             wanted = set(select(model, where).paths)
             skipped |= dict.fromkeys(wanted - layers.keys() - skipped.keys(), "not a weight layer")
             layers = {path: module for path, module in layers.items() if path in wanted}
-        norms = _norms_before(model, calls, layers, order)
+        norms = _norms_that_go(model, calls, layers, order, skipped) if self.batchnorm == "remove" else {}
         changes: Changes = []
+        heirs: set[str] = set()
         for path, module in layers.items():
             check_free(path, module, "ic")
             layer = self._layer(path, module, calls)
             why = f"before {type(module).__name__}, keep {self.keep:g}"
-            fed_by = calls.fed_by.get(path)
-            if self.batchnorm == "remove" and fed_by in norms:
-                _take_over(layer, norms[fed_by])
+            fed_by = calls.fed_by.get(path, "")
+            if fed_by in norms and _is_alike(norms[fed_by], layer, calls.shapes.get(fed_by)):
+                _take_over(layer.norm, norms[fed_by])
+                heirs.add(fed_by)
                 why += f", with scale, shift and statistics of {fed_by}"
             what = f"ICLayer({layer.norm.num_features}, keep={self.keep:g})"
             changes.append((Change(f"{path}.ic", "nothing", what, why), partial(_put_before, module, layer)))
-        if self.batchnorm == "remove":
-            heirs = {calls.fed_by.get(path) for path in layers}
-            for path, norm in norms.items():
-                changes.append(
-                    (_removal(path, norm, path in heirs), partial(replace_module, model, norm, nn.Identity()))
-                )
-        return changes, skipped
+        for path, norm in norms.items():
+            substitute = partial(replace_module, model, norm, nn.Identity())
+            changes.append((_removal(path, norm, path in heirs), substitute))
+        return [*changes, *nested_tensor_changes(model)] if changes else changes, skipped
 
     def _layer(self, path: str, module: nn.Module, calls: Calls) -> ICLayer:
         features = features_in(module)
@@ -100,32 +110,66 @@ class IC:
         return layer.to(like.device, like.dtype).train(module.training)
 
 
-def _norms_before(
-    model: nn.Module, calls: Calls, layers: dict[str, nn.Module], order: list[str]
-) -> dict[str, nn.modules.batchnorm._BatchNorm]:
-    """BatchNorms that run between one of the layers and the weight layer before it."""
-    found: dict[str, nn.modules.batchnorm._BatchNorm] = {}
-    since: list[str] = []
-    for path in calls.ran:
-        module = model.get_submodule(path)
-        if path in order:
-            if path in layers:
-                found |= {p: cast(nn.modules.batchnorm._BatchNorm, model.get_submodule(p)) for p in since}
-            since = []
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not path.endswith("ic.norm"):
-            since.append(path)
+def _norms_that_go(
+    model: nn.Module, calls: Calls, layers: dict[str, nn.Module], order: list[str], skipped: dict[str, str]
+) -> dict[str, _BatchNorm]:
+    """BatchNorms of which everything that is made goes through one of the new IC layers; why others stay."""
+    norms = {
+        path: module
+        for path in calls.ran
+        if isinstance(module := model.get_submodule(path), _BatchNorm)
+        and not isinstance(model.get_submodule(path.rpartition(".")[0]), ICLayer)
+    }
+    if calls.feeds is None:
+        return {path: norms[path] for path in _between(model, calls, norms, layers, order)}
+    found: dict[str, _BatchNorm] = {}
+    for path, norm in norms.items():
+        consumers = calls.behind(path, norms)
+        if not consumers:
+            skipped[path] = "it stays: nothing is seen to take what it gives"
+        elif OUTPUT in consumers:
+            skipped[path] = "it stays: what it gives reaches the output of the model"
+        elif others := sorted(consumers - layers.keys()):
+            skipped[path] = f"it stays: {others[0]} takes what it gives, and has no IC layer"
+        else:
+            found[path] = norm
     return found
 
 
-def _take_over(layer: ICLayer, norm: nn.modules.batchnorm._BatchNorm) -> None:
-    """Let the BatchNorm of an IC layer go on where another one is."""
-    own = layer.norm
+def _between(
+    model: nn.Module, calls: Calls, norms: dict[str, _BatchNorm], layers: dict[str, nn.Module], order: list[str]
+) -> list[str]:
+    """The same by the order of definition: those between one of the layers and the weight layer before it."""
+    found: list[str] = []
+    since: list[str] = []
+    for path in calls.ran:
+        if path in order:
+            found += since if path in layers else []
+            since = []
+        elif path in norms:
+            since.append(path)
+        elif isinstance(model.get_submodule(path), nn.RNNBase | nn.MultiheadAttention):
+            since = []
+    return found
+
+
+def _is_alike(norm: _BatchNorm, layer: ICLayer, shapes: tuple[tuple[int, ...], tuple[int, ...]] | None) -> bool:
+    """Whether a BatchNorm normalises what the one of an IC layer will, and knows its statistics."""
+    along_last = layer.kind == "tokens" and shapes is not None and len(shapes[0]) != 2
+    return norm.num_features == layer.norm.num_features and norm.track_running_stats and not along_last
+
+
+def _take_over(own: FeatureBatchNorm, norm: _BatchNorm) -> None:
+    """Let a BatchNorm go on where another one is."""
     state = norm.state_dict()
     own.load_state_dict({key: state.get(key, value) for key, value in own.state_dict().items()})
     own.eps, own.momentum = norm.eps, norm.momentum
+    own.train(norm.training)
+    for name, parameter in norm.named_parameters():
+        own.get_parameter(name).requires_grad_(parameter.requires_grad)
 
 
-def _removal(path: str, norm: nn.modules.batchnorm._BatchNorm, inherited: bool) -> Change:
+def _removal(path: str, norm: _BatchNorm, inherited: bool) -> Change:
     weight, bias = (None, None) if norm.weight is None else (norm.weight.detach(), norm.bias.detach())
     trained = weight is not None and not weight.is_meta and bool((weight != 1).any() or (bias != 0).any())
     if inherited:
@@ -133,7 +177,7 @@ def _removal(path: str, norm: nn.modules.batchnorm._BatchNorm, inherited: bool) 
     elif trained and weight is not None and bias is not None:
         why = (
             f"its scale ({float(weight.min()):.3g} to {float(weight.max()):.3g}) and shift "
-            f"({float(bias.min()):.3g} to {float(bias.max()):.3g}) are dropped, as they act before a nonlinearity"
+            f"({float(bias.min()):.3g} to {float(bias.max()):.3g}) are dropped: the IC layers after it stand elsewhere"
         )
     else:
         why = "IC layers normalise instead; its scale and shift were not trained"

@@ -14,7 +14,14 @@ from trainability.errors import UnsupportedModelError
 from trainability.layers import Where, select
 from trainability.norms import FeatureBatchNorm, FeatureGroupNorm
 from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.calls import Calls, check_free, features_out, watch_calls, weight_layers
+from trainability.remedies.calls import (
+    Calls,
+    check_free,
+    features_out,
+    nested_tensor_changes,
+    watch_calls,
+    weight_layers,
+)
 
 Kind = Literal["batch", "layer", "weight", "group"]
 _NORMS = (
@@ -67,7 +74,7 @@ class Normalize:
         calls = watch_calls(model, inputs)
         layers, skipped = weight_layers(model, calls)
         if where is None:
-            last = {path for path in layers if path in calls.final} or set(list(layers)[-1:])
+            last = _last(calls, layers)
             skipped |= dict.fromkeys(last, "it gives the output of the model")
         else:
             wanted = set(select(model, where).paths)
@@ -86,7 +93,7 @@ class Normalize:
                 norm, what = self._norm(path, module)
                 change = Change(f"{path}.norm", "nothing", what, f"after {type(module).__name__}")
                 changes.append((change, partial(_put_after, module, norm)))
-        return changes, skipped
+        return [*changes, *nested_tensor_changes(model)] if changes else changes, skipped
 
     def _norm(self, path: str, module: nn.Module) -> tuple[nn.Module, str]:
         features = features_out(module)
@@ -139,6 +146,14 @@ class WeightNorm(nn.Module):
         return length
 
 
+def _last(calls: Calls, layers: dict[str, nn.Module]) -> set[str]:
+    """The weight layers after which no other comes."""
+    if calls.feeds is None:
+        return set(list(layers)[-1:])
+    between = calls.feeds.keys() - layers.keys()
+    return {path for path in layers if not calls.behind(path, between) & layers.keys()}
+
+
 def _norm_after(model: nn.Module, calls: Calls, path: str) -> str | None:
     """A normalisation that takes what a layer returns."""
     after = [p for p, maker in calls.fed_by.items() if maker == path]
@@ -169,7 +184,17 @@ def _weight_norm(model: nn.Module, path: str, module: nn.Module) -> tuple[Change
             if others
             else "it has no weight of its own",
         )
+    if isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups > 1:
+        raise UnsupportedModelError(
+            path, "the neurons of a grouped transposed convolution share rows of its weight; leave it out with where="
+        )
     outputs = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) or hasattr(module, "nf") else 0
+    empty = int((WeightNorm(outputs)._length(weight.detach()) == 0).sum()) if not weight.is_meta else 0
+    if empty:
+        raise UnsupportedModelError(
+            path,
+            f"{empty} of its neurons have weights of 0, as Fixup begins with, and so no direction; initialise them",
+        )
     change = Change(path, "weight", "length × direction", "weight normalisation, one length per neuron")
     return change, partial(_parametrise, module, outputs)
 

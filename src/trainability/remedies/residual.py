@@ -10,11 +10,18 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from trainability.activations import is_nonlinearity
+from trainability.activations import is_nonlinearity, is_weight_layer
 from trainability.errors import UnsupportedModelError
 from trainability.layers import Where, select
 from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.calls import Calls, check_free, first_tensor, watch_calls, weight_layers
+from trainability.remedies.calls import (
+    Calls,
+    check_free,
+    first_tensor,
+    nested_tensor_changes,
+    watch_calls,
+    weight_layers,
+)
 from trainability.remedies.weights import fill, matrices, weight_std
 from trainability.shortcut import Add, Scale, ScaledAdd, fixup_factors, shortcut
 
@@ -83,11 +90,17 @@ class Residual:
         if self.scale == "fixup" and spans:
             changes += _fixup_weights(model, calls, spans)
         by_owner: dict[nn.Module, list[tuple[int, int]]] = {}
+        holders: set[nn.Module] = set()
         for span in spans:
             begin = model.get_submodule(span.paths[0])
             inside = _weight_layer_in(begin)
             holder = begin.get_submodule(inside)
             check_free(f"{span.paths[0]}.{inside}".strip("."), holder, "shortcut")
+            if holder in holders:
+                raise UnsupportedModelError(
+                    span.paths[0], "a shortcut begins at its first weight layer already; choose modules apart"
+                )
+            holders.add(holder)
             added = shortcut(self.scale, len(spans)).to(next(model.parameters()))
             count = sum(len(_weights(model.get_submodule(p))) for p in span.paths)
             what = (
@@ -106,7 +119,7 @@ class Residual:
         if by_owner:
             last, make = changes[-1]
             changes[-1] = (last, partial(_with_forwards, make, by_owner))
-        return changes, skipped
+        return [*changes, *nested_tensor_changes(model)] if changes else changes, skipped
 
     def _spans(self, model: nn.Module, calls: Calls) -> tuple[list["_Span"], dict[str, str]]:
         """Runs of layers within the Sequentials of a model whose input and output have one shape."""
@@ -114,6 +127,9 @@ class Residual:
         skipped: dict[str, str] = {}
         for path, module in model.named_modules():
             if type(module).forward is not nn.Sequential.forward:
+                continue
+            if path not in calls.ran:
+                skipped[path] = "it did not run itself: something else calls what is in it; name modules with where="
                 continue
             if "forward" in vars(module):
                 skipped[path] = "its forward has been replaced already; undo that first"
@@ -174,10 +190,12 @@ def _not_alike(calls: Calls, first: str, last: str) -> str | None:
 
 def _layers_of(module: nn.Module, *, ends_with_weights: bool, together: int) -> list[tuple[int, int]]:
     """From where to where the layers of a Sequential go: a weight layer, what normalises or drops, a nonlinearity."""
-    children = list(module.children())
+    children = [
+        child for child in module._modules.values() if child is not None
+    ]  # one that is there twice counts twice
     single: list[tuple[int, int, int]] = []  # begin, last weight layer, end
     for begin, child in enumerate(children):
-        if matrices(child) is None:
+        if not is_weight_layer(child):
             continue
         end = begin + 1
         while end < len(children) and isinstance(children[end], _BETWEEN):
@@ -193,12 +211,16 @@ def _layers_of(module: nn.Module, *, ends_with_weights: bool, together: int) -> 
 
 
 def _weights(module: nn.Module) -> list[nn.Module]:
-    return [m for m in module.modules() if matrices(m) is not None]
+    return [m for m in module.modules() if is_weight_layer(m)]
 
 
 def _fixup_weights(model: nn.Module, calls: Calls, spans: list[_Span]) -> Changes:
     found, _ = weight_layers(model, calls)
-    branches = [[layer for path in span.paths for layer in _weights(model.get_submodule(path))] for span in spans]
+    place = {module: number for number, module in enumerate(found.values())}  # in the order in which they run
+    branches = [
+        sorted((m for p in span.paths for m in _weights(model.get_submodule(p)) if m in place), key=place.__getitem__)
+        for span in spans
+    ]
     factors = fixup_factors(list(found.values()), branches)
     changes: Changes = []
     for path, module in found.items():
@@ -218,7 +240,7 @@ def _he(module: nn.Module, factor: float) -> None:
 
 def _weight_layer_in(module: nn.Module) -> str:
     """Path of the first weight layer in a module, which takes the shortcut as a child: a Sequential would run it."""
-    return next((path for path, inner in module.named_modules() if matrices(inner) is not None), "")
+    return next((path for path, inner in module.named_modules() if is_weight_layer(inner)), "")
 
 
 def _put_around(module: nn.Module, holder: str, added: nn.Module) -> None:
@@ -252,7 +274,7 @@ class ShortcutForward:
         """Run the modules in turn."""
         x = kept = input
         begin = -1
-        children = list(self.module.children())
+        children = [child for child in self.module._modules.values() if child is not None]
         for number, module in enumerate(children):
             if number in self.spans:
                 begin, kept = number, x

@@ -208,6 +208,8 @@ def replace_module(model: nn.Module, module: nn.Module, substitute: nn.Module) -
         for name, child in parent._modules.items():
             if child is module:
                 parent._modules[name] = substitute
+                if isinstance(parent, nn.TransformerEncoderLayer) and name == "activation":
+                    parent.activation_relu_or_gelu = 0  # by which torch's fused path knows what it computes
 
 
 def function_of(node: fx.Node) -> Callable[[Tensor], Tensor]:

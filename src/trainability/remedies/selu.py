@@ -9,11 +9,12 @@ from torch import fx, nn
 from trainability.activations import find_activation_calls, is_nonlinearity
 from trainability.layers import Where, select
 from trainability.remedies.apply import Change, Changes, Plan
+from trainability.remedies.calls import check_not_quantised
 from trainability.remedies.init import Init
 from trainability.remedies.rewrite import RewrittenForward, activation_calls, replace_call, replace_module, trace
 
-_GATES = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.LogSigmoid)
-_GATE_NAMES = {"sigmoid", "tanh", "hardsigmoid", "logsigmoid", "erf", "atan", "sin", "glu"}
+_GATES = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.LogSigmoid, nn.Softsign, nn.Hardtanh)
+_GATE_NAMES = {"sigmoid", "tanh", "hardsigmoid", "logsigmoid", "softsign", "hardtanh", "erf", "atan", "sin", "glu"}
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,12 @@ class SELU:
     """Replace activations by SELU, and draw weights of variance 1 / fan-in, under which mean 0 and variance 1 are kept.
 
     Activations that are modules are replaced; those that are called as functions are, too, by rewriting the forward
-    of the module that calls them, for which ``inputs`` are needed. Bounded ones (sigmoid, tanh), which may be gates,
-    are left alone unless ``where`` names them.
+    of the module that calls them, for which ``inputs`` are needed. Bounded ones (sigmoid, tanh and their like), which
+    may be gates, are left alone unless ``where`` names them.
 
     Args:
-        init: ``"lecun"``, Gaussian weights of variance 1 / fan-in and no biases, or None, which keeps the weights.
+        init: ``"lecun"``, Gaussian weights of variance 1 / fan-in and no biases, or None, which keeps the weights, as
+            ``where`` does.
 
     Reference: Klambauer et al. (2017).
 
@@ -48,8 +50,14 @@ class SELU:
 
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan one change per activation, and one per weight layer."""
+        for path, module in model.named_modules():
+            check_not_quantised(path, module)
         selection = select(model, where, inputs=inputs)
-        skipped = dict(selection.skipped) if where is not None else {}
+        skipped = {
+            path: reason
+            for path, reason in selection.skipped.items()
+            if where is not None or is_nonlinearity(model.get_submodule(path))
+        }
         activations: Changes = []
         for path in selection.paths:
             module = model.get_submodule(path)
@@ -58,10 +66,12 @@ class SELU:
                     skipped[path] = f"{type(module).__name__} is no activation"
             elif isinstance(module, nn.SELU):
                 skipped[path] = "it is SELU already"
-            elif isinstance(module, _GATES) and where is None:
+            elif isinstance(module, _GATES) and not isinstance(module, nn.ReLU6) and where is None:
                 skipped[path] = f"{type(module).__name__} may be a gate; name it with where= if it is not"
             else:
-                change = Change(path, type(module).__name__, "SELU", "it keeps mean 0 and variance 1")
+                trained = any(True for _ in module.parameters())
+                why = "it keeps mean 0 and variance 1" + ("; what it learned is dropped" if trained else "")
+                change = Change(path, type(module).__name__, "SELU", why)
                 activations.append((change, partial(replace_module, model, module, nn.SELU())))
         if where is None:
             activations += self._called(model, inputs, skipped)
@@ -70,7 +80,9 @@ class SELU:
         for path, module in model.named_modules():
             if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
                 skipped[path] = f"{type(module).__name__} moves mean and variance, which AlphaDropout keeps"
-        weights = Init("lecun").plan(model, None, inputs) if self.init else ([], {})
+        weights = Init("lecun").plan(model, None, inputs) if self.init and where is None else ([], {})
+        if self.init and where is not None:
+            skipped["(weights)"] = "kept, as where= chooses activations; Init('lecun') draws those of chosen layers"
         return [*weights[0], *activations], {**weights[1], **skipped}
 
     def _called(self, model: nn.Module, inputs: Any, skipped: dict[str, str]) -> Changes:
