@@ -13,7 +13,7 @@ from trainability.experiments.validate import ConfigError, validated
 from trainability.ic import ICLayer
 from trainability.remedies import IC, TAT, Init, Normalize, Residual
 from trainability.remedies.normalize import WeightNorm
-from trainability.shortcut import Add
+from trainability.shortcut import Add, ScaledAdd
 
 
 def test_parts_are_joined_in_the_order_in_which_they_can_be_applied():
@@ -24,6 +24,7 @@ def test_parts_are_joined_in_the_order_in_which_they_can_be_applied():
     assert arm("default").base is None
     assert arm("tat").base == "default"
     assert arm("relu-ic-conv").base == "batchnorm"
+    assert arm("he+relu-ic-conv").base == "he+batchnorm"
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,13 @@ def test_parts_are_joined_in_the_order_in_which_they_can_be_applied():
         ("tat+batchnorm", "undoes the shaping"),
         ("ic+dks", "undoes the shaping"),
         ("skipinit+tat", "sums of fixed weights"),
+        ("fixup+weightnorm", "no direction"),
+        ("fixup+residual", "both bring shortcuts"),
+        ("selu+fixup", "both set the weights"),
+        ("tat+relu-ic-conv", "undoes the shaping"),
         ("lbe+lbe", "there twice"),
+        ("ic+", "a name is missing"),
+        ("default+ic", "leave it out"),
         ("tat+lb", "did you mean 'lbe'"),
         ("", "there is no remedy ''"),
     ],
@@ -115,14 +122,28 @@ def test_recipes_refuse_what_does_not_go_together():
         ({"remedy": "tat", "model": {"batchnorm": True}}, "does not go with BatchNorm"),
         ({"remedy": {"name": "ic", "keep": 0}}, "keep should be greater than 0"),
         ({"model": {"unit": "relu-ic-conv"}}, "belongs to name: resnet"),
+        ({"model": {"batchnorm": True}, "remedy": "ic"}, "takes the place of BatchNorm"),
+        ({"model": {"residual": True}, "remedy": "rezero"}, "brings shortcuts, and the model has them"),
         ({"data": {"per_class": 5}}, "belong to name: folder"),
         ({"remedy": "layernom"}, "layernorm"),
     ):
         with pytest.raises(ConfigError, match=reason):
             validated(Recipe, settings)
-    unit = {"name": "resnet", "depth": 8, "width": 4, "residual": True, "batchnorm": True, "unit": "ic-conv-relu"}
+    unit = {"name": "resnet", "depth": 8, "width": 4, "unit": "ic-conv-relu"}
     recipe = validated(Recipe, {"model": {**unit, "keep": 0.9}, "lbe": {}})
     assert any(isinstance(m, ICLayer) for m in build_model(recipe, load("digits"), 0).modules())
+
+
+@pytest.mark.parametrize("name", ["rezero", "skipinit", "fixup", "fixup+batchnorm", "relu-ic-conv+rezero"])
+def test_scales_of_a_residual_network_are_options_of_it(name):
+    data = load("digits")
+    config = CompareConfig(model="resnet", depth=(11,), convolutions=3, width=4, remedies=(name,))
+    model = _built(11, arm(name), config, data)
+    assert any(isinstance(m, ScaledAdd) for m in model.modules())
+    recipe = validated(Recipe, {"model": {"name": "resnet", "depth": 8, "width": 4, "scale": "rezero"}})
+    assert any(isinstance(m, ScaledAdd) for m in build_model(recipe, data, 0).modules())
+    with pytest.raises(ConfigError, match="set residual: true"):
+        validated(Recipe, {"model": {"name": "resnet", "depth": 8, "scale": "rezero", "residual": False}})
 
 
 def test_the_keep_probability_of_a_comparison_reaches_its_layers():

@@ -362,6 +362,16 @@ def test_folders_that_cannot_be_read(pictures):
         FolderOptions(per_class=0)
     with pytest.raises(DataError, match="belong to data: folder"):
         load("digits", images=FolderOptions())
+    (folder / "val" / "ant").mkdir(parents=True)
+    with pytest.raises(DataError, match="no images of 3 of 3 classes, such as 'ant'"):
+        load("folder", folder)
+    (folder / "val" / "val_annotations.txt").write_text("0.png cat\n")
+    with pytest.raises(DataError, match="with a tab between"):
+        load("folder", folder)
+    (folder / "train").rename(folder / "other")
+    with pytest.raises(DataError, match="none 'train' beside it"):
+        load("folder", folder)
+    (folder / "other").rename(folder / "train")
     (folder / "train" / "bee" / "broken.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken\.png cannot be read as an image"):
-        load("folder", folder)
+        load("folder", folder / "train")

@@ -18,9 +18,11 @@ SILENT = 0.01
 # Permuting the labels changes a live gradient by about its own size; below a hundredth, labels hardly matter.
 LABEL_BLIND = 0.01
 
+_BETWEEN = "normalise between the layers, or give them shortcuts: apply_(model, Normalize('layer')), Residual(), IC()"
+
 _GRADIENT_REMEDIES = (
     "initialise for the nonlinearity: apply_(model, Init('he')) for ReLU networks",
-    "normalisation or shortcuts between the layers",
+    _BETWEEN,
     "gradient clipping, where it explodes",
 )
 
@@ -308,5 +310,5 @@ def _remedies(explained: bool) -> tuple[str, ...]:
     initialise = "initialise for the nonlinearity: apply_(model, Init('he')) for ReLU networks"
     regularise = "regularise the flow while training: lbe = LBE(model); loss = lbe(loss)"
     shape = "shape activations and weights: apply_(model, TAT(), inputs=inputs)"
-    rest = "normalisation or shortcuts between the layers"
+    rest = _BETWEEN
     return (initialise, shape, regularise, rest) if explained else (regularise, shape, initialise, rest)

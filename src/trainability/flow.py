@@ -107,7 +107,7 @@ class Flow:
             "std",
             "dead",
             *(["gradient"] if with_gradient else []),
-            *(["|corr|", "MI gauss", "MI knn"] if with_pairs else []),
+            *(["|corr|", "MI gauss, nats", "MI knn, nats"] if with_pairs else []),
         ]
         rows = [
             [
@@ -258,7 +258,9 @@ class _FlowReader:
         numbers = torch.stack(
             [t.double() for t in (entropy, mean.mean(), variance.mean().sqrt(), constant.double().mean())]
         )
-        if self._pairs and count > _LEAST:
+        if self._pairs and count <= _LEAST:
+            self._skipped[f"{name}, independence"] = f"{count} samples per neuron; {_LEAST + 1} are the least"
+        elif self._pairs:
             self._independence[name] = independence_of(activation, neurons=self._neurons, channel_dim=self._channel_dim)
         self._records.append((name, self._kinds[path], tuple(activation.shape), numbers))
         if self._gradients and activation.requires_grad:

@@ -13,7 +13,12 @@ from trainability.independence import mutual_information
 
 @dataclass(frozen=True)
 class GateEffect:
-    """Correlation and information after gates, divided by those before, with the standard error over the repeats."""
+    """Correlation and information after gates, divided by those before, with the standard error over the repeats.
+
+    ``information`` takes the gates for known, as a zero shows them: the estimate for the pairs whose gates are both
+    open, times their share, and what the zeros of one tell of those of the other. ``mixture`` knows nothing of gates
+    (`mutual_information` of all samples), and is off by some hundredths of a nat.
+    """
 
     keep: float
     mean: float
@@ -22,6 +27,8 @@ class GateEffect:
     expected_correlation: float
     information: float
     information_error: float
+    mixture: float
+    mixture_error: float
     expected_information: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,8 +75,7 @@ def gate_effects(
 ) -> list[GateEffect]:
     """Draw gates for two neurons many times, and compare what becomes of their dependence with the theorem.
 
-    The neurons are standardised, and the mean is added. Information is that of the pairs whose gates are both open
-    (`mutual_information`), times their share: the others tell nothing, as their zeros show.
+    The neurons are standardised, and the mean is added.
 
     Args:
         x: samples ``(S,)`` of a neuron without an atom, such as BatchNorm gives.
@@ -99,7 +105,7 @@ def gate_effects(
             ratios = torch.tensor(
                 [_once(x + mean, y + mean, keep, generator) for _ in range(repeats)], dtype=torch.float64
             )
-            ratios /= torch.tensor([before, information])
+            ratios /= torch.tensor([before, information, information])
             errors = ratios.std(0) / math.sqrt(repeats)
             found.append(
                 GateEffect(
@@ -110,15 +116,26 @@ def gate_effects(
                     gated_correlation(1.0, keep, mean),
                     float(ratios[:, 1].mean()),
                     float(errors[1]),
+                    float(ratios[:, 2].mean()),
+                    float(errors[2]),
                     gated_information(1.0, keep),
                 )
             )
     return found
 
 
-def _once(x: Tensor, y: Tensor, keep: float, generator: torch.Generator) -> tuple[float, float]:
-    """Correlation and information of two neurons behind gates that are drawn once."""
+def _once(x: Tensor, y: Tensor, keep: float, generator: torch.Generator) -> tuple[float, float, float]:
+    """Correlation and both estimates of the information of two neurons behind gates that are drawn once."""
     one, other = (torch.rand(x.shape, generator=generator, dtype=torch.float64) < keep for _ in range(2))
-    correlation = float(torch.corrcoef(torch.stack([x * one, y * other]))[0, 1])
+    first, second = x * one, y * other
+    correlation = float(torch.corrcoef(torch.stack([first, second]))[0, 1])
     both = one & other
-    return correlation, float(mutual_information(x[both], y[both])) * float(both.double().mean())
+    known = float(mutual_information(x[both], y[both])) * float(both.double().mean()) + _of_zeros(one, other)
+    return correlation, known, float(mutual_information(first, second))
+
+
+def _of_zeros(one: Tensor, other: Tensor) -> float:
+    """Mutual information of two gates, from how often each pair of states comes."""
+    joint = torch.stack([(a & b).double().mean() for a in (one, ~one) for b in (other, ~other)]).view(2, 2)
+    apart = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
+    return float(torch.xlogy(joint, joint / apart).sum())

@@ -109,6 +109,9 @@ def _default(model: nn.Module, calls: ActivationCalls | None) -> Selection:
         if path not in chosen:
             skipped.setdefault(path, "a weight layer; the nonlinearity after it, if any, is the layer")
     if not chosen:
+        if calls is not None and calls.outputs:
+            only = next(iter(calls.outputs))
+            raise ValueError(f"{type(model).__name__} has no hidden nonlinearity: of {only}, {calls.outputs[only]}")
         raise ValueError(
             f"{type(model).__name__} has no hidden nonlinearity that could be found; pass inputs= to have it looked "
             "for, or say which layers are meant with where=, a glob such as 'blocks.*' or a type such as nn.Linear"

@@ -31,7 +31,10 @@ def compare_command(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the official files.")] = None,
     hub: Annotated[bool | None, typer.Option("--hub", help="Take the data from the Hugging Face hub.")] = None,
     held_out: Annotated[
-        int | None, typer.Option(help="Training samples held out for validation. Default 10,000; 360 of digits.")
+        int | None,
+        typer.Option(
+            help="Training samples held out for validation. Default 10,000; 360 of digits, a tenth of a folder."
+        ),
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Of a folder: pixels of each side. Default 64.")] = None,
     classes: Annotated[int | None, typer.Option(help="Of a folder: the first so many classes. Default all.")] = None,
@@ -181,7 +184,7 @@ def _show(comparison: Comparison, console: Console) -> None:
             continue
         grid = Table(title=f"{comparison.config.data}: {title}", title_justify="left")
         grid.add_column("remedy", no_wrap=True, min_width=max(map(len, comparison.config.remedies)))
-        for heading in ("median %", "lowest to highest", "seeds", "nats in last layer", "ms per step"):
+        for heading in ("test %, median", "lowest to highest", "seeds", "nats in last layer", "ms per step"):
             grid.add_column(heading, justify="right")
         for row in table(arms):
             grid.add_row(

@@ -47,6 +47,8 @@ def read_folder(folder: Path, options: FolderOptions) -> tuple[int, Split, Split
     if len(names) < 2:
         raise DataError(f"{root} should have one folder of images per class, and has {len(names)} with images in it")
     if options.classes is not None:
+        if options.classes < 2:
+            raise DataError(f"classes must be at least 2, not {options.classes}")
         if options.classes > len(names):
             raise DataError(f"{root} has {len(names)} classes, not {options.classes}")
         names = names[: options.classes]

@@ -121,7 +121,8 @@ def _folder(data_dir: Path | str | None, hub: bool, seed: int, held_out: int | N
     classes, train, test = read_folder(Path(data_dir), options)
     held_out = len(train) // 10 if held_out is None else held_out
     tested = 0 if test is not None else max(1, len(train) // 10)
-    return split("folder", classes, train, test, held_out, str(data_dir), seed, tested=tested)
+    source = f"{data_dir}" + ("" if test else f", of whose training images {tested} are kept for testing")
+    return split("folder", classes, train, test, held_out, source, seed, tested=tested)
 
 
 def _load(name: str, data_dir: Path | str | None, hub: bool, split_seed: int, held_out: int | None) -> Dataset:

@@ -123,8 +123,10 @@ def arm(name: str) -> Arm:
     ...
     ValueError: tat+he cannot be: tat and he both set the weights
     """
-    names = [part.strip() for part in name.split("+")]
+    names = [part.strip().lower() for part in name.split("+")]
     for part in names:
+        if not part and len(names) > 1:
+            raise ValueError(f"{name}: a name is missing beside +")
         if part not in PARTS:
             near = difflib.get_close_matches(part, PARTS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
@@ -152,6 +154,6 @@ def _conflict(first: str, second: str) -> str | None:
     if one.does == other.does:
         verb = {_SHORTCUTS: "bring shortcuts", _WEIGHTS: "set the weights", _NORMS: "normalise"}[one.does]
         return f"{first} and {second} both {verb}"
-    if {first, second} & set(_UNITS) and {one.does, other.does} & {_SHORTCUTS}:
-        return "the units of the paper have their shortcuts already"
+    if "default" in (first, second):
+        return "default is the network without the others; leave it out"
     return _REFUSED.get(frozenset((first, second)))

@@ -141,6 +141,12 @@ class Recipe(Settings):
             )
         if self.remedy and self.remedy.shapes and self.model.batchnorm:
             raise ValueError(f"remedy: {self.remedy.name} does not go with BatchNorm; set model.batchnorm: false")
+        if self.remedy and self.remedy.name == "ic" and (self.model.batchnorm or self.model.unit != "baseline"):
+            raise ValueError("remedy: ic takes the place of BatchNorm and of units with IC layers; leave those out")
+        if self.remedy and self.remedy.brings_shortcuts and self.model.residual:
+            raise ValueError(
+                f"remedy: {self.remedy.name} brings shortcuts, and the model has them; set residual: false"
+            )
         if self.schedule.warmup >= self.epochs:
             raise ValueError(f"schedule.warmup: {self.schedule.warmup:g} is not within the {self.epochs} epochs")
         if self.data.held_out == 0 and (self.sweep or self.schedule.kind == "plateau"):

@@ -70,6 +70,11 @@ class ModelRecipe(Settings):
     convolutions: Literal[2, 3] = 2
     keep: Annotated[float, Field(gt=0, le=1)] = 0.95
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_resnet_has_shortcuts(cls, given: Any) -> Any:
+        return {"residual": given.get("name") == "resnet", **given} if isinstance(given, dict) else given
+
     @field_validator("nonlinearity")
     @classmethod
     def _known(cls, value: str) -> str:
@@ -83,8 +88,8 @@ class ModelRecipe(Settings):
             raise ValueError("strides belong to name: cnn")
         if self.residual and self.name == "cnn":
             raise ValueError("residual belongs to name: fnn or resnet")
-        if self.unit != "baseline" and (self.name != "resnet" or not self.residual or not self.batchnorm):
-            raise ValueError(f"unit: {self.unit} belongs to name: resnet with residual: true and batchnorm: true")
+        if self.unit != "baseline" and self.name != "resnet":
+            raise ValueError(f"unit: {self.unit} belongs to name: resnet")
         if self.name != "resnet" and (self.scale != "identity" or self.convolutions != 2):
             raise ValueError("scale and convolutions belong to name: resnet")
         if self.name == "resnet":
@@ -165,6 +170,11 @@ class RemedyRecipe(Settings):
     def shapes(self) -> bool:
         """Whether it is one that BatchNorm would undo."""
         return self.name in _SHAPING
+
+    @property
+    def brings_shortcuts(self) -> bool:
+        """Whether it puts shortcuts around layers."""
+        return self.name in ("residual", "rezero", "skipinit", "fixup")
 
     @property
     def sets_weights(self) -> bool:

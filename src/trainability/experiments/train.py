@@ -77,7 +77,7 @@ def architecture(recipe: Recipe, data: Dataset) -> nn.Module:
             "in_channels": channels,
             "width": shape.width,
             "shortcuts": shape.residual,
-            "norm": shape.batchnorm,
+            "norm": shape.batchnorm or shape.unit != "baseline",
             "unit": shape.unit,
             "keep": shape.keep,
             "scale": shape.scale,

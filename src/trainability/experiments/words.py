@@ -24,7 +24,7 @@ def spread(values: list[float]) -> str:
 
 
 def narrate(comparison: Comparison, *, brief: bool = False) -> list[tuple[str, list[str]]]:
-    """Return a title and paragraphs for every depth and learning rate: one per remedy, and what stands out at the end.
+    """Return a title and paragraphs for every depth and learning rate: what stands out, and one per remedy.
 
     Brief ones leave out what becomes of the signal, what is claimed, and where a spread comes from.
     """
@@ -76,11 +76,14 @@ def _cell(arms: dict[str, list[Record]], chance: float, brief: bool) -> list[str
         if side.lbe:
             sentences += _revival(name, runs)
         if not brief:
-            sentences += [*_claimed(name, arms, side), *_kernel(name, runs), *_why_spread(name, runs, chance)]
+            sentences += [
+                *_claimed(name, arms, side),
+                *_kernel(name, runs, learns=not _at_chance(values, chance)),
+                *_why_spread(name, runs, chance),
+            ]
         paragraphs.append(" ".join(sentences))
     best = max(arms, key=lambda n: median(accuracies(arms[n])))
-    paragraphs.append(f"Strongest here: {best}, {spread(accuracies(arms[best]))}." + _seeds_warning(arms))
-    return paragraphs
+    return [f"Strongest here: {best}, {spread(accuracies(arms[best]))}." + _seeds_warning(arms), *paragraphs]
 
 
 def _at_chance(values: list[float], chance: float) -> bool:
@@ -90,7 +93,7 @@ def _at_chance(values: list[float], chance: float) -> bool:
 def _against(name: str, values: list[float], base: str, base_values: list[float]) -> str:
     gain = median(values) - median(base_values)
     if min(len(values), len(base_values)) < 3:
-        return f"Against {base} that is {gain:+.1f} points, on too few seeds to tell from chance."
+        return f"Against {base} that is {gain:+.1f} points."
     if min(values) > max(base_values):
         return f"Every seed of {name} is above every seed of {base}, by {gain:.1f} points in the median."
     if max(values) < min(base_values):
@@ -151,7 +154,7 @@ def _revival(name: str, runs: list[Record]) -> list[str]:
     return sentences
 
 
-def _kernel(name: str, runs: list[Record]) -> list[str]:
+def _kernel(name: str, runs: list[Record], learns: bool) -> list[str]:
     """What became of size and angle after the last hidden layer, as means over the seeds."""
     seen = [run for run in runs if run.kernel and run.kernel[0][1] and run.kernel[-1][1]]
     if not seen:
@@ -169,7 +172,7 @@ def _kernel(name: str, runs: list[Record]) -> list[str]:
         return [words + ": the signal shrinks away."]
     if c1 > 0.99:
         return [words + ": all inputs look alike there" + (", as they did at the start." if c0 > 0.99 else ".")]
-    return [words + (": inputs come apart." if c1 < c0 - 0.05 else ".")]
+    return [words + (": inputs come apart." if learns and c1 < c0 - 0.05 else ".")]
 
 
 def _why_spread(name: str, runs: list[Record], chance: float) -> list[str]:

@@ -70,7 +70,8 @@ def linear_of(name: str, args: Any, kwargs: Any) -> tuple[float, float] | None:
         return None
     lines: list[tuple[float, float]] = []
     for value in args[:2]:
-        line = value.linear if isinstance(value, Signal) else (0.0, float(value))
+        plain = value.detach() if isinstance(value, Tensor) else value
+        line = value.linear if isinstance(value, Signal) else (0.0, float(plain))
         assert line is not None
         lines.append(line)
     if name == "neg":
@@ -97,4 +98,4 @@ def keyed(value: Any) -> Any:
         return tuple(keyed(item) for item in value)
     if isinstance(value, dict):
         return tuple((key, keyed(item)) for key, item in sorted(value.items()))
-    return float(value) if isinstance(value, Tensor) and value.numel() == 1 else value
+    return float(value.detach()) if isinstance(value, Tensor) and value.numel() == 1 else value

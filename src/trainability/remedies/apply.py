@@ -74,8 +74,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{self.remedy}: {len(self.changes)} changed" + ("" if self.applied else " (not applied)")]
-        lines += [f"  {c.path}: {c.before} -> {c.after} ({c.why})" for c in self.changes]
-        lines += [f"  skipped {path}: {reason}" for path, reason in self.skipped.items()]
+        lines += [f"  {c.path or 'the model'}: {c.before} -> {c.after} ({c.why})" for c in self.changes]
+        lines += [f"  skipped {path or 'the model'}: {reason}" for path, reason in self.skipped.items()]
         return "\n".join(lines)
 
 
@@ -150,7 +150,9 @@ def apply_(
             "LBE changes the loss and not the model, so apply_ has nothing to do; write lbe = LBE(model) and then "
             "loss = lbe(loss) in the training loop"
         )
-    if isinstance(remedy, type) or not isinstance(remedy, Remedy):
+    if isinstance(remedy, type) and issubclass(remedy, Remedy):
+        raise TypeError(f"{remedy.__name__} is a class; make one: apply_(model, {remedy.__name__}())")
+    if not isinstance(remedy, Remedy):
         raise TypeError(f"apply_ needs a remedy such as Init('he') or TAT(), not {remedy!r}")
     wrapper, model = model, unwrap(model)
     planned, skipped = remedy.plan(model, where, inputs)

@@ -12,6 +12,7 @@ from trainability.errors import UnsupportedModelError
 from trainability.ic import DropoutKind, ICLayer, Kind, check_keep
 from trainability.layers import Where, select
 from trainability.norms import FeatureBatchNorm
+from trainability.remedies.activation import ShapedActivation
 from trainability.remedies.apply import Change, Changes, Plan
 from trainability.remedies.calls import (
     OUTPUT,
@@ -67,6 +68,9 @@ class IC:
 
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan one change per weight layer, and one per BatchNorm that goes."""
+        for path, module in model.named_modules():
+            if isinstance(module, ShapedActivation):
+                raise UnsupportedModelError(path, "it is shaped, which the BatchNorm of an IC layer would undo")
         calls = watch_calls(model, inputs)
         layers, skipped = weight_layers(model, calls)
         order = list(layers)
@@ -76,8 +80,8 @@ class IC:
                     skipped[path] = "a first weight layer: it takes the inputs"
                     del layers[path]
         else:
-            wanted = set(select(model, where).paths)
-            skipped |= dict.fromkeys(wanted - layers.keys() - skipped.keys(), "not a weight layer")
+            wanted = select(model, where).paths
+            skipped |= {path: "not a weight layer" for path in wanted if path not in layers and path not in skipped}
             layers = {path: module for path, module in layers.items() if path in wanted}
         norms = _norms_that_go(model, calls, layers, order, skipped) if self.batchnorm == "remove" else {}
         changes: Changes = []
@@ -85,7 +89,7 @@ class IC:
         for path, module in layers.items():
             check_free(path, module, "ic")
             layer = self._layer(path, module, calls)
-            why = f"before {type(module).__name__}, keep {self.keep:g}"
+            why = f"before {type(module).__name__}"
             fed_by = calls.fed_by.get(path, "")
             if fed_by in norms and _is_alike(norms[fed_by], layer, calls.shapes.get(fed_by)):
                 _take_over(layer.norm, norms[fed_by])

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from trainability.activations import fan_in, is_weight_layer
 from trainability.kernels import maps
@@ -102,6 +103,8 @@ class Init:
         shared = [name for name in owners.get(id(weight), []) if name.rpartition(".")[0] != path]
         aliases = [name for name in shared if model.get_submodule(name.rpartition(".")[0]) is not module]
         known = fan_in(module) if self.scheme in ("he", "lecun", "default") else matrices(module)
+        if parametrize.is_parametrized(module, "weight"):
+            return "its weight is parametrised; initialise it before that"
         if weight is None or known is None:
             return f"{type(module).__name__}: its fan-in cannot be read off its weight"
         if aliases:

@@ -77,9 +77,9 @@ class Normalize:
             last = _last(calls, layers)
             skipped |= dict.fromkeys(last, "it gives the output of the model")
         else:
-            wanted = set(select(model, where).paths)
-            skipped |= dict.fromkeys(wanted - layers.keys() - skipped.keys(), "not a weight layer")
-            last = layers.keys() - wanted
+            wanted = select(model, where).paths
+            skipped |= {path: "not a weight layer" for path in wanted if path not in layers and path not in skipped}
+            last = layers.keys() - set(wanted)
         changes: Changes = []
         for path, module in layers.items():
             if path in last:

@@ -87,6 +87,10 @@ class Residual:
         weight_layers(model, calls)  # refuses quantised ones
         spans, skipped = self._spans(model, calls) if where is None else _modules(model, calls, where)
         changes: Changes = []
+        if self.scale == "fixup":
+            for path, module in model.named_modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    skipped[path] = f"{type(module).__name__} stays, though Fixup is for networks without"
         if self.scale == "fixup" and spans:
             changes += _fixup_weights(model, calls, spans)
         by_owner: dict[nn.Module, list[tuple[int, int]]] = {}
@@ -135,20 +139,22 @@ class Residual:
                 skipped[path] = "its forward has been replaced already; undo that first"
                 continue
             free = 0  # the first place that no span has taken
-            for begin, end in _layers_of(module, ends_with_weights=self.scale == "fixup", together=self.layers):
+            for begin, last, end in _layers_of(module, ends_with_weights=self.scale == "fixup", together=self.layers):
                 names = list(module._modules)[begin : end + 1]
                 paths = tuple(f"{path}.{name}".lstrip(".") for name in names)
                 if begin < free:
                     continue
-                if reason := _not_alike(calls, paths[0], paths[-1]):
+                # Activations keep the shape; one that is in several places has only one path.
+                if reason := _not_alike(calls, paths[0], paths[last - begin]):
                     skipped[" to ".join(dict.fromkeys((paths[0], paths[-1])))] = reason
                 else:
                     spans.append(_Span(paths, path, (begin, end)))
                     free = end + 1
         if not spans and not skipped:
+            some = "" if self.layers == 1 else f"{self.layers} times "
             skipped["(nothing)"] = (
-                "no nn.Sequential with weight layers and nonlinearities in turn; name the modules that are to have a "
-                "shortcut with where="
+                f"no nn.Sequential holds a weight layer and a nonlinearity {some}in turn; name the modules that are to "
+                "have a shortcut with where="
             )
         return spans, skipped
 
@@ -188,8 +194,11 @@ def _not_alike(calls: Calls, first: str, last: str) -> str | None:
     return None if before == after else f"it maps {before} to {after}, and a shortcut needs one shape"
 
 
-def _layers_of(module: nn.Module, *, ends_with_weights: bool, together: int) -> list[tuple[int, int]]:
-    """From where to where the layers of a Sequential go: a weight layer, what normalises or drops, a nonlinearity."""
+def _layers_of(module: nn.Module, *, ends_with_weights: bool, together: int) -> list[tuple[int, int, int]]:
+    """Where layers of a Sequential begin, have their last weight layer, and end.
+
+    A layer is a weight layer, what normalises or drops, and a nonlinearity.
+    """
     children = [
         child for child in module._modules.values() if child is not None
     ]  # one that is there twice counts twice
@@ -206,7 +215,7 @@ def _layers_of(module: nn.Module, *, ends_with_weights: bool, together: int) -> 
     for start in range(0, len(single) - together + 1):
         group = single[start : start + together]
         if all(a[2] + 1 == b[0] for a, b in pairwise(group)):
-            found.append((group[0][0], group[-1][1] if ends_with_weights else group[-1][2]))
+            found.append((group[0][0], group[-1][1], group[-1][1] if ends_with_weights else group[-1][2]))
     return found
 
 

@@ -9,7 +9,7 @@ from torch import fx, nn
 from trainability.activations import find_activation_calls, is_nonlinearity
 from trainability.layers import Where, select
 from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.calls import check_not_quantised
+from trainability.remedies.calls import check_not_quantised, nested_tensor_changes
 from trainability.remedies.init import Init
 from trainability.remedies.rewrite import RewrittenForward, activation_calls, replace_call, replace_module, trace
 
@@ -23,7 +23,7 @@ class SELU:
 
     Activations that are modules are replaced; those that are called as functions are, too, by rewriting the forward
     of the module that calls them, for which ``inputs`` are needed. Bounded ones (sigmoid, tanh and their like), which
-    may be gates, are left alone unless ``where`` names them.
+    may be gates, are left alone unless an `nn.Sequential` goes on with them or ``where`` names them.
 
     Args:
         init: ``"lecun"``, Gaussian weights of variance 1 / fan-in and no biases, or None, which keeps the weights, as
@@ -66,7 +66,7 @@ class SELU:
                     skipped[path] = f"{type(module).__name__} is no activation"
             elif isinstance(module, nn.SELU):
                 skipped[path] = "it is SELU already"
-            elif isinstance(module, _GATES) and not isinstance(module, nn.ReLU6) and where is None:
+            elif where is None and _may_be_a_gate(model, path, module):
                 skipped[path] = f"{type(module).__name__} may be a gate; name it with where= if it is not"
             else:
                 trained = any(True for _ in module.parameters())
@@ -83,7 +83,7 @@ class SELU:
         weights = Init("lecun").plan(model, None, inputs) if self.init and where is None else ([], {})
         if self.init and where is not None:
             skipped["(weights)"] = "kept, as where= chooses activations; Init('lecun') draws those of chosen layers"
-        return [*weights[0], *activations], {**weights[1], **skipped}
+        return [*weights[0], *activations, *nested_tensor_changes(model)], {**weights[1], **skipped}
 
     def _called(self, model: nn.Module, inputs: Any, skipped: dict[str, str]) -> Changes:
         """Changes of the activations that are called as functions."""
@@ -112,6 +112,13 @@ class SELU:
             else:
                 skipped[path] = "the functions that its forward calls may be gates"
         return changes
+
+
+def _may_be_a_gate(model: nn.Module, path: str, module: nn.Module) -> bool:
+    """Whether a bounded activation may be multiplied with something: not where a Sequential goes on with it."""
+    parent = model.get_submodule(path.rpartition(".")[0])
+    goes_on = isinstance(parent, nn.Sequential) and list(parent._modules.values())[-1] is not module
+    return isinstance(module, _GATES) and not isinstance(module, nn.ReLU6) and not goes_on
 
 
 def _rewrite(module: nn.Module, graphs: dict[bool, fx.Graph]) -> None:

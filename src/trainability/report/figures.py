@@ -7,6 +7,7 @@ from math import isfinite
 from statistics import median
 
 import plotly.graph_objects as go
+from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from trainability.gates import gated_correlation, gated_information
@@ -19,7 +20,8 @@ Arms = dict[str, list[Record]]
 
 def colours(names: Iterable[str]) -> dict[str, str]:
     """One colour per remedy, the same in every figure."""
-    return dict(zip(names, cycle(_PALETTE), strict=False))
+    names = list(names)
+    return dict(zip(names, cycle(_PALETTE if len(names) <= len(_PALETTE) else qualitative.Dark24), strict=False))
 
 
 def style(figure: go.Figure, height: int = 380) -> go.Figure:
@@ -106,7 +108,7 @@ def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
     figure.update_xaxes(title="training step")
     figure.update_yaxes(title="nats", row=1, col=1)
     if with_term:
-        figure.update_yaxes(type="log", exponentformat="power", dtick=1, row=1, col=2)
+        figure.update_yaxes(type="log", exponentformat="power", row=1, col=2)
     return style(figure).update_layout(legend={"y": 1.12}, margin={"t": 80})
 
 
@@ -163,8 +165,17 @@ def history_figure(arms: Arms) -> go.Figure:
     """Entropy over training steps and layers, one heatmap per remedy, of the run of median accuracy."""
     chosen = {name: sorted(runs, key=lambda r: r.accuracy[-1][2])[len(runs) // 2] for name, runs in arms.items()}
     titles = [f"{escape(name)}, seed {run.seed}" for name, run in chosen.items()]
-    figure = make_subplots(rows=1, cols=len(chosen), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.02)
-    for column, run in enumerate(chosen.values(), 1):
+    columns = min(4, len(chosen))
+    rows = -(-len(chosen) // columns)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=titles,
+        shared_yaxes=True,
+        horizontal_spacing=0.02,
+        vertical_spacing=0.28 / rows,
+    )
+    for number, run in enumerate(chosen.values()):
         figure.add_trace(
             go.Heatmap(
                 z=list(zip(*(entropy for _, entropy, _ in run.flow), strict=True)),
@@ -173,13 +184,14 @@ def history_figure(arms: Arms) -> go.Figure:
                 coloraxis="coloraxis",
                 hovertemplate="step %{x}, layer %{y}: %{z:.4f} nats<extra></extra>",
             ),
-            row=1,
-            col=column,
+            row=number // columns + 1,
+            col=number % columns + 1,
         )
-    figure.update_xaxes(title="step", type="category", nticks=6)
-    figure.update_yaxes(title="hidden layer", row=1, col=1)
+    figure.update_xaxes(type="category", nticks=6)
+    figure.update_xaxes(title="step", row=rows)
+    figure.update_yaxes(title="hidden layer", col=1)
     figure.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 0, "cmax": 3, "colorbar": {"title": "nats"}})
-    return style(figure, 360)
+    return style(figure, 100 + 260 * rows)
 
 
 def independence_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
@@ -209,6 +221,7 @@ def independence_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None
                 row=row,
                 col=column,
             )
+    figure.update_xaxes(tickformat="d", nticks=8)
     figure.update_xaxes(title="weight layer", row=2)
     return style(figure, 560).update_layout(legend={"y": 1.07}, margin={"t": 90})
 
@@ -232,6 +245,16 @@ def gates_figure(arms: Arms) -> go.Figure | None:
             shared = {"legendgroup": str(mean), "row": 1, "col": column}
             line = {"color": colour, "dash": "dash", "width": 1.2}
             figure.add_scatter(x=keeps, y=expected[column], mode="lines", line=line, showlegend=False, **shared)
+            if measure == "information":
+                figure.add_scatter(
+                    x=[entry["keep"] for entry in rows],
+                    y=[entry["mixture"] for entry in rows],
+                    mode="markers",
+                    marker={"color": colour, "size": 9, "symbol": "circle-open"},
+                    showlegend=False,
+                    hovertemplate="keep %{x}: %{y:.4f}, gates unknown<extra></extra>",
+                    **shared,
+                )
             figure.add_scatter(
                 x=[entry["keep"] for entry in rows],
                 y=[entry[measure] for entry in rows],

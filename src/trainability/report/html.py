@@ -49,7 +49,7 @@ def render(comparison: Comparison) -> str:
                 "title": title,
                 "words": words[title],
                 "rows": table(arms),
-                "figures": _figures(arms, palette, comparison.chance),
+                "figures": _figures(arms, palette, comparison.chance, int(comparison.data["train"])),
             }
         )
     overview = []
@@ -91,7 +91,7 @@ def table(arms: figures.Arms) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -float(row["median"]))
 
 
-def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list[dict[str, Any]]:
+def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images: int) -> list[dict[str, Any]]:
     drawn = [
         ("Accuracy during training", "One line per seed.", figures.accuracy_figure(arms, palette, chance)),
         (
@@ -111,22 +111,24 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list
         ),
         (
             "The kernel of every layer: q and c",
-            "Mean square of the signal, and mean cosine over pairs of 128 training images; one line per seed. "
-            "Dashed: what theory predicts before training, from the scale of the weights of the first seed. "
+            f"Mean square of the signal, and mean cosine over pairs of {min(128, images)} training images; one line "
+            "per seed. Dashed: what theory predicts before training, from the scale of the weights of the first seed. "
             "Where c is 1 all inputs look alike.",
             figures.kernel_figure(arms, palette),
         ),
         (
             "Independence of what weight layers receive",
-            "Pairs of neurons of the inputs of evenly spaced weight layers, over 256 training images in training mode: "
-            "mean |correlation| (about 0.05 where there is none), and mutual information by nearest neighbours.",
+            f"Pairs of neurons of the inputs of evenly spaced weight layers, over {min(256, images)} training images "
+            f"in training mode: mean |correlation| (about {0.8 / min(256, images) ** 0.5:.2f} where there is none), "
+            "and mutual information by nearest neighbours, which scatters around 0 where there is none.",
             figures.independence_figure(arms, palette),
         ),
         (
             "What the gates of an IC layer do",
             "The two most dependent neurons that the middle IC layer normalises, after training: gates are drawn 16 "
             "times, and dots show what is left (bars: two standard errors). Dashed: the theorem, for neurons of mean "
-            "zero, and what becomes of it when the mean is their standard deviation.",
+            "zero, and what becomes of it when the mean is their standard deviation. Rings: an estimate that does not "
+            "know of gates, and is off by some hundredths of a nat.",
             figures.gates_figure(arms),
         ),
         (
@@ -141,8 +143,8 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float) -> list
         ),
         (
             "Single neurons",
-            "One neuron of median variance before its nonlinearity, over 512 training images, before (grey) and after "
-            "training; first seed. A single line: it gives every input the same value.",
+            f"One neuron of median variance before its nonlinearity, over {min(512, images)} training images, before "
+            "(grey) and after training; first seed. A single line: it gives every input the same value.",
             figures.neuron_figure(arms),
         ),
     ]
