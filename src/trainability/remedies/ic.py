@@ -105,10 +105,11 @@ class IC:
     def _layer(self, path: str, module: nn.Module, calls: Calls) -> ICLayer:
         features = features_in(module)
         assert features is not None
-        kind = _DIMS[len(module.kernel_size)] if isinstance(module, nn.modules.conv._ConvNd) else "tokens"
-        dims = len(calls.shapes[path][0]) if path in calls.shapes else None
-        if dims is not None and (dims < 2 or (kind != "tokens" and dims != len(module.kernel_size) + 2)):  # type: ignore
-            raise UnsupportedModelError(path, f"its input of shape {calls.shapes[path][0]} is no batch")
+        spatial = len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 0
+        kind = _DIMS[spatial] if spatial else "tokens"
+        shape = calls.shapes[path][0] if path in calls.shapes else None
+        if shape is not None and len(shape) < 2 + spatial:
+            raise UnsupportedModelError(path, f"its input of shape {shape} is no batch")
         layer = ICLayer(features, self.keep, kind=kind, dropout=self.dropout, place=f"before {path}")
         like = next(module.parameters())
         return layer.to(like.device, like.dtype).train(module.training)

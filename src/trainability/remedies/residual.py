@@ -199,9 +199,7 @@ def _layers_of(module: nn.Module, *, ends_with_weights: bool, together: int) -> 
 
     A layer is a weight layer, what normalises or drops, and a nonlinearity.
     """
-    children = [
-        child for child in module._modules.values() if child is not None
-    ]  # one that is there twice counts twice
+    children = [child for child in module._modules.values() if child is not None]  # not children(): some come twice
     single: list[tuple[int, int, int]] = []  # begin, last weight layer, end
     for begin, child in enumerate(children):
         if not is_weight_layer(child):
