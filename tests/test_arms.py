@@ -10,10 +10,10 @@ from trainability.experiments.config import CompareConfig, configure
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.train import build_model
 from trainability.experiments.validate import ConfigError, validated
-from trainability.ic import ICLayer
+from trainability.modules.ic import ICLayer
+from trainability.modules.shortcut import Add, ScaledAdd
 from trainability.remedies import IC, TAT, Init, Normalize, Residual
 from trainability.remedies.normalize import WeightNorm
-from trainability.shortcut import Add, ScaledAdd
 
 
 def test_parts_are_joined_in_the_order_in_which_they_can_be_applied():

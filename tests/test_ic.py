@@ -10,8 +10,8 @@ from torch import nn
 import trainability as tr
 from models_for_tests import mlp
 from trainability.errors import UnsupportedModelError
-from trainability.ic import ICLayer
-from trainability.norms import FeatureBatchNorm
+from trainability.modules.ic import ICLayer
+from trainability.modules.norms import FeatureBatchNorm
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import trainability as tr
 from models_for_tests import Functional, mlp
 from trainability.errors import UnsupportedModelError
 from trainability.models import resnet
-from trainability.shortcut import ScaledAdd
+from trainability.modules.shortcut import ScaledAdd
 
 
 def outputs_of(model: nn.Module, path: str, x: torch.Tensor) -> torch.Tensor:

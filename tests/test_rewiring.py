@@ -11,7 +11,7 @@ from torch import nn
 import trainability as tr
 from models_for_tests import mlp
 from trainability.errors import UnsupportedModelError
-from trainability.ic import ICLayer
+from trainability.modules.ic import ICLayer
 from trainability.remedies.calls import OUTPUT, watch_calls
 
 

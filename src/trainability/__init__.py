@@ -11,10 +11,10 @@ from trainability.diagnose import Verdict, diagnose
 from trainability.entropy import batch_entropy, differential_entropy, neuron_entropy
 from trainability.errors import UnsupportedModelError
 from trainability.flow import Flow, measure
-from trainability.ic import ICLayer
 from trainability.kernels import predict
 from trainability.layers import Selection, select
 from trainability.lbe import LBE
+from trainability.modules.ic import ICLayer
 from trainability.remedies import DKS, EOC, IC, SELU, TAT, Init, Normalize, Residual, apply_
 
 __version__ = "0.1.0"

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from trainability.data import FolderOptions, check_name
 from trainability.models import ACTIVATIONS
 from trainability.models.resnet import Unit, check_depth
+from trainability.modules.shortcut import Scale
 from trainability.remedies import DKS, EOC, IC, SELU, TAT, Normalize, Remedy, Residual
 from trainability.remedies.normalize import Kind as NormalizeKind
-from trainability.shortcut import Scale
 from trainability.training import optimisers
 
 Positive = Annotated[int, Field(ge=1)]

@@ -5,9 +5,9 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from trainability.ic import ICLayer, check_keep
 from trainability.models.parts import activation, check_sizes
-from trainability.shortcut import Scale, fixup_, shortcut
+from trainability.modules.ic import ICLayer, check_keep
+from trainability.modules.shortcut import Scale, fixup_, shortcut
 
 Unit = Literal["baseline", "relu-ic-conv", "ic-conv-relu", "conv-relu-ic"]
 

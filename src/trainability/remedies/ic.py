@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainability.errors import UnsupportedModelError
-from trainability.ic import DropoutKind, ICLayer, Kind, check_keep
 from trainability.layers import Where, select
-from trainability.norms import FeatureBatchNorm
+from trainability.modules.ic import DropoutKind, ICLayer, Kind, check_keep
+from trainability.modules.norms import FeatureBatchNorm
 from trainability.remedies.activation import ShapedActivation
 from trainability.remedies.apply import Change, Changes, Plan
 from trainability.remedies.calls import (

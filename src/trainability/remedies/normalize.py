@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from trainability.errors import UnsupportedModelError
 from trainability.layers import Where, select
-from trainability.norms import FeatureBatchNorm, FeatureGroupNorm
+from trainability.modules.norms import FeatureBatchNorm, FeatureGroupNorm
 from trainability.remedies.apply import Change, Changes, Plan
 from trainability.remedies.calls import (
     Calls,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainability.activations import is_nonlinearity, is_weight_layer
 from trainability.errors import UnsupportedModelError
 from trainability.layers import Where, select
+from trainability.modules.shortcut import Add, Scale, ScaledAdd, fixup_factors, shortcut
 from trainability.remedies.apply import Change, Changes, Plan
 from trainability.remedies.calls import (
     Calls,
@@ -23,7 +24,6 @@ from trainability.remedies.calls import (
     weight_layers,
 )
 from trainability.remedies.weights import fill, matrices, weight_std
-from trainability.shortcut import Add, Scale, ScaledAdd, fixup_factors, shortcut
 
 _BETWEEN = (
     nn.modules.batchnorm._NormBase,

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from trainability.activations import is_weight_layer
 from trainability.errors import UnsupportedModelError
 from trainability.gates import gate_effects
-from trainability.ic import ICLayer
 from trainability.independence import independence
 from trainability.kernels import measured, predict
+from trainability.modules.ic import ICLayer
 from trainability.moments import samples
 from trainability.observe import observing
 from trainability.taps import Taps

@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from trainability.norms import FeatureBatchNorm
+from trainability.modules.norms import FeatureBatchNorm
 
 Kind = Literal["1d", "2d", "3d", "tokens"]
 DropoutKind = Literal["element", "channel"]
