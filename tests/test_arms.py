@@ -124,7 +124,7 @@ def test_recipes_refuse_what_does_not_go_together():
         ({"model": {"unit": "relu-ic-conv"}}, "belongs to name: resnet"),
         ({"model": {"batchnorm": True}, "remedy": "ic"}, "takes the place of BatchNorm"),
         ({"model": {"residual": True}, "remedy": "rezero"}, "brings shortcuts, and the model has them"),
-        ({"data": {"per_class": 5}}, "belong to name: folder"),
+        ({"data": {"per_class": 5}}, "belong to data: folder"),
         ({"remedy": "layernom"}, "layernorm"),
     ):
         with pytest.raises(ConfigError, match=reason):

@@ -11,7 +11,7 @@ import torch
 
 from trainability.data import PLN, DataError, FolderOptions, cifar, load, per_location_normalise
 from trainability.data import load as load_function
-from trainability.data.augment import Augmentation, CropFlip, usual
+from trainability.data.augment import Augmentation, CropFlip, usual_augmentation
 
 MODULE = sys.modules[load_function.__module__]
 
@@ -301,9 +301,9 @@ def test_crops_are_windows_of_the_padded_image_and_half_are_mirrored():
     assert len(counts) == 50  # every window, in both directions
     assert 150 < sum(n for (flip, _, _), n in counts.items() if flip) < 250
     assert torch.equal(CropFlip(0, flip=False)(images, torch.Generator()), images)
-    assert isinstance(usual("cifar10"), CropFlip)
-    assert usual("fashion-mnist").flip
-    assert not usual("mnist").flip
+    assert isinstance(usual_augmentation("cifar10"), CropFlip)
+    assert usual_augmentation("fashion-mnist").flip
+    assert not usual_augmentation("mnist").flip
 
 
 @pytest.fixture

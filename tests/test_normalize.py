@@ -225,7 +225,15 @@ def test_selu_finds_activations_that_are_called_and_leaves_gates():
 
 
 @pytest.mark.parametrize(
-    "remedy", [tr.Normalize("layer"), tr.Normalize("weight"), tr.Normalize("batch"), tr.Residual("rezero"), tr.SELU()]
+    "remedy",
+    [
+        tr.IC(keep=1.0),
+        tr.Normalize("layer"),
+        tr.Normalize("weight"),
+        tr.Normalize("batch"),
+        tr.Residual("rezero"),
+        tr.SELU(),
+    ],
 )
 def test_stacks_of_changed_networks_train_as_each_alone(remedy):
     from trainability.training.stack import Stack

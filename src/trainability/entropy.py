@@ -6,7 +6,7 @@ from typing import Literal, TypeGuard
 import torch
 from torch import Tensor
 
-from trainability.moments import Moments, Neurons, sample_count, samples
+from trainability.moments import Moments, Neurons, sample_count, sample_rows, samples
 
 Convention = Literal["paper", "published-code"]
 
@@ -122,7 +122,7 @@ def differential_entropy(
     [0.2, 0.0]
     """
     x = _checked_samples(a, neurons, channel_dim)
-    x = x if x.dim() == 2 else x.movedim(1, -1).flatten(0, 1)
+    x = sample_rows(x)
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     count = x.shape[0]
     if method == "gaussian" and count < 2:

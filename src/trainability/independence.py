@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainability.entropy import is_activation
-from trainability.moments import Neurons, samples
+from trainability.moments import Neurons, sample_rows, samples
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ def independence(
     >>> round(found.correlation, 1), round(found.gaussian, 2), found.pairs
     (0.5, 0.14, 16)
     """
-    x = _columns(a, neurons, channel_dim, most_samples, k)
-    x = x[:, x.std(0) > 0]
-    x = x[:, _even(x.shape[1], most_neurons)]
+    x = varying_neurons(a, neurons, channel_dim, most_samples, most_neurons)
+    if len(x) <= k:
+        raise ValueError(f"{len(x)} samples per neuron are too few for neighbour {k}; take a larger batch")
     if x.shape[1] < 2:
         return None
     rho = torch.corrcoef(x.T).clamp(-1, 1)
     first, second = torch.triu_indices(len(rho), len(rho), offset=1)
     each = rho[first, second]
-    chosen = _even(len(each), most_pairs)
+    chosen = evenly_spaced(len(each), most_pairs)
     information = mutual_information(x[:, first[chosen]], x[:, second[chosen]], k=k)
     return Independence(
         float(each.abs().mean()),
@@ -136,20 +136,20 @@ def mutual_information(x: Tensor, y: Tensor, *, method: Literal["knn", "gaussian
     return torch.stack([_mixed(one, other, k) for one, other in zip(x.unbind(1), y.unbind(1), strict=True)])
 
 
-def _columns(a: Tensor, neurons: Neurons, channel_dim: int | None, most: int, k: int) -> Tensor:
-    """Samples ``(S, n)`` in float64, at most so many."""
+def varying_neurons(
+    a: Tensor, neurons: Neurons, channel_dim: int | None = None, most_samples: int = 512, most_neurons: int = 64
+) -> Tensor:
+    """Samples ``(S, n)`` in float64 of neurons that vary, evenly spaced and at most so many of either."""
     if not is_activation(a):
         kind = a.dtype if isinstance(a, Tensor) else type(a).__name__
         raise TypeError(f"an activation must be a floating-point tensor with values, not {kind}")
-    x = samples(a.detach(), neurons, channel_dim)
-    x = x if x.dim() == 2 else x.movedim(1, -1).flatten(0, 1)
-    x = x[_even(len(x), most)].double()
-    if len(x) <= k:
-        raise ValueError(f"{len(x)} samples per neuron are too few for neighbour {k}; take a larger batch")
-    return x
+    x = sample_rows(samples(a.detach(), neurons, channel_dim))
+    x = x[evenly_spaced(len(x), most_samples)].double()
+    x = x[:, (x != x[:1]).any(0)]
+    return x[:, evenly_spaced(x.shape[1], most_neurons)]
 
 
-def _even(count: int, most: int) -> Tensor:
+def evenly_spaced(count: int, most: int) -> Tensor:
     """So many indices at the most, evenly spaced."""
     if count <= most:
         return torch.arange(count)

@@ -57,6 +57,11 @@ def _channels_last(dims: int) -> torch.memory_format:
     return torch.channels_last if dims == 4 else torch.channels_last_3d
 
 
+def sample_rows(x: Tensor) -> Tensor:
+    """What `samples` returned as ``(S, n)``, positions being rows like any other sample."""
+    return x if x.dim() == 2 else x.movedim(1, -1).flatten(0, 1)
+
+
 def sample_count(x: Tensor) -> int:
     """The number of samples per neuron in what `samples` returned."""
     return x.shape[0] if x.dim() == 2 else x.shape[0] * x.shape[2]

@@ -2,7 +2,7 @@
 
 from trainability.data.dataset import Dataset, Split
 from trainability.data.errors import DataError
-from trainability.data.folder import FolderOptions
+from trainability.data.folder import FolderOptions, folder_options
 from trainability.data.load import NAMES, check_name, load
 from trainability.data.pln import PLN, per_location_normalise
 
@@ -14,6 +14,7 @@ __all__ = [
     "FolderOptions",
     "Split",
     "check_name",
+    "folder_options",
     "load",
     "per_location_normalise",
 ]

@@ -90,7 +90,7 @@ class CropFlip:
         return padded.movedim(1, -1)[each, rows.unsqueeze(2), columns.unsqueeze(1)].movedim(-1, 1)
 
 
-def usual(data: str) -> Augment:
+def usual_augmentation(data: str) -> Augment:
     """What is usual for a data set: affine maps of digits, mirrored too of clothes, and crops of photographs."""
     if data in ("digits", "mnist"):
         return Augmentation()

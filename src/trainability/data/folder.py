@@ -22,9 +22,25 @@ class FolderOptions:
     per_class: int | None = None
 
     def __post_init__(self) -> None:
+        least = {"image_size": 1, "classes": 2, "per_class": 1}
         for name, value in vars(self).items():
-            if value is not None and value < 1:
-                raise DataError(f"{name} must be at least 1, not {value}")
+            if value is not None and value < least[name]:
+                raise DataError(f"{name} must be at least {least[name]}, not {value}")
+
+
+def folder_options(
+    data: str, image_size: int | None, classes: int | None, per_class: int | None
+) -> FolderOptions | None:
+    """What settings say of a folder; None for another data set, for which they must say nothing.
+
+    Raises:
+        DataError: a value that is too small, or one for a data set that is no folder.
+    """
+    if data == "folder":
+        return FolderOptions(image_size or FolderOptions.image_size, classes, per_class)
+    if image_size or classes or per_class:
+        raise DataError(f"image_size, classes and per_class belong to data: folder, not to {data}")
+    return None
 
 
 def read_folder(folder: Path, options: FolderOptions) -> tuple[int, Split, Split | None]:
@@ -47,8 +63,6 @@ def read_folder(folder: Path, options: FolderOptions) -> tuple[int, Split, Split
     if len(names) < 2:
         raise DataError(f"{root} should have one folder of images per class, and has {len(names)} with images in it")
     if options.classes is not None:
-        if options.classes < 2:
-            raise DataError(f"classes must be at least 2, not {options.classes}")
         if options.classes > len(names):
             raise DataError(f"{root} has {len(names)} classes, not {options.classes}")
         names = names[: options.classes]

@@ -91,7 +91,7 @@ def load(
     Args:
         name: ``"digits"`` (scikit-learn's 1,797 images of 8×8; needs no files), ``"mnist"``, ``"fashion-mnist"``,
             ``"cifar10"``, ``"cifar100"``, or ``"folder"``: images of one's own, in ``DIR/train/CLASS/`` and
-            ``DIR/val/CLASS/``; without the second as many as are held out are kept for testing, too.
+            ``DIR/val/CLASS/``; without the second a tenth of the images is kept for testing.
         data_dir: folder of the official files, such as ``DIR/MNIST/raw/train-images-idx3-ubyte.gz`` or
             ``DIR/cifar-10-batches-py/data_batch_1``; checksums are verified.
         hub: take them from the Hugging Face hub instead (needs ``trainability[hub]``).

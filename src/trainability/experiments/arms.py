@@ -64,7 +64,7 @@ PARTS: dict[str, Part] = {
     "groupnorm": _norms("GroupNorm before every nonlinearity", Normalize("group")),
     "weightnorm": _norms("weight normalisation", Normalize("weight")),
     "ic": replace(_norms("BatchNorm and Dropout before every weight layer", IC()), claim=_IC_CLAIM),
-    "residual": Part("an identity shortcut around every layer", _SHORTCUTS, model={"shortcut": True}),
+    "residual": _shortcuts("an identity shortcut around every layer", Residual()),
     "rezero": _shortcuts("a shortcut around every layer, whose scale is learned from 0 on", Residual("rezero")),
     "skipinit": _shortcuts(
         "a shortcut around every layer, whose scale is learned from a small one on", Residual("skipinit")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trainability.data import Dataset
-from trainability.data.augment import usual
+from trainability.data.augment import usual_augmentation
 from trainability.experiments.arms import Arm, arm
 from trainability.experiments.config import CompareConfig
 from trainability.experiments.environment import describe_environment
@@ -116,7 +116,7 @@ def _training(records: list[Record], config: CompareConfig, data: Dataset) -> Tr
         Plan(
             config.epochs,
             config.batch_size,
-            augmentation=usual(data.name) if config.augment else None,
+            augmentation=usual_augmentation(data.name) if config.augment else None,
             convention=config.convention,
         ),
         fabric_on(config.device),
@@ -151,9 +151,8 @@ def check_remedies(config: CompareConfig, data: Dataset) -> None:
 def _built(depth: int, side: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
     """The network of one side with its remedies, and weights from the random state."""
     model = _plain(depth, side, config, data)
-    shortcuts = [Residual()] if config.model == "cnn" and side.model.get("shortcut") else []
     own = [r for r in side.remedies if not (config.model == "resnet" and isinstance(r, Residual))]  # options of it
-    for remedy in (*shortcuts, *own):
+    for remedy in own:
         apply_(model, _tuned(remedy, config), inputs=torch.zeros(2, *data.shape))
     return model
 
@@ -172,7 +171,6 @@ def _plain(depth: int, side: Arm, config: CompareConfig, data: Dataset) -> nn.Mo
         channels, height, width = data.shape
         shape = (channels, height, width)
         return cnn(shape, depth, config.width, data.classes, strides=config.strides, head=config.width, **options)
-    options["residual"] = bool(side.model.get("shortcut"))
     return fnn(torch.Size(data.shape).numel(), depth, config.width, data.classes, **options)
 
 

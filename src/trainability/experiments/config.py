@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from trainability.data import FolderOptions, check_name
+from trainability.data import FolderOptions, check_name, folder_options
 from trainability.experiments.arms import arm
 from trainability.experiments.validate import read_yaml, validated
 from trainability.models import ACTIVATIONS
@@ -74,14 +74,11 @@ class CompareConfig(BaseModel):
 
     def images(self) -> FolderOptions | None:
         """What is taken of a folder; None for another data set."""
-        if self.data != "folder":
-            return None
-        return FolderOptions(self.image_size or FolderOptions.image_size, self.classes, self.per_class)
+        return folder_options(self.data, self.image_size, self.classes, self.per_class)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.data != "folder" and (self.image_size or self.classes or self.per_class):
-            raise ValueError("image_size, classes and per_class belong to data: folder")
+        self.images()
         if self.strides and self.model != "cnn":
             raise ValueError("strides belong to model: cnn")
         for name in self.remedies:

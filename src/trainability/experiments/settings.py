@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from trainability.data import FolderOptions, check_name
+from trainability.data import FolderOptions, check_name, folder_options
 from trainability.models import ACTIVATIONS
 from trainability.models.resnet import Unit, check_depth
 from trainability.modules.shortcut import Scale
@@ -44,15 +44,12 @@ class DataRecipe(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.name != "folder" and (self.image_size or self.classes or self.per_class):
-            raise ValueError("image_size, classes and per_class belong to name: folder")
+        self.images()
         return self
 
     def images(self) -> FolderOptions | None:
         """What is taken of a folder; None for another data set."""
-        if self.name != "folder":
-            return None
-        return FolderOptions(self.image_size or FolderOptions.image_size, self.classes, self.per_class)
+        return folder_options(self.name, self.image_size, self.classes, self.per_class)
 
 
 class ModelRecipe(Settings):

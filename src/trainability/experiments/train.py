@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from trainability.data import Dataset, load
-from trainability.data.augment import usual
+from trainability.data.augment import usual_augmentation
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.validate import ConfigError
@@ -115,7 +115,7 @@ def build_training(
         optimizer=first.optimizer.name,
         options=first.optimizer.options,
         schedule=Schedule(**first.schedule.model_dump()),
-        augmentation=usual(data.name) if first.data.augment else None,
+        augmentation=usual_augmentation(data.name) if first.data.augment else None,
         convention=first.lbe.convention if first.lbe else "paper",
         neurons=first.lbe.neurons if first.lbe else "position",
         probes=first.probes,

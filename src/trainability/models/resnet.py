@@ -1,6 +1,7 @@
 """Residual networks of the CIFAR and the ImageNet family, whose shortcuts and normalisation can be left out."""
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor, nn
@@ -167,30 +168,19 @@ class Block(nn.Module):
         return out
 
 
+@dataclass(frozen=True)
 class _Blocks:
-    """Makes the blocks of one network."""
+    """Makes the blocks of one network, of which there are ``count``."""
 
-    def __init__(
-        self,
-        nonlinearity: str,
-        shortcuts: bool,
-        norm: bool,
-        preactivation: bool,
-        bottleneck: bool,
-        unit: Unit,
-        keep: float,
-        scale: Scale,
-        count: int,
-    ) -> None:
-        self.nonlinearity = nonlinearity
-        self.shortcuts = shortcuts
-        self.norm = norm
-        self.preactivation = preactivation
-        self.bottleneck = bottleneck
-        self.unit = unit
-        self.keep = keep
-        self.scale: Scale = scale
-        self.count = count
+    nonlinearity: str
+    shortcuts: bool
+    norm: bool
+    preactivation: bool
+    bottleneck: bool
+    unit: Unit
+    keep: float
+    scale: Scale
+    count: int
 
     def after(self, prefix: str, channels: int) -> list[tuple[str, nn.Module]]:
         """Normalisation and nonlinearity."""

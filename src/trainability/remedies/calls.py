@@ -226,7 +226,9 @@ def features_out(module: nn.Module) -> int:
         return module.out_features
     if isinstance(module, nn.modules.conv._ConvNd):
         return module.out_channels
-    return int(module.nf)  # type: ignore[arg-type]
+    weight = module._parameters["weight"]  # the Conv1D of the transformers library, (in, out)
+    assert weight is not None
+    return weight.shape[1]
 
 
 def check_not_quantised(path: str, module: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from html import escape
-from itertools import cycle, product
+from itertools import cycle
 from math import isfinite
 from statistics import median
 
@@ -10,18 +10,17 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from trainability.gates import gated_correlation, gated_information
 from trainability.training.record import Record
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b")
 Arms = dict[str, list[Record]]
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
     """One colour per remedy, the same in every figure."""
     names = list(names)
-    return dict(zip(names, cycle(_PALETTE if len(names) <= len(_PALETTE) else qualitative.Dark24), strict=False))
+    return dict(zip(names, cycle(PALETTE if len(names) <= len(PALETTE) else qualitative.Dark24), strict=False))
 
 
 def style(figure: go.Figure, height: int = 380) -> go.Figure:
@@ -192,128 +191,6 @@ def history_figure(arms: Arms) -> go.Figure:
     figure.update_yaxes(title="hidden layer", col=1)
     figure.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 0, "cmax": 3, "colorbar": {"title": "nats"}})
     return style(figure, 100 + 260 * rows)
-
-
-def independence_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
-    """Correlation and information of pairs of neurons that weight layers receive, at the start and at the end."""
-    known = {name: [run for run in runs if run.independence and run.independence[0][1]] for name, runs in arms.items()}
-    if not any(known.values()):
-        return None
-    measures = {"correlation": "mean |correlation|", "knn": "mutual information, nats"}
-    titles = [f"{words}, {when}" for words in measures.values() for when in ("start", "end")]
-    figure = make_subplots(
-        rows=2, cols=2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.14
-    )
-    for name, runs in known.items():
-        for (number, run), (row, measure), column in product(enumerate(runs), enumerate(measures, 1), (1, 2)):
-            rows = run.independence[0 if column == 1 else -1][1]
-            figure.add_scatter(
-                x=[entry["layer"] for entry in rows],
-                y=[entry[measure] for entry in rows],
-                mode="lines+markers",
-                line={"color": palette[name], "width": 1.6},
-                marker={"size": 5},
-                opacity=0.8,
-                name=escape(name),
-                legendgroup=name,
-                showlegend=number == 0 and row == column == 1,
-                hovertemplate=f"{escape(name)}, seed {run.seed}<br>layer %{{x}}: %{{y:.4g}}<extra></extra>",
-                row=row,
-                col=column,
-            )
-    figure.update_xaxes(tickformat="d", nticks=8)
-    figure.update_xaxes(title="weight layer", row=2)
-    return style(figure, 560).update_layout(legend={"y": 1.07}, margin={"t": 90})
-
-
-def gates_figure(arms: Arms) -> go.Figure | None:
-    """What gates do to two neurons of an IC layer, beside the theorem's factors."""
-    found = next((run.gates for runs in arms.values() for run in runs if run.gates), None)
-    if not found:
-        return None
-    titles = ["correlation, after over before", "mutual information, after over before"]
-    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.06)
-    keeps = [i / 100 for i in range(30, 101)]
-    means = sorted({entry["mean"] for entry in found})
-    for colour, mean in zip(_PALETTE, means, strict=False):
-        rows = [entry for entry in found if entry["mean"] == mean]
-        expected = {
-            1: [gated_correlation(1.0, keep, mean) for keep in keeps],
-            2: [gated_information(1.0, keep) for keep in keeps],
-        }
-        for column, measure in ((1, "correlation"), (2, "information")):
-            shared = {"legendgroup": str(mean), "row": 1, "col": column}
-            line = {"color": colour, "dash": "dash", "width": 1.2}
-            figure.add_scatter(x=keeps, y=expected[column], mode="lines", line=line, showlegend=False, **shared)
-            if measure == "information":
-                figure.add_scatter(
-                    x=[entry["keep"] for entry in rows],
-                    y=[entry["mixture"] for entry in rows],
-                    mode="markers",
-                    marker={"color": colour, "size": 9, "symbol": "circle-open"},
-                    showlegend=False,
-                    hovertemplate="keep %{x}: %{y:.4f}, gates unknown<extra></extra>",
-                    **shared,
-                )
-            figure.add_scatter(
-                x=[entry["keep"] for entry in rows],
-                y=[entry[measure] for entry in rows],
-                error_y={"type": "data", "array": [2 * entry[f"{measure}_error"] for entry in rows]},
-                mode="markers",
-                marker={"color": colour, "size": 8},
-                name=f"mean {mean:g}",
-                showlegend=column == 1,
-                hovertemplate="keep %{x}: %{y:.4f}<extra></extra>",
-                **shared,
-            )
-    figure.update_xaxes(title="keep probability of the gates")
-    return style(figure, 400).update_layout(legend={"y": 1.12}, margin={"t": 80})
-
-
-def kernel_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
-    """q and c after every layer, at the start and at the end; dashed what the weights predict for the start."""
-    known = {name: [run for run in runs if run.kernel and run.kernel[0][1]] for name, runs in arms.items()}
-    if not any(known.values()):
-        return None
-    titles = ["q at the start", "q at the end", "c at the start", "c at the end"]
-    figure = make_subplots(
-        rows=2, cols=2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.12
-    )
-    for name, runs in known.items():
-        for number, run in enumerate(runs):
-            for row, column in product((1, 2), (1, 2)):
-                step, *measured = run.kernel[0 if column == 1 else -1]
-                figure.add_scatter(
-                    x=list(range(1, len(measured[row - 1]) + 1)),
-                    y=measured[row - 1],
-                    mode="lines",
-                    line={"color": palette[name], "width": 1.8},
-                    opacity=0.8,
-                    name=escape(name),
-                    legendgroup=name,
-                    showlegend=number == 0 and row == column == 1,
-                    hovertemplate=f"{escape(name)}, seed {run.seed}, step {step}<br>%{{x}}: %{{y:.4g}}<extra></extra>",
-                    row=row,
-                    col=column,
-                )
-        for row, values in enumerate((runs[0].predicted or ()) if runs else (), 1):
-            figure.add_scatter(
-                x=list(range(1, len(values) + 1)),
-                y=values,
-                mode="lines",
-                line={"color": palette[name], "width": 1.1, "dash": "dash"},
-                legendgroup=name,
-                showlegend=False,
-                hovertemplate=f"{escape(name)}, predicted<br>layer %{{x}}: %{{y:.4g}}<extra></extra>",
-                row=row,
-                col=1,
-            )
-    figure.update_xaxes(title="hidden layer", row=2)
-    figure.update_yaxes(type="log", exponentformat="power", title="mean square q", row=1, col=1)
-    figure.update_yaxes(type="log", row=1, col=2)
-    figure.update_yaxes(title="cosine c", row=2, col=1)
-    figure.update_yaxes(range=[-0.15, 1.05], row=2)
-    return style(figure, 620).update_layout(legend={"y": 1.06}, margin={"t": 90})
 
 
 def alpha_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:

@@ -14,7 +14,7 @@ from trainability.experiments.arms import arm
 from trainability.experiments.compare import Comparison
 from trainability.experiments.words import narrate
 from trainability.files import finite, write_whole
-from trainability.report import figures
+from trainability.report import figures, layer_figures
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:
@@ -114,14 +114,14 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images:
             f"Mean square of the signal, and mean cosine over pairs of {min(128, images)} training images; one line "
             "per seed. Dashed: what theory predicts before training, from the scale of the weights of the first seed. "
             "Where c is 1 all inputs look alike.",
-            figures.kernel_figure(arms, palette),
+            layer_figures.kernel_figure(arms, palette),
         ),
         (
             "Independence of what weight layers receive",
             f"Pairs of neurons of the inputs of evenly spaced weight layers, over {min(256, images)} training images "
             f"in training mode: mean |correlation| (about {0.8 / min(256, images) ** 0.5:.2f} where there is none), "
             "and mutual information by nearest neighbours, which scatters around 0 where there is none.",
-            figures.independence_figure(arms, palette),
+            layer_figures.independence_figure(arms, palette),
         ),
         (
             "What the gates of an IC layer do",
@@ -129,7 +129,7 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images:
             "times, and dots show what is left (bars: two standard errors). Dashed: the theorem, for neurons of mean "
             "zero, and what becomes of it when the mean is their standard deviation. Rings: an estimate that does not "
             "know of gates, and is off by some hundredths of a nat.",
-            figures.gates_figure(arms),
+            layer_figures.gates_figure(arms),
         ),
         (
             "Cross-entropy and the LBE term",

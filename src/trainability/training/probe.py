@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from trainability.activations import is_weight_layer
 from trainability.errors import UnsupportedModelError
 from trainability.gates import gate_effects
-from trainability.independence import independence
+from trainability.independence import evenly_spaced, independence, varying_neurons
 from trainability.kernels import measured, predict
 from trainability.modules.ic import ICLayer
-from trainability.moments import samples
 from trainability.observe import observing
 from trainability.taps import Taps
 
@@ -72,7 +71,7 @@ def kernel_values(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[
 def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> list[dict[str, Any]]:
     """How dependent the inputs of weight layers are on one another, in training mode: of so many, evenly spaced."""
     paths = [path for path, module in model.named_modules() if is_weight_layer(module)][1:]
-    chosen = {round(i * (len(paths) - 1) / max(1, most - 1)) for i in range(min(most, len(paths)))}
+    chosen = evenly_spaced(len(paths), most).tolist()
     taken: dict[str, Tensor] = {}
 
     def take(path: str) -> Callable[..., None]:
@@ -82,7 +81,7 @@ def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> l
 
         return hook
 
-    handles = [model.get_submodule(paths[i]).register_forward_pre_hook(take(paths[i])) for i in sorted(chosen)]
+    handles = [model.get_submodule(paths[i]).register_forward_pre_hook(take(paths[i])) for i in chosen]
     try:
         with observing(model), torch.no_grad():
             model.train()
@@ -91,7 +90,7 @@ def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> l
         for handle in handles:
             handle.remove()
     rows = []
-    for index in sorted(chosen):
+    for index in chosen:
         values = taken.get(paths[index])
         if values is not None and len(values) > 8 and bool(values.isfinite().all()):
             found = independence(values, most_pairs=8, most_samples=256)
@@ -110,10 +109,7 @@ def gates_of(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:
     path = next(path for path, module in model.named_modules() if module is middle.norm)
     with observing(model), torch.no_grad(), Taps(model, [path], kept):
         model(inputs)
-    values = samples(kept.seen[path], "channel" if middle.kind in ("2d", "3d") else "position")
-    values = values if values.dim() == 2 else values.movedim(1, -1).flatten(0, 1)
-    values = values[:: max(1, len(values) // 512)][:, :64]
-    values = values[:, values.std(0) > 0]
+    values = varying_neurons(kept.seen[path], "channel" if middle.kind in ("2d", "3d") else "position")
     if values.shape[1] < 2 or not bool(values.isfinite().all()):
         return []
     rho = torch.corrcoef(values.T).abs().triu(1)
