@@ -13,6 +13,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent.parent
     reasons = {
         "browser": None if browser() else "no Chromium here; install Debian's chromium package or Chrome",
+        "gpu": None if torch.cuda.is_available() else "no CUDA device here",
         "real_data": None if (root / ".data/MNIST/raw").is_dir() else "the official MNIST files are not under .data",
     }
     for item in items:

@@ -3,76 +3,23 @@
 import copy
 import math
 import pickle
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import trainability as tr
+from stacks import MEMBERS, network, plain, training
 from trainability.data import load
 from trainability.training.batches import Batches
-from trainability.training.engine import Training, cross_entropies
+from trainability.training.engine import Training
 from trainability.training.memory import bytes_per_member, members_that_fit
 from trainability.training.optimisers import Schedule
-from trainability.training.plan import Member, Plan, Strength
-from trainability.training.record import Record
+from trainability.training.plan import Member, Strength
 from trainability.training.stack import Stack
 from trainability.training.stack_lbe import StackLBE
+from trainability.training.step import cross_entropies
 from trainability.training.streams import stream
-
-SEEDS = [3, 4, 5]
-KEEP = [0.9, 0.8, 0.5]
-SLOPES = [0.01, 0.2, 0.4]
-
-
-def network(kind: str, number: int) -> nn.Sequential:
-    # No bias, and no constant input, goes into a BatchNorm: its gradient is rounding noise, which Adam makes large.
-    torch.manual_seed(SEEDS[number])
-    drop = 1 - KEEP[number]
-    if kind == "fnn":
-        return nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(64, 24),
-            nn.LeakyReLU(SLOPES[number]),
-            nn.Dropout(drop),
-            nn.Linear(24, 24, bias=False),
-            nn.BatchNorm1d(24),
-            nn.ReLU(inplace=True),
-            nn.Linear(24, 10),
-        )
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1, bias=False),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Dropout2d(drop),
-        nn.Conv2d(4, 4, 3, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(256, 10),
-    )
-
-
-MEMBERS = [
-    Member(3, lr=1e-3, weight_decay=0.0, lbe=Strength(0.5, 0.2, 0.2)),
-    Member(4, lr=3e-3, weight_decay=0.1, lbe=Strength(1.0, 0.5, 0.1)),
-    Member(5, lr=1e-2, weight_decay=0.01, lbe=None),
-]
-
-
-def plan(optimizer: str = "adamw", **options: Any) -> Plan:
-    return Plan(**{"epochs": 2, "batch_size": 64, "optimizer": optimizer, "probes": 1, **options})
-
-
-def fabric(precision: str):
-    from lightning_fabric import Fabric
-
-    return Fabric(accelerator="cpu", devices=1, precision=precision)
-
-
-def training(models, who, precision="32-true", **options) -> Training:
-    records = [Record("", 0, m.lr, m.seed) for m in who]
-    return Training(models, who, records, load("digits"), plan(**options), fabric(precision))
 
 
 def alone(kind: str, number: int, steps: int, dtype: torch.dtype, optimizer: str) -> nn.Module:
@@ -131,11 +78,6 @@ def test_a_stack_of_one_is_its_model_trained_alone():
     expected = alone("fnn", 1, 20, torch.float64, "adamw")
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(single.stack.models[0].state_dict()[name], value, rtol=1e-10, atol=1e-10)
-
-
-def plain(number: int) -> nn.Sequential:
-    torch.manual_seed(number)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 23), nn.ReLU(), nn.Linear(23, 10))
 
 
 @pytest.mark.parametrize("members", ["vmap", "loop", "direct", "direct, one optimiser"])

@@ -244,10 +244,11 @@ class EngineRecipe(Settings):
     precision: Literal["32-true", "64-true", "bf16-mixed", "bf16-true"] = "32-true"
     tf32: bool = False
     threads: Positive | None = None
-    members: Literal["auto", "direct", "vmap", "loop"] = "auto"
+    members: Literal["auto", "direct", "vmap", "loop", "streams"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
 
-    @field_validator("compile", mode="before")
+    @field_validator("compile", "cuda_graph", mode="before")
     @classmethod
     def _yaml_takes_on_for_true(cls, value: Any) -> Any:
         return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
@@ -256,6 +257,13 @@ class EngineRecipe(Settings):
     def _fits(self) -> Self:
         if self.tf32 and not self.device.startswith("cuda"):
             raise ValueError(f"tf32 needs device: cuda, and device is {self.device}")
+        if self.members == "streams" and not self.device.startswith("cuda"):
+            raise ValueError(f"members: streams needs device: cuda, and device is {self.device}")
+        if self.cuda_graph == "on" and (not self.device.startswith("cuda") or self.devices * self.nodes > 1):
+            raise ValueError(
+                "cuda_graph: on needs one process on device: cuda, and there are "
+                f"{self.devices * self.nodes} on {self.device}"
+            )
         if ":" in self.device and (self.devices > 1 or self.device.startswith("cpu")):
             raise ValueError(f"device: {self.device} names one device, and devices is {self.devices}")
         if self.strategy == "fsdp" and not self.device.startswith("cuda"):

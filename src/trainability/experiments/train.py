@@ -121,6 +121,7 @@ def build_training(
         probes=first.probes,
         members=first.engine.members,
         compile=first.engine.compile,
+        cuda_graph=first.engine.cuda_graph,
     )
     records = [Record(label, first.model.depth, member.lr, member.seed) for member in members]
     return Training(models, members, records, data, plan, fabric, tell)

@@ -37,12 +37,11 @@ class Batches:
     ) -> None:
         self._data = data
         self._seeds = list(seeds)
-        self._size = min(batch_size, len(data.train)) // world
+        self.size = min(batch_size, len(data.train)) // world
         self._augmentation = augmentation
         self._rank, self._world = rank, world
-        self.per_epoch = max(1, len(data.train) // (self._size * world))
-        device = data.train.images.device
-        self._generators = Generators(self._seeds, device)
+        self.per_epoch = max(1, len(data.train) // (self.size * world))
+        self._noise = Generators(self._seeds if augmentation else [], data.train.images.device)
         self._epoch = -1
         self._order = torch.empty(0)
         channels = (-1, 1, 1)
@@ -51,18 +50,35 @@ class Batches:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the inputs and labels of a step, counted from 0 over the whole training."""
+        self.seed(step)
+        return self.take(self.index(step))
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """Those from which the augmentation draws."""
+        return self._noise.all
+
+    def seed(self, step: int) -> None:
+        """Set the generators to the beginning of what a step draws."""
+        self._noise.at("augment", self._rank, step)
+
+    def index(self, step: int) -> Tensor:
+        """The numbers of the samples of a step, ``(E, B)``."""
         epoch, number = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._order, self._epoch = self._orders(epoch), epoch
-        begin = (number * self._world + self._rank) * self._size
-        index = self._order[:, begin : begin + self._size]
+        begin = (number * self._world + self._rank) * self.size
+        return self._order[:, begin : begin + self.size]
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of the samples with these numbers."""
         train = self._data.train
         if self._augmentation is None:
             pixels = torch.sub(train.images[index], self._offset).mul_(self._factor)
             return self._data.located(pixels, dim=2), train.labels[index]
         shaped = [
             self._augmentation(train.images[one].float().div_(255), generator)
-            for one, generator in zip(index, self._generators.at("augment", self._rank, step), strict=True)
+            for one, generator in zip(index, self._noise.all, strict=True)
         ]
         return self._data.normalise(torch.stack(shaped)), train.labels[index]
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainability.data import Dataset, Split
@@ -16,6 +15,7 @@ from trainability.flow import measure
 from trainability.layers import select
 from trainability.training.batches import Batches
 from trainability.training.devices import fabric_on
+from trainability.training.graphs import CudaGraph, Graph, seconds, synchronise
 from trainability.training.plan import Member, Plan, Strength
 from trainability.training.probe import (
     gates_of,
@@ -27,14 +27,14 @@ from trainability.training.probe import (
 from trainability.training.record import Record
 from trainability.training.stack import Stack
 from trainability.training.stack_lbe import StackLBE
-from trainability.training.streams import Generators, stream
+from trainability.training.step import Step
 from trainability.training.updates import Updates
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 # On an accelerator asking whether a loss is finite waits for it, so it is asked now and then.
-_CHECK_EVERY = 20
+_LOOK_EVERY = 20
 # Compiling takes about this long for a deep network, so a shorter training is not worth the attempt.
 _WORTH_COMPILING_S = 180.0
 
@@ -54,6 +54,7 @@ class Training:
         plan: what they share.
         fabric: devices, precision and processes; one CPU process in float32 by default.
         tell: is called with the name and values of each event: ``losses``, ``accuracies``, ``diverged``.
+        graph: makes what records a step; CUDA graphs by default where there is one CUDA device.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Training:
         plan: Plan,
         fabric: "Fabric | None" = None,
         tell: Callable[..., None] = lambda event, **values: None,
+        graph: Callable[[Sequence[torch.Generator]], Graph] | None = None,
     ) -> None:
         self.members, self.records, self.plan = list(members), list(records), plan
         self.fabric = fabric = fabric or fabric_on("cpu")
@@ -83,13 +85,13 @@ class Training:
         probe = data.train.take(torch.arange(min(512, len(data.train)), device=fabric.device)).images
         self._probe = data.inputs(probe)
         regularised = any(m.lbe for m in members)
-        paths = select(models[0], inputs=self._probe[:2].to(_like(models[0]))).paths if regularised else ()
+        for model in models:
+            fabric.to_device(model)
+        paths = select(models[0], inputs=self._probe[:2].to(_dtype(models[0]))).paths if regularised else ()
         self.stack = Stack(models, taps=paths, neurons=plan.neurons)
         # Not fabric.setup_module: its wrapper turns all outputs to float32, which is wrong for float64.
-        fabric.to_device(self.stack)
-        self._forward = fabric.strategy.setup_module(fabric.strategy.precision.convert_module(self.stack))
-        like = _like(self.stack)
-        self._probe = self._probe.to(like.dtype)
+        forward = fabric.strategy.setup_module(fabric.strategy.precision.convert_module(self.stack))
+        self._probe = self._probe.to(self.stack.dtype)
         self.lbe: StackLBE | None = None
         if regularised:
             strengths = [m.lbe or Strength(beta=0.0) for m in members]
@@ -99,7 +101,7 @@ class Training:
                 [s.beta for s in strengths],
                 [s.alpha_min for s in strengths],
                 convention=plan.convention,
-                like=like,
+                like=next(self.stack.parameters()),
             )
         self.updates = Updates(
             self.stack,
@@ -112,27 +114,31 @@ class Training:
             epochs=plan.epochs,
             steps_per_epoch=self.batches.per_epoch,
         )
-        self.alive = [True] * len(members)
+        if graph is None and fabric.device.type == "cuda" and fabric.world_size == 1 and plan.cuda_graph != "off":
+            graph = CudaGraph
+        self._graph = graph
+        seeds = [m.seed for m in members]
+        self._one = Step(self.stack, forward, self.lbe, self.updates, self.batches, seeds, fabric, graph)
         self.execution: dict[str, Any] = {}
-        self._noise = Generators([m.seed for m in members], fabric.device)
         self._losses: list[Tensor] = []
         self._times: list[float] = []
+        self._look_every = 1 if fabric.device.type == "cpu" else _LOOK_EVERY
+        self._begun: tuple[float, int] | None = None
         self._log_at = {round(self.total_steps * i / 200) for i in range(1, 201)}
         # denser at the start, where most happens
         self._probe_at = {round(self.total_steps * (i / plan.probes) ** 1.5) for i in range(1, plan.probes + 1)}
 
     def prepare(self, execution: Mapping[str, Any] | None = None) -> None:
         """Choose how the members run, by measurement, or take the choice of an earlier part of this training."""
-        x = self._to(self.batches(0)[0])
-        self._seed_noise(0)
+        x = self._one.inputs(0)
         self.stack.prepare(x)
+        self._check_recording(x)
         if execution is not None:
             self.execution = dict(execution)
             self.stack.how = self.execution["members"]
         else:
             if self.plan.members == "auto":
-                self._seed_noise(0)
-                self.execution["seconds"] = self.stack.choose(x)
+                self.execution["seconds"] = self.stack.choose(x, self._seconds)
             elif len(self.stack) > 1:
                 if self.plan.members == "direct" and self.stack.how != "direct":
                     raise UnsupportedModelError("", "its layers cannot run directly as a stack; take members: auto")
@@ -143,15 +149,32 @@ class Training:
             self.execution["members"] = self.stack.how
         if self.execution["compiled"]:
             self.stack.compile()
+        self._check_recording(x)
+        self._tell_of_no_recording()
+
+    def _check_recording(self, x: Tensor) -> None:
+        if self._graph is not None:
+            with self.stack.rehearsing(x) as work:
+                self._one.check(work)
+
+    def _tell_of_no_recording(self) -> None:
+        reason = self._one.not_recorded
+        if reason is None or "not recorded" in self.execution:
+            return
+        if self.plan.cuda_graph == "on":
+            raise UnsupportedModelError("", f"a step cannot be recorded ({reason}); take cuda_graph: auto")
+        self.execution["not recorded"] = reason
+        self._tell("not_recorded", step=self.steps, reason=reason)
 
     def _compiling_pays(self, x: Tensor) -> bool:
-        self._seed_noise(0)
-        eager = self._time(x)
+        with self.stack.rehearsing(x) as work:
+            eager = self._seconds(work)
         if eager * self.total_steps < _WORTH_COMPILING_S:
             return False
         self.stack.compile()
         try:
-            compiled = self._time(x)
+            with self.stack.rehearsing(x) as work:
+                compiled = self._seconds(work)
         except Exception as error:  # the compiler has many ways to fail, and none may stop a training
             self.execution["not compiled"] = f"{type(error).__name__}: {error}".partition("\n")[0]
             return False
@@ -160,27 +183,27 @@ class Training:
         self.execution |= {"seconds eager": eager, "seconds compiled": compiled}
         return compiled < 0.97 * eager
 
-    def _time(self, x: Tensor) -> float:
-        """Seconds of a pass, after one that compiles and fills the caches."""
-        self.stack.seconds(x)
-        return median(self.stack.seconds(x) for _ in range(3))
+    def _seconds(self, work: Callable[[], object]) -> float:
+        """Seconds that work takes in the way in which it will run: as a graph, if it can be one."""
+        if self._graph is not None and self.stack.recordable and not self._one.not_recorded:
+            try:
+                return seconds(work, self.fabric.device, self._graph(self._one.generators))
+            except RuntimeError:  # it cannot be recorded, or cannot run at all
+                pass
+        return seconds(work, self.fabric.device)
+
+    @property
+    def alive(self) -> list[bool]:
+        """Which members are trained."""
+        return self._one.alive
 
     def step(self) -> Tensor:
         """Train one step and return the losses ``(E,)`` without the LBE term."""
-        x, y = self.batches(self.steps)
-        self._seed_noise(self.steps)
-        self.stack.zero_gradients()
-        with self.fabric.autocast():
-            outputs, readings = self._forward(self._to(x))
-            losses = cross_entropies(outputs, y)
-        totals = self.lbe(losses, readings) if self.lbe else losses
-        if not outputs.is_cuda or self.steps % _CHECK_EVERY == 0:
-            self._freeze(totals.detach())
-        if any(self.alive):
-            self.fabric.backward((totals if all(self.alive) else totals[self.alive]).sum())
-            self.updates.step(self.alive)
+        looks = self.steps % self._look_every == 0
+        losses = self._one(self.steps, self._freeze if looks else None)
         self.steps += 1
-        return losses.detach()
+        self._tell_of_no_recording()
+        return losses
 
     def _freeze(self, totals: Tensor) -> None:
         """Mark the members whose loss is not finite on any rank."""
@@ -192,7 +215,7 @@ class Training:
                 dist.all_reduce(totals)
         for e, finite in enumerate(totals.isfinite().tolist()):
             if not finite and self.alive[e]:
-                self.alive[e] = False
+                self._one.freeze(e)
                 self.records[e].status = "diverged"
                 self._tell("diverged", step=self.steps + 1, member=e)
 
@@ -201,21 +224,28 @@ class Training:
         if self.steps == 0:
             self._start()
         self.stack.module.train()
-        begin = time.perf_counter()
-        losses = self.step()
-        if losses.is_cuda and self.steps % _CHECK_EVERY == 0:
-            torch.cuda.synchronize()
-        self._times.append(time.perf_counter() - begin)
-        self._losses.append(losses)
+        if self._begun is None:
+            self._begun = time.perf_counter(), self.steps
+        self._losses.append(self.step())
         for record in self._living():
             record.steps = self.steps
         ended = self.steps % self.batches.per_epoch == 0
-        if self.steps in self._log_at or ended:
+        logs = self.steps in self._log_at or ended
+        probes = self.steps in self._probe_at
+        if logs or probes or self.steps % self._look_every == 0:
+            self._note_time(*self._begun)
+        if logs:
             self._log()
-        if self.steps in self._probe_at:
+        if probes:
             self._measure()
         if ended:
             self._evaluate()
+
+    def _note_time(self, begin: float, step: int) -> None:
+        """Note what a step has taken since then, where the device is waited for anyway."""
+        synchronise(self.fabric.device)
+        self._times.append((time.perf_counter() - begin) / (self.steps - step))
+        self._begun = None
 
     def epoch(self) -> None:
         """Train to the end of the epoch, or until no member is left."""
@@ -275,7 +305,10 @@ class Training:
         self.updates.load(state["updates"])
         for record, kept in zip(self.records, state["records"], strict=True):
             record.restore(kept)
-        self.steps, self.alive = state["steps"], list(state["alive"])
+        self.steps = state["steps"]
+        for member, alive in enumerate(state["alive"]):
+            if not alive:
+                self._one.freeze(member)
         self._losses = [t.to(self.fabric.device) for t in state["losses"]]
         self._times = list(state["times"])
         self.prepare(state["execution"])
@@ -293,14 +326,6 @@ class Training:
 
     def _living(self) -> list[Record]:
         return [r for r, alive in zip(self.records, self.alive, strict=True) if alive]
-
-    def _to(self, x: Tensor) -> Tensor:
-        return x.to(_like(self.stack).dtype)
-
-    def _seed_noise(self, step: int) -> None:
-        rank = self.fabric.global_rank
-        self.stack.turn.generators = self._noise.at("dropout", rank, step)
-        self.stack.turn.seeds = [stream(m.seed, "dropout", rank, step) for m in self.members]
 
     def _measure(self) -> None:
         for record, model in zip(self.records, self.stack.models, strict=True):
@@ -347,16 +372,10 @@ class Training:
         right = torch.zeros(len(self.stack), device=part.labels.device)
         with self.fabric.autocast():
             for images, labels in zip(torch.split(part.images, size), torch.split(part.labels, size), strict=True):
-                outputs = self.stack.predict(self._to(self.data.inputs(images)))
+                outputs = self.stack.predict(self.data.inputs(images).to(self.stack.dtype))
                 right += (outputs.argmax(-1) == labels).sum(-1)
         return (100 * right / len(part)).tolist()
 
 
-def cross_entropies(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of each member, ``(E,)``, from logits ``(E, B, classes)`` and labels ``(E, B)``."""
-    each = F.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
-    return each.view(labels.shape).mean(1)
-
-
-def _like(module: nn.Module) -> Tensor:
-    return next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)

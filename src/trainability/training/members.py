@@ -14,17 +14,18 @@ from trainability.errors import UnsupportedModelError
 _DROPOUTS: dict[type[nn.Module], int] = {nn.Dropout: 0, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
 
 
-Way = Literal["alone", "direct", "vmap", "loop"]
+Way = Literal["alone", "direct", "vmap", "loop", "streams"]
 
 
 @dataclass
 class Turn:
-    """How the members run now, whose turn it is where they run one after another, and their generators."""
+    """How the members run now, whose turn it is where each runs by itself, and from what they draw."""
 
     way: Way
     member: int = 0
     generators: Sequence[torch.Generator] = ()
-    seeds: Sequence[int] = ()  # of torch's own generator, from which a member that runs by itself draws
+    seeds: Sequence[int] = ()  # of torch's own generator, for a member that runs by itself
+    by_functions: bool = True  # whether such a member draws from torch's own, since the model calls F.dropout or so
 
 
 class StackedLinear(nn.Linear):
@@ -109,8 +110,8 @@ class StackedDropout(nn.Module):
         shape = like.shape[: like.dim() - self.trailing] + (1,) * self.trailing
         keep = self.keep[member]
         mask = torch.empty(shape, dtype=like.dtype if self.trailing else torch.bool, device=like.device)
-        alone = self.turn.way == "loop"
-        mask.bernoulli_(keep, generator=None if alone else self.turn.generators[member])
+        own = self.turn.way not in ("loop", "streams") or not self.turn.by_functions
+        mask.bernoulli_(keep, generator=self.turn.generators[member] if own else None)
         return mask.to(like.dtype).mul_(1 / keep if keep else 0.0)
 
 

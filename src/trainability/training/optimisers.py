@@ -114,6 +114,8 @@ def build(
         raise ValueError(f"{kind.__name__} has no weight_decay")
     if "fused" in accepted and not {"fused", "foreach"} & given.keys():
         given["fused"] = True
+    if "capturable" in accepted and any(p.is_cuda for p in weights):
+        given.setdefault("capturable", True)  # its step count is on the device, so that it can be recorded
     weights = [p for p in weights if p.requires_grad]
     groups: list[dict[str, Any]]
     if "muon" in kind.__name__.lower():

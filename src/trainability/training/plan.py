@@ -42,5 +42,6 @@ class Plan:
     convention: Convention = "paper"
     neurons: Neurons = "position"
     probes: int = 20
-    members: Literal["auto", "direct", "vmap", "loop"] = "auto"
+    members: Literal["auto", "direct", "vmap", "loop", "streams"] = "auto"
     compile: Literal["auto", "on", "off"] = "off"
+    cuda_graph: Literal["auto", "on", "off"] = "auto"

@@ -1,10 +1,10 @@
 """Several networks of one architecture as one module."""
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from statistics import median
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +16,15 @@ from trainability.moments import Neurons
 from trainability.observe import observing, unwrap
 from trainability.readings import Batch, Reader
 from trainability.taps import Taps
+from trainability.training import graphs
 from trainability.training.assemble import assemble
 from trainability.training.collector import Collector
 from trainability.training.members import Turn, Way, taught
+
+Timer = Callable[[Callable[[], object]], float]
+"""Seconds that some work takes."""
+
+_STREAMS = 8
 
 
 class Passed(NamedTuple):
@@ -35,10 +41,11 @@ class Stack(nn.Module):
     that were given become views of it, so that what is trained in the stack is trained in them, and ``models[2]`` is a
     plain network at any time. A stack of one is its model, unstacked.
 
-    Members run in one of three ways, of which `prepare` takes the first that serves and `choose` the fastest:
+    Members run in one of four ways, of which `prepare` takes the first that serves and `choose` the fastest:
     ``"direct"``, the stacked tensors going through a network whose every layer knows them; ``"vmap"``, mapped over by
-    `torch.func.vmap` (convolutions become grouped ones); ``"loop"``, one after another. Nothing of one member enters
-    what another one computes.
+    `torch.func.vmap` (convolutions become grouped ones); ``"loop"``, one after another; ``"streams"``, each on a stream
+    of the device, so that small kernels of several members run side by side. Nothing of one member enters what another
+    one computes.
 
     Args:
         models: networks of the same modules and shapes. They may differ in their weights, in the probability of their
@@ -73,6 +80,7 @@ class Stack(nn.Module):
         self._taps = Taps(self.module, taps, self._reader if len(members) == 1 else self._collector)
         self._paths = tuple(taps)
         self._forward: Callable[..., Any] = self._pass
+        self._streams: list[Any] = []
 
     models: list[nn.Module]
 
@@ -127,6 +135,8 @@ class Stack(nn.Module):
                 model(x[0])
         if self.how == "vmap" and not self._can_be_mapped(x):
             self.how = "loop"
+        if self.how != "alone":
+            self.turn.by_functions = self._draws_by_functions(x)
         if self.how == "vmap" and all(taught(m, self.turn) for m in _leaves(self.module)) and self._direct_agrees(x):
             self.how = "direct"
         owned = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -173,40 +183,53 @@ class Stack(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def choose(self, x: Tensor, repeats: int = 3) -> dict[Way, float]:
-        """Take the faster of mapping and looping for these inputs ``(E, B, ...)``; return the seconds of each.
+    def choose(self, x: Tensor, timer: Timer | None = None) -> dict[Way, float]:
+        """Take the fastest of mapping, looping and streams for inputs ``(E, B, ...)``; return the seconds of each.
 
         Only a network with convolutions is timed: batched matrix products are never slower than one after another, but
-        a grouped convolution may be.
+        a grouped convolution may be. ``timer`` says how long a pass takes (`trainability.training.graphs.seconds`).
         """
         convolutions = any(isinstance(m, nn.modules.conv._ConvNd) for m in self.module.modules())
         if self.how == "alone" or not convolutions:
             return {}
         seconds: dict[Way, float] = {}
-        ways: tuple[Way, Way] = ("vmap", "loop")
+        timer = timer or partial(graphs.seconds, device=x.device)
+        ways: list[Way] = ["vmap", "loop", "streams"] if x.is_cuda else ["vmap", "loop"]
         for way in ways:
             self.how = way
             try:
-                seconds[way] = median(self.seconds(x) for _ in range(repeats + 1))
+                with self.rehearsing(x) as work:
+                    seconds[way] = timer(work)
             except RuntimeError:  # an operation that cannot be mapped
                 if way == "loop":
                     raise
         self.how = min(seconds, key=lambda way: seconds[way])
         return dict(seconds)
 
-    def seconds(self, x: Tensor) -> float:
-        """Time of one forward and backward pass that leaves gradients and buffers as they were."""
-        with observing(self.module), torch.enable_grad():
+    @contextmanager
+    def rehearsing(self, x: Tensor) -> Iterator[Callable[[], None]]:
+        """Within it, the work that it yields is a forward and backward pass; gradients and buffers are left alone."""
+        trained = [p for p in self.module.parameters() if p.requires_grad]
+
+        def work() -> None:
+            with torch.enable_grad():
+                outputs, _ = self._forward(x)
+                torch.autograd.grad(outputs.float().square().mean(), trained, allow_unused=True)
+
+        with observing(self.module):
             self.module.train()
-            for generator, seed in zip(self.turn.generators, range(len(self)), strict=False):
-                generator.manual_seed(seed)
-            begin = time.perf_counter()
-            outputs, _ = self._forward(x)
-            trained = [p for p in self.module.parameters() if p.requires_grad]
-            torch.autograd.grad(outputs.float().square().mean(), trained, allow_unused=True)
-            if outputs.is_cuda:
-                torch.cuda.synchronize()
-            return time.perf_counter() - begin
+            yield work
+
+    @property
+    def recordable(self) -> bool:
+        """Whether random numbers come from generators that are set between steps, and not between the members."""
+        return self.how not in ("loop", "streams") or not self.turn.by_functions
+
+    def seed(self, generators: Sequence[torch.Generator], seeds: Sequence[int]) -> None:
+        """Say from what the members draw in the next pass: a generator each, or torch's own, set to a seed for each."""
+        self.turn.generators, self.turn.seeds = generators, seeds
+        if self.how == "alone":
+            torch.manual_seed(seeds[0])
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the pass of all members with `torch.compile`."""
@@ -215,6 +238,11 @@ class Stack(nn.Module):
     def eager(self) -> None:
         """Undo `compile`."""
         self._forward = self._pass
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the first floating-point parameter, and so of the inputs."""
+        return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
 
     @property
     def frozen(self) -> bool:
@@ -284,17 +312,42 @@ class Stack(nn.Module):
         parameters, buffers = ({name: t.unbind(0) for name, t in part.items()} for part in self._state())
         for member in range(len(self)):
             self.turn.member = member
-            self._seed(member)
+            if self.turn.seeds and self.turn.by_functions:
+                torch.manual_seed(self.turn.seeds[member])  # as a plain loop would before each step
             yield {n: t[member] for n, t in parameters.items()}, {n: t[member] for n, t in buffers.items()}
 
-    def _seed(self, member: int) -> None:
-        """Set torch's own generator for a member that runs by itself, as a plain loop would before each step."""
-        if self.turn.seeds:
-            torch.manual_seed(self.turn.seeds[member])
+    def _draws_by_functions(self, x: Tensor) -> bool:
+        """Whether a member that runs by itself draws from torch's own generator, though its dropouts need not."""
+        before, way = _own_generator(x.device).get_state(), self.how
+        self.how, self.turn.by_functions, self.turn.seeds = "loop", False, ()
+        try:
+            with observing(self.module), torch.no_grad():
+                self.module.train()
+                self._one(*next(self._states()), x[0])
+                return not torch.equal(before, _own_generator(x.device).get_state())
+        finally:
+            self.how, self.turn.by_functions = way, True
+
+    def _in_turn(self, x: Tensor) -> list[tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]]:
+        """Run every member by itself; on streams, all begin when what was launched before is done."""
+        each = zip(self._states(), x, strict=True)
+        if self.how == "loop":
+            return [self._one(*state, one) for state, one in each]
+        device = torch.get_device_module(x.device)
+        if not self._streams:
+            self._streams = [device.Stream() for _ in range(min(len(self), _STREAMS))]
+        here, found = device.current_stream(), []
+        for number, (state, one) in enumerate(each):
+            stream = self._streams[number % _STREAMS]
+            stream.wait_stream(here)
+            with device.stream(stream):
+                found.append(self._one(*state, one))
+        for stream in self._streams:
+            here.wait_stream(stream)
+        return found
 
     def _pass(self, x: Tensor) -> tuple[Tensor, list[Batch]]:
         if self.how == "alone":
-            self._seed(0)
             outputs = _tensor(self.module(x[0])).unsqueeze(0)
             taken = [
                 replace(b, mean=b.mean.unsqueeze(0), variance=b.variance.unsqueeze(0)) for b in self._reader.take()
@@ -303,8 +356,8 @@ class Stack(nn.Module):
         if self.how == "direct":
             outputs = _tensor(self.module(x))
             return outputs, self._collector.batches(self._collector.take())
-        if self.how == "loop":
-            each = [self._one(*state, one) for state, one in zip(self._states(), x, strict=True)]
+        if self.how in ("loop", "streams"):
+            each = self._in_turn(x)
             names = each[0][1]
             moments: dict[str, Any] = {
                 n: tuple(torch.stack(m) for m in zip(*(r[n] for _, r in each), strict=True)) for n in names
@@ -340,7 +393,16 @@ def _tensor(outputs: Any) -> Tensor:
 
 def _close(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree as well as two ways of computing them do, measured by the largest entry."""
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max()), equal_nan=True)
+    rtol = max(1e-3, 4 * torch.finfo(a.dtype).eps)
+    return a.shape == b.shape and torch.allclose(
+        a, b, rtol=rtol, atol=0.1 * rtol * float(a.abs().max()), equal_nan=True
+    )
+
+
+def _own_generator(device: torch.device) -> torch.Generator:
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index]
+    return torch.default_generator
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:

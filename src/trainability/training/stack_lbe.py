@@ -54,6 +54,7 @@ class StackLBE(nn.Module):
         self.register_buffer("beta", torch.tensor(beta, **options))
         self.register_buffer("alpha_min", torch.tensor(alpha_min, **options).unsqueeze(1))
         self._constant = entropy_constant(convention)
+        self._indices: dict[tuple[int, ...], Tensor] = {}
         self.mean_losses: Tensor | None = None
         self.lbe: Tensor | None = None
 
@@ -70,8 +71,14 @@ class StackLBE(nn.Module):
             variances, mean_losses = [run.variance for run in runs], losses.detach()
             scales = [self._constant * run.count / (run.count - 1) for run in runs]
         self.mean_losses = mean_losses
-        rows = [self.paths.index(name.partition("#")[0]) for run in runs for name in run.names]
-        alpha = self.alpha if rows == list(range(len(self.paths))) else self.alpha[:, rows]
+        rows = tuple(self.paths.index(name.partition("#")[0]) for run in runs for name in run.names)
+        alpha = self.alpha if rows == tuple(range(len(self.paths))) else self.alpha[:, self._index(rows)]
         totals: Tensor
         totals, self.lbe, _ = Total.apply(losses, mean_losses, alpha, self.beta, self.alpha_min, scales, *variances)
         return totals
+
+    def _index(self, rows: tuple[int, ...]) -> Tensor:
+        """The targets of readings of which some are of one layer; kept, as a recorded step cannot send it."""
+        if rows not in self._indices:
+            self._indices[rows] = torch.tensor(rows, device=self.alpha.device)
+        return self._indices[rows]

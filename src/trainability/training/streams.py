@@ -23,10 +23,10 @@ class Generators:
 
     def __init__(self, seeds: list[int], device: torch.device | str = "cpu") -> None:
         self.seeds = seeds
-        self._generators = [torch.Generator(device) for _ in seeds]
+        self.all = [torch.Generator(device) for _ in seeds]
 
     def at(self, purpose: str, *position: int) -> list[torch.Generator]:
         """Return the generators, each at the beginning of its stream."""
-        for generator, seed in zip(self._generators, self.seeds, strict=True):
+        for generator, seed in zip(self.all, self.seeds, strict=True):
             generator.manual_seed(stream(seed, purpose, *position))
-        return self._generators
+        return self.all

@@ -1,8 +1,10 @@
 """The optimisers of a stack: one for every member, or one for all where that comes to the same."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -58,6 +60,8 @@ class Updates:
             and not stack.frozen
         )
         self._frozen: dict[int, list[Tensor]] = {}
+        self._rates_there: list[Tensor] = []  # on the device, for a recording
+        self._rates_set: list[float] = []
         if self.shared:
             self.optimizers = [self._build(0, list(stack.module.parameters()), [alpha] if alpha is not None else [])]
         else:
@@ -75,27 +79,73 @@ class Updates:
             options=self._options,
         )
 
-    def step(self, alive: Sequence[bool]) -> None:
+    @property
+    def recordable(self) -> bool:
+        """Whether the updates can be recorded as a graph of the device: whether they count their steps there."""
+        return all(
+            type(o).__module__.startswith("torch.optim.") and (o.defaults.get("fused") or o.defaults.get("capturable"))
+            for o in self.optimizers
+        )
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Around a recording: the optimisers read their learning rates from tensors, which `set_rates` fills."""
+        groups = self._groups()
+        device = groups[0]["params"][0].device
+        if not self._rates_there:
+            self._rates_there = [torch.tensor(float(group["lr"]), device=device) for group in groups]
+            self._rates_set = [group["lr"] for group in groups]
+        for group, there in zip(groups, self._rates_there, strict=True):
+            group["lr"] = there
+        try:
+            yield
+        finally:
+            for group, rate in zip(groups, self._rates_set, strict=True):
+                group["lr"] = rate
+
+    def set_rates(self) -> None:
+        """Send the learning rates to where a recording reads them."""
+        for number, (group, there) in enumerate(zip(self._groups(), self._rates_there, strict=False)):
+            if group["lr"] != self._rates_set[number]:
+                there.fill_(group["lr"])
+                self._rates_set[number] = group["lr"]
+
+    def zero_gradients(self) -> None:
+        """Drop all gradients."""
+        self._stack.zero_gradients()
+        if self._alpha is not None:
+            self._alpha.grad = None
+
+    def freeze(self, member: int) -> None:
+        """Keep a member as it is from now on."""
+        if self.shared:
+            self._frozen[member] = [part.clone() for part in self._parts(member)]
+
+    def apply(self, alive: Sequence[bool]) -> None:
         """Update the members that are alive from the gradients of the stacked parameters."""
-        for member, living in enumerate(alive):
-            if not living and self.shared and member not in self._frozen:
-                self._frozen[member] = [part.clone() for part in self._parts(member)]
         if not self.shared:
             self._stack.hand_gradients()
             if self._alpha is not None and self._alpha.grad is not None:
                 for own, gradient in zip(self._own_alpha, self._alpha.grad.unbind(0), strict=True):
                     own.grad = gradient
-        for number, (optimizer, scheduler) in enumerate(zip(self.optimizers, self.schedulers, strict=True)):
+        for number, optimizer in enumerate(self.optimizers):
             if self.shared or alive[number]:
                 optimizer.step()
-                if scheduler is not None and not isinstance(scheduler, ReduceLROnPlateau):
-                    scheduler.step()
         # The others are updated by the same operation as before, so that they do not notice, and this one is put back.
         for member, values in self._frozen.items():
             for part, value in zip(self._parts(member), values, strict=True):
                 part.copy_(value)
-        if self._alpha is not None:
-            self._alpha.grad = None
+
+    def advance(self, alive: Sequence[bool]) -> None:
+        """Go on by one step in the schedules."""
+        for number, scheduler in enumerate(self.schedulers):
+            if scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
+                continue
+            if self.shared or alive[number]:
+                scheduler.step()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _parts(self, member: int) -> Iterator[Tensor]:
         """A member's weights and targets, as views."""

@@ -1,0 +1,188 @@
+"""One training step of a stack: its batch, forward pass, LBE, backward pass and update."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainability.training.batches import Batches
+from trainability.training.graphs import Graph
+from trainability.training.stack import Passed, Stack
+from trainability.training.stack_lbe import StackLBE
+from trainability.training.streams import Generators, stream
+from trainability.training.updates import Updates
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+# In the first runs kernels are chosen and the state of the optimisers is made.
+_REHEARSALS = 3
+
+
+class Step:
+    """Trains the members of a stack by one step at a time.
+
+    What differs from step to step lies in tensors that stay where they are: the indices of the samples, the learning
+    rates, which members are alive. All else is the same operations on the same tensors. So a whole step, from the data
+    to the update, can be recorded as a graph of the device and launched at once; where the optimisers cannot be
+    recorded, all but their update is.
+
+    Args:
+        stack: on its device, in its precision.
+        forward: runs the stack as the strategy of the processes wants it.
+        lbe: the term, if any member has it.
+        updates: the optimisers.
+        batches: the data.
+        seeds: of the members' noise.
+        fabric: precision and processes.
+        graph: makes a graph of work that draws from these generators; None where operations are launched one by one.
+
+    Attributes:
+        alive: which members are trained.
+        not_recorded: why there is no recording although one was wanted.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        forward: Callable[[Tensor], Passed],
+        lbe: StackLBE | None,
+        updates: Updates,
+        batches: Batches,
+        seeds: Sequence[int],
+        fabric: "Fabric",
+        graph: Callable[[Sequence[torch.Generator]], Graph] | None = None,
+    ) -> None:
+        self._stack, self._forward, self._lbe = stack, forward, lbe
+        self._updates, self._batches, self._fabric = updates, batches, fabric
+        self._seeds = list(seeds)
+        self._noise = Generators(self._seeds, fabric.device)
+        self._index = torch.zeros(len(stack), batches.size, dtype=torch.long, device=fabric.device)
+        self.alive = [True] * len(stack)
+        self._living = torch.ones(len(stack), dtype=torch.bool, device=fabric.device)
+        self._graph = graph(self.generators) if graph else None
+        self._rehearsed = 0
+        self._recorded: tuple[Tensor, Tensor] | None = None
+        self.not_recorded: str | None = None
+
+    def __call__(self, number: int, look: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Train the step of this number, from 0, and return the losses ``(E,)`` without the term.
+
+        ``look`` is given the losses with the term, ``(E,)``, and may freeze members. That is before the update where
+        operations are launched one by one, and after it where it is part of a recording.
+        """
+        self._set(number)
+        one_by_one = partial(self._one_by_one, look)
+        if self._graph is None:
+            return one_by_one()
+        if self._rehearsed < _REHEARSALS:
+            self._rehearsed += 1
+            return self._graph.rehearse(one_by_one)
+        if self._recorded is None:
+            self._record(self._graph)
+        if self._recorded is None:
+            return one_by_one()
+        self._graph.replay()
+        losses, totals = self._recorded
+        if look is not None:
+            look(totals)
+        if not self._updates.recordable:
+            self._updates.apply(self.alive)
+        self._updates.advance(self.alive)
+        return losses.clone()
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """All from which a step may draw, besides torch's own."""
+        return [*self._noise.all, *self._batches.generators]
+
+    def check(self, work: Callable[[], object]) -> None:
+        """Find out by a pass of the stack whether it can be recorded, and say in ``not_recorded`` why not."""
+        if self._graph is None:
+            return
+        try:
+            if not self._stack.recordable:
+                raise RuntimeError("its members draw random numbers by functions, each from a seed of its own")
+            self._graph.check(work)
+        except RuntimeError as error:
+            self._give_up(error)
+
+    def inputs(self, number: int) -> Tensor:
+        """The inputs of a step, ``(E, B, ...)``, with the noise set to what that step draws."""
+        self._set(number)
+        return self._batch()[0]
+
+    def freeze(self, member: int) -> None:
+        """Leave a member at the weights that it has; the others do not notice."""
+        self.alive[member] = False
+        self._living[member] = False
+        self._updates.freeze(member)
+        self._recorded = None
+
+    def _set(self, number: int) -> None:
+        """Put what belongs to a step where the device looks for it."""
+        self._index.copy_(self._batches.index(number))
+        self._batches.seed(number)
+        rank = self._fabric.global_rank
+        self._stack.seed(
+            self._noise.at("dropout", rank, number), [stream(seed, "dropout", rank, number) for seed in self._seeds]
+        )
+        self._updates.set_rates()
+
+    def _one_by_one(self, look: Callable[[Tensor], None] | None) -> Tensor:
+        losses, totals = self._losses()
+        if look is not None:
+            look(totals.detach())
+        if any(self.alive):
+            self._backward(totals)
+            self._updates.apply(self.alive)
+            self._updates.advance(self.alive)
+        return losses
+
+    def _record(self, graph: Graph) -> None:
+        """Record a step, or find out that it cannot be."""
+        try:
+            with self._updates.recording():
+                self._recorded = graph.record(self._whole)
+        except RuntimeError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        """Launch operations one by one from now on; the reason is the error that came first."""
+        while error.__context__ is not None:
+            error = error.__context__
+        self.not_recorded = str(error).partition("\n")[0]
+        self._graph = None
+
+    def _whole(self) -> tuple[Tensor, Tensor]:
+        """What is recorded: nothing in it asks the device for a value."""
+        losses, totals = self._losses()
+        self._backward(totals)
+        if self._updates.recordable:
+            self._updates.apply(self.alive)
+        return losses, totals.detach()
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        x, y = self._batches.take(self._index)
+        return x.to(self._stack.dtype), y
+
+    def _losses(self) -> tuple[Tensor, Tensor]:
+        """The losses of the members without the term, and with it."""
+        self._updates.zero_gradients()  # before the pass, which then has their memory
+        x, y = self._batch()
+        with self._fabric.autocast():
+            outputs, readings = self._forward(x)
+            losses = cross_entropies(outputs, y)
+        return losses.detach(), self._lbe(losses, readings) if self._lbe else losses
+
+    def _backward(self, totals: Tensor) -> None:
+        self._fabric.backward(torch.where(self._living, totals, 0.0).sum())
+
+
+def cross_entropies(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of each member, ``(E,)``, from logits ``(E, B, classes)`` and labels ``(E, B)``."""
+    each = F.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
+    return each.view(labels.shape).mean(1)
