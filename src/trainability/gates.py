@@ -96,7 +96,8 @@ def gate_effects(
     >>> abs(effect.information - 0.64) < 4 * effect.information_error
     True
     """
-    x, y = (((v - v.mean()) / v.std(correction=0)).double() for v in (x.detach(), y.detach()))
+    x, y = (v.detach().cpu().double() for v in (x, y))  # where the gates are drawn
+    x, y = ((v - v.mean()) / v.std(correction=0) for v in (x, y))
     before, information = float((x * y).mean()), float(mutual_information(x, y))
     generator = torch.Generator().manual_seed(seed)
     found = []
