@@ -73,6 +73,30 @@ def test_several_processes_make_the_updates_of_one(tmp_path, processes, seeds):
     assert_same_run(tmp_path / "one", tmp_path / "several")
 
 
+def test_weights_shared_out_over_processes_are_trained_as_in_one(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    changes = {"batch_size": 64, "seeds": 1, "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.01}}
+    recipe = {**RECIPE, **changes, "checkpoint_every": 8, "model": {"depth": 5, "width": 25}}
+
+    def run(name: str, *more: str, **engine: object) -> Path:
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**recipe, "engine": {"threads": 1, **engine}}))
+        command = [sys.executable, "-m", "trainability", "train", str(file), "--out", str(tmp_path / name), *more]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        return tmp_path / name
+
+    one, several = run("one"), run("several", devices=2, strategy="fsdp")
+    expected, found = last_state(one), last_state(several)
+    for name, value in expected["weights"].items():
+        torch.testing.assert_close(found["weights"][name], value, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found["lbe"]["alpha"], expected["lbe"]["alpha"], rtol=1e-5, atol=1e-6)
+    sorted((several / "checkpoints").glob("*.pt"))[-1].unlink()
+    again = last_state(run("several", "--resume", devices=2, strategy="fsdp"))
+    for name, value in found["weights"].items():
+        assert torch.equal(again["weights"][name], value)
+
+
 def hosts() -> str | None:
     """Why two network namespaces cannot be made here, if they cannot."""
     if os.name != "posix" or os.geteuid() != 0:

@@ -23,6 +23,7 @@ from trainability.experiments.settings import (
 )
 from trainability.experiments.validate import ConfigError, read_yaml, validated
 from trainability.training import loggers
+from trainability.training.updates import ELEMENTWISE
 
 _CHECKED = 2000  # of the trials of a grid; more would take long
 _MOST = 100_000
@@ -152,6 +153,13 @@ class Recipe(Settings):
         if self.data.held_out == 0 and (self.sweep or self.schedule.kind == "plateau"):
             what = "a sweep" if self.sweep else "schedule.kind: plateau"
             raise ValueError(f"{what} goes by validation accuracy, so data.held_out cannot be 0")
+        if self.engine.strategy == "fsdp":
+            if len(self.seeds) > 1:
+                raise ValueError(
+                    f"engine.strategy: fsdp shares out one network, and seeds are {len(self.seeds)}; give one"
+                )
+            if self.optimizer.name.lower() not in ELEMENTWISE:
+                raise ValueError(f"engine.strategy: fsdp takes optimizer.name: {', '.join(sorted(ELEMENTWISE))}")
         processes = self.engine.devices * self.engine.nodes
         if self.batch_size % processes:
             raise ValueError(f"batch_size: {self.batch_size} cannot be shared by {processes} processes evenly")

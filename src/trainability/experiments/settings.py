@@ -266,6 +266,9 @@ class EngineRecipe(Settings):
             )
         if ":" in self.device and (self.devices > 1 or self.device.startswith("cpu")):
             raise ValueError(f"device: {self.device} names one device, and devices is {self.devices}")
-        if self.strategy == "fsdp" and not self.device.startswith("cuda"):
-            raise ValueError(f"strategy: fsdp needs device: cuda, and device is {self.device}")
+        if self.strategy == "fsdp":
+            if self.devices * self.nodes < 2:
+                raise ValueError("strategy: fsdp shares the weights out over processes; set devices to 2 or more")
+            if self.precision == "64-true" or self.compile == "on":
+                raise ValueError("strategy: fsdp goes with neither precision: 64-true nor compile: on")
         return self

@@ -244,17 +244,17 @@ def _lead(
     if training.done and (folder.path / "results.json").exists():
         return outcome
     sent += loggers(recipe.loggers, folder.path, recipe.resolved())
-    every = recipe.checkpoint_every or training.batches.per_epoch
     try:
         with _between_steps() as interrupted:
             while not training.done:
                 training.advance()
-                if training.steps % every == 0 and not training.done:
+                if _checkpoint_is_due(recipe, training):
                     folder.save(training.state())
                     folder.note("checkpoint", step=training.steps)
                 progress(training)
                 if interrupted():
-                    folder.save(training.state())
+                    if not training.shared_out:  # the other processes do not know that they should take part
+                        folder.save(training.state())
                     folder.note("interrupted", step=training.steps)
                     raise KeyboardInterrupt
     finally:
@@ -274,8 +274,16 @@ def _follow(recipe: Recipe, data: Dataset, fabric: "Fabric") -> Outcome:
         _begin(training, fabric, None)
         while not training.done:
             training.advance()
+            if _checkpoint_is_due(recipe, training):
+                training.state()
     training.finish("done")
+    training.state()
     return Outcome(recipe, training.records)
+
+
+def _checkpoint_is_due(recipe: Recipe, training: Training) -> bool:
+    every = recipe.checkpoint_every or training.batches.per_epoch
+    return training.steps % every == 0 and not training.done
 
 
 @contextmanager
@@ -314,6 +322,9 @@ def _begin(training: Training, fabric: "Fabric", state: dict[str, Any] | None) -
     state = fabric.broadcast(state)
     if state is not None:
         training.load(state)
+        return
+    if training.shared_out:  # nothing is to be chosen, and the passes take all processes
+        training.prepare()
         return
     if fabric.is_global_zero:
         training.prepare()

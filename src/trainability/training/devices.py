@@ -10,10 +10,21 @@ if TYPE_CHECKING:
 def fabric_on(
     device: str = "cpu", *, devices: int = 1, nodes: int = 1, strategy: str = "auto", precision: str = "32-true"
 ) -> "Fabric":
-    """Lightning Fabric for a kind of device; ``"cuda:1"`` names one."""
+    """Lightning Fabric for a kind of device; ``"cuda:1"`` names one.
+
+    The strategy ``"fsdp"`` is PyTorch's ``fully_shard`` (FSDP2) by Fabric's ``ModelParallelStrategy``, which runs on a
+    CPU too.
+    """
     import lightning_fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells of every process that starts
     kind, _, index = device.partition(":")
-    options: dict[str, Any] = {"num_nodes": nodes, "strategy": strategy, "precision": precision}
+    chosen: Any = strategy
+    if strategy == "fsdp":
+        from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+
+        from trainability.training.shards import share_out
+
+        chosen = ModelParallelStrategy(share_out, data_parallel_size=devices * nodes, tensor_parallel_size=1)
+    options: dict[str, Any] = {"num_nodes": nodes, "strategy": chosen, "precision": precision}
     return lightning_fabric.Fabric(accelerator=kind, devices=[int(index)] if index else devices, **options)

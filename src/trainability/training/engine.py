@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from trainability.data import Dataset, Split
 from trainability.errors import UnsupportedModelError
@@ -25,6 +26,7 @@ from trainability.training.probe import (
     predicted_kernel,
 )
 from trainability.training.record import Record
+from trainability.training.shards import load_weights, whole
 from trainability.training.stack import Stack
 from trainability.training.stack_lbe import StackLBE
 from trainability.training.step import Step
@@ -86,7 +88,7 @@ class Training:
         self._probe = data.inputs(probe)
         regularised = any(m.lbe for m in members)
         for model in models:
-            fabric.to_device(model)
+            model.to(fabric.device)
         paths = select(models[0], inputs=self._probe[:2].to(_dtype(models[0]))).paths if regularised else ()
         self.stack = Stack(models, taps=paths, neurons=plan.neurons)
         # Not fabric.setup_module: its wrapper turns all outputs to float32, which is wrong for float64.
@@ -144,7 +146,7 @@ class Training:
                     raise UnsupportedModelError("", "its layers cannot run directly as a stack; take members: auto")
                 self.stack.how = self.plan.members
             self.execution["compiled"] = self.plan.compile == "on" or (
-                self.plan.compile == "auto" and self._compiling_pays(x)
+                self.plan.compile == "auto" and not self.shared_out and self._compiling_pays(x)
             )
             self.execution["members"] = self.stack.how
         if self.execution["compiled"]:
@@ -191,6 +193,11 @@ class Training:
             except RuntimeError:  # it cannot be recorded, or cannot run at all
                 pass
         return seconds(work, self.fabric.device)
+
+    @property
+    def shared_out(self) -> bool:
+        """Whether each process keeps a part of the weights, so that every pass takes all processes."""
+        return any(isinstance(p, DTensor) for p in self.stack.parameters())
 
     @property
     def alive(self) -> list[bool]:
@@ -273,12 +280,15 @@ class Training:
         self.stack.remove()
 
     def state(self) -> dict[str, Any]:
-        """Everything that `load` needs, of tensors, numbers, strings, lists and dictionaries."""
+        """Everything that `load` needs, of tensors, numbers, strings, lists and dictionaries.
+
+        Where weights are shared out over processes, all of them have to call it.
+        """
         return {
             "steps": self.steps,
             "alive": list(self.alive),
             "execution": dict(self.execution),
-            "weights": self.stack.module.state_dict(),
+            "weights": whole(self.stack.module.state_dict()),
             "lbe": self.lbe.state_dict() if self.lbe else None,
             "updates": self.updates.state(),
             "losses": list(self._losses),
@@ -299,7 +309,7 @@ class Training:
             raise ValueError(
                 f"the state is of other networks; they differ in {', '.join(differ[:3]) or 'their number'}"
             )
-        self.stack.module.load_state_dict(state["weights"])
+        load_weights(self.stack.module, state["weights"])
         if self.lbe:
             self.lbe.load_state_dict(state["lbe"])
         self.updates.load(state["updates"])
@@ -318,7 +328,9 @@ class Training:
             record.status = "training"
         self._measure()
         # The members are of one architecture, so what their weights predict differs by chance alone.
-        predicted = predicted_kernel(self.stack.models[0], self._probe, self.records[0].layers)
+        predicted = None
+        if not self.shared_out:
+            predicted = predicted_kernel(self.stack.models[0], self._probe, self.records[0].layers)
         for record, model in zip(self.records, self.stack.models, strict=True):
             record.predicted = predicted
             record.neurons.append(neuron_histograms(model, self._probe, "before training"))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call, vmap
 
 from trainability.errors import UnsupportedModelError
@@ -139,7 +140,7 @@ class Stack(nn.Module):
             self.turn.by_functions = self._draws_by_functions(x)
         if self.how == "vmap" and all(taught(m, self.turn) for m in _leaves(self.module)) and self._direct_agrees(x):
             self.how = "direct"
-        owned = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        owned = {p.untyped_storage().data_ptr() for p in model.parameters() if not isinstance(p, DTensor)}
         return sum(size for pointer, size in kept.items() if pointer not in owned)
 
     def _can_be_mapped(self, x: Tensor) -> bool:

@@ -10,10 +10,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainability.training.optimisers import Schedule, build
+from trainability.training.shards import load_optimizer, whole
 from trainability.training.stack import Stack
 
 # Each entry's update depends on that entry alone, so a stacked tensor is updated as its slices would be.
-_ELEMENTWISE = {"adam", "adamw", "sgd"}
+ELEMENTWISE = {"adam", "adamw", "sgd"}
 
 
 class Updates:
@@ -53,11 +54,7 @@ class Updates:
         self._own_alpha = [nn.Parameter(row) for row in alpha.data.unbind(0)] if alpha is not None else []
         alike = len(set(zip(rates, decays, strict=True))) == 1
         self.shared = (
-            len(stack) > 1
-            and alike
-            and name.lower() in _ELEMENTWISE
-            and schedule.kind != "plateau"
-            and not stack.frozen
+            len(stack) > 1 and alike and name.lower() in ELEMENTWISE and schedule.kind != "plateau" and not stack.frozen
         )
         self._frozen: dict[int, list[Tensor]] = {}
         self._rates_there: list[Tensor] = []  # on the device, for a recording
@@ -161,14 +158,14 @@ class Updates:
     def state(self) -> dict[str, Any]:
         """Everything `load` needs."""
         return {
-            "optimizers": [o.state_dict() for o in self.optimizers],
+            "optimizers": [whole(o.state_dict()) for o in self.optimizers],
             "schedulers": [s.state_dict() if s is not None else None for s in self.schedulers],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+            load_optimizer(optimizer, kept)
         for scheduler, kept in zip(self.schedulers, state["schedulers"], strict=True):
             if scheduler is not None:
                 scheduler.load_state_dict(kept)

@@ -1,0 +1,58 @@
+"""Weights that are shared out over processes, each of which keeps a part (FSDP), and the same made whole again."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from trainability.training.stack import Stack
+
+
+def share_out(stack: "Stack", mesh: "DeviceMesh") -> "Stack":
+    """Share out the weights of a stack of one layer by layer, by PyTorch's ``fully_shard``."""
+    from torch.distributed.fsdp import fully_shard
+
+    for module in stack.module.modules():
+        if module is not stack.module and next(module.parameters(recurse=False), None) is not None:
+            fully_shard(module, mesh=mesh["data_parallel"])
+    fully_shard(stack.module, mesh=mesh["data_parallel"])
+    return stack
+
+
+def whole(state: Any) -> Any:
+    """The same nest of dictionaries and lists with every tensor whole. All processes take part."""
+    if isinstance(state, DTensor):
+        return state.full_tensor()
+    if isinstance(state, Mapping):
+        return {key: whole(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(whole(value) for value in state)
+    return state
+
+
+def part_of(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor shared out like another one of its shape; unchanged where that is whole."""
+    if isinstance(like, DTensor) and value.shape == like.shape:
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value
+
+
+def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load whole weights into a module whose own may be shared out."""
+    own = module.state_dict()
+    module.load_state_dict({name: part_of(value, own[name]) for name, value in weights.items()})
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load the whole state of an optimiser of which the weights may be shared out."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = {
+        number: {k: part_of(v, parameters[number]) if isinstance(v, Tensor) else v for k, v in values.items()}
+        for number, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": kept})
