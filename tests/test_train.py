@@ -273,7 +273,7 @@ def test_resuming_what_is_done_changes_nothing(tmp_path):
         ({"engine": {"members": "streams"}}, "members: streams needs device: cuda, and device is cpu"),
         ({"engine": {"cuda_graph": "on"}}, "cuda_graph: on needs one process on device: cuda"),
         ({"engine": {"strategy": "fsdp"}}, "fsdp shares the weights out over processes; set devices to 2"),
-        ({"engine": {"strategy": "fsdp", "devices": 2}, "seeds": 2}, "fsdp shares out one network; give one seed"),
+        ({"engine": {"strategy": "fsdp", "devices": 2}, "seeds": 2}, "fsdp shares out one network, and seeds are 2"),
         (
             {"engine": {"strategy": "fsdp", "devices": 2}, "seeds": 1, "optimizer": {"name": "soap"}},
             "fsdp takes optimizer.name: adam, adamw, sgd",
