@@ -71,10 +71,15 @@ class CudaGraph:
             RuntimeError: the work waits for the device, or does something else that cannot be recorded.
         """
         self._graph = torch.cuda.CUDAGraph()
-        for generator in self._generators:
-            self._graph.register_generator_state(generator)
-        with torch.cuda.graph(self._graph, stream=self._stream):
-            return work()
+        with warnings.catch_warnings(action="ignore"):  # later versions of torch find the generators themselves
+            for generator in self._generators:
+                self._graph.register_generator_state(generator)
+        try:
+            with torch.cuda.graph(self._graph, stream=self._stream):
+                return work()
+        except BaseException:
+            self._graph.reset()
+            raise
 
     def replay(self) -> None:
         """Launch what was recorded."""

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import (
 )
 
 # They need a closure, or gradients of another kind, or hold no state that could be written down.
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # on every device
 _UNFIT = {"lbfgs", "sparseadam", "optimizer"}
 
 
@@ -112,10 +113,8 @@ def build(
         given["weight_decay"] = weight_decay
     elif weight_decay:
         raise ValueError(f"{kind.__name__} has no weight_decay")
-    if "fused" in accepted and not {"fused", "foreach"} & given.keys():
+    if kind in _FUSED and not {"fused", "foreach"} & given.keys():
         given["fused"] = True
-    if "capturable" in accepted and any(p.is_cuda for p in weights):
-        given.setdefault("capturable", True)  # its step count is on the device, so that it can be recorded
     weights = [p for p in weights if p.requires_grad]
     groups: list[dict[str, Any]]
     if "muon" in kind.__name__.lower():

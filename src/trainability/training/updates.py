@@ -78,11 +78,11 @@ class Updates:
 
     @property
     def recordable(self) -> bool:
-        """Whether the updates can be recorded as a graph of the device: whether they count their steps there."""
-        return all(
-            type(o).__module__.startswith("torch.optim.") and (o.defaults.get("fused") or o.defaults.get("capturable"))
-            for o in self.optimizers
-        )
+        """Whether the updates can be recorded as a graph of the device, as those of torch's fused optimisers can.
+
+        They count their steps on the device; others count in Python, or may.
+        """
+        return all(o.defaults.get("fused") for o in self.optimizers)
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -92,13 +92,16 @@ class Updates:
         if not self._rates_there:
             self._rates_there = [torch.tensor(float(group["lr"]), device=device) for group in groups]
             self._rates_set = [group["lr"] for group in groups]
+        before = [dict(group) for group in groups]
         for group, there in zip(groups, self._rates_there, strict=True):
             group["lr"] = there
+            if "capturable" in group:  # by which Adam allows it; set before, it would warn that nothing is recorded
+                group["capturable"] = True
         try:
             yield
         finally:
-            for group, rate in zip(groups, self._rates_set, strict=True):
-                group["lr"] = rate
+            for group, own in zip(groups, before, strict=True):
+                group.update(own)
 
     def set_rates(self) -> None:
         """Send the learning rates to where a recording reads them."""
