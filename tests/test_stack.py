@@ -98,7 +98,7 @@ def test_a_member_that_diverges_is_frozen_and_the_others_do_not_notice(members, 
             options=options,
             schedule=Schedule("cosine", warmup=0.2),
         )
-        assert together.updates.shared == bool(alike)
+        assert together.updates.sizes == ([3] if alike else [1, 1, 1])
         together.prepare()
         for step in range(12):
             if poisoned and step == 5:
@@ -295,19 +295,27 @@ def test_schedules(kind):
     assert found == pytest.approx(expected[kind])
 
 
-@pytest.mark.parametrize("compiled", ["off", "on"])
-def test_members_that_share_an_optimiser_agree_with_networks_trained_alone(compiled):
-    who = [Member(e, 3e-3, 0.05, Strength(0.6, 0.3, 0.1)) for e in range(3)]
+@pytest.mark.parametrize(
+    ("compiled", "rates", "sizes"),
+    [
+        ("off", [3e-3, 3e-3, 3e-3], [3]),
+        ("on", [3e-3, 3e-3, 3e-3], [3]),
+        ("off", [1e-3, 3e-3, 3e-3], [1, 2]),
+        ("off", [3e-3, 1e-3, 3e-3], [1, 1, 1]),
+    ],
+)
+def test_neighbours_that_share_an_optimiser_agree_with_networks_trained_alone(compiled, rates, sizes):
+    who = [Member(e, rates[e], 0.05, Strength(0.6, 0.3, 0.1)) for e in range(3)]
     together = training([plain(e) for e in range(3)], who, "64-true", compile=compiled)
     together.prepare()
     assert together.stack.how == "direct"
-    assert together.updates.shared
+    assert together.updates.sizes == sizes
     for _ in range(20):
         together.step()
     for number, member in enumerate(who):
         model = plain(number).double()
         lbe = tr.LBE(model, alpha=0.6, beta=0.3, alpha_min=0.1)
-        optimizer = torch.optim.AdamW(lbe.parameter_groups(model, lr=3e-3, weight_decay=0.05))
+        optimizer = torch.optim.AdamW(lbe.parameter_groups(model, lr=rates[number], weight_decay=0.05))
         batches = Batches(load("digits"), [member.seed], 64)
         for step in range(20):
             x, y = (t[0] for t in batches(step))

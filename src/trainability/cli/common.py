@@ -28,7 +28,8 @@ def check_device(name: str) -> None:
             raise RuntimeError("choose cpu, cuda or mps")
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ConfigError(f"device: {name!r} cannot be used here ({reason})") from None
 
 
 def check_out(out: Path) -> None:

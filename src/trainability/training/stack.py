@@ -245,28 +245,6 @@ class Stack(nn.Module):
         """Of the first floating-point parameter, and so of the inputs."""
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
 
-    @property
-    def frozen(self) -> bool:
-        """Whether some parameter is not trained."""
-        return not all(p.requires_grad for p in self.module.parameters())
-
-    def hand_gradients(self) -> None:
-        """Hand the gradients of the stacked parameters to the members' parameters, as views."""
-        if self.how == "alone":
-            return
-        for stacked, owners in self.owners:
-            if stacked.grad is None:
-                for owner in owners:
-                    owner.grad = None
-            else:
-                for owner, gradient in zip(owners, stacked.grad.unbind(0), strict=True):
-                    owner.grad = gradient
-
-    def zero_gradients(self) -> None:
-        """Drop the gradients of all members."""
-        for parameter in self.module.parameters():
-            parameter.grad = None
-
     def remove(self) -> None:
         """Take the taps off, which matters for a stack of one: its model is the user's."""
         self._taps.remove()

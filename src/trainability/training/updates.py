@@ -1,7 +1,9 @@
-"""The optimisers of a stack: one for every member, or one for all where that comes to the same."""
+"""The optimisers of a stack: one for neighbours of the same settings, where that comes to the same, or one each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,11 +19,21 @@ from trainability.training.stack import Stack
 ELEMENTWISE = {"adam", "adamw", "sgd"}
 
 
+@dataclass
+class _Part:
+    """Members that one optimiser updates, and their parameters, in the order of the stacked ones."""
+
+    members: range
+    parameters: list[nn.Parameter]
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+
+
 class Updates:
     """Updates the members of a stack, each with its own learning rate and weight decay, and its own state.
 
-    Members of the same settings share an optimiser over the stacked tensors, which is several times faster than one
-    for each.
+    Neighbours of the same settings share an optimiser over slices of the stacked tensors, which is several times faster
+    than one for each.
 
     Args:
         stack: on its device, in its precision.
@@ -48,33 +60,38 @@ class Updates:
         epochs: int,
         steps_per_epoch: int,
     ) -> None:
-        self._stack, self._alpha = stack, alpha
-        self._rates, self._decays = list(rates), list(decays)
-        self._name, self._options = name, options
-        self._own_alpha = [nn.Parameter(row) for row in alpha.data.unbind(0)] if alpha is not None else []
-        alike = len(set(zip(rates, decays, strict=True))) == 1
-        self.shared = (
-            len(stack) > 1 and alike and name.lower() in ELEMENTWISE and schedule.kind != "plateau" and not stack.frozen
-        )
+        self._stacked = [*stack.module.parameters(), *([alpha] if alpha is not None else [])]
+        self._sliced = name.lower() in ELEMENTWISE and schedule.kind != "plateau"
+        settings = list(zip(rates, decays, strict=True))
         self._frozen: dict[int, list[Tensor]] = {}
         self._rates_there: list[Tensor] = []  # on the device, for a recording
         self._rates_set: list[float] = []
-        if self.shared:
-            self.optimizers = [self._build(0, list(stack.module.parameters()), [alpha] if alpha is not None else [])]
-        else:
-            own = enumerate(stack.models)
-            self.optimizers = [self._build(e, list(m.parameters()), self._own_alpha[e : e + 1]) for e, m in own]
-        self.schedulers: list[LRScheduler | None] = [schedule.of(o, epochs, steps_per_epoch) for o in self.optimizers]
+        self._parts: list[_Part] = []
+        for members in _neighbours(settings) if self._sliced else [range(e, e + 1) for e in range(len(stack))]:
+            own = self._of(members, stack, alpha)
+            rate, decay = settings[members.start]
+            weights, targets = (own[:-1], own[-1:]) if alpha is not None else (own, [])
+            optimizer = build(name, weights, targets, lr=rate, weight_decay=decay, options=options)
+            self._parts.append(_Part(members, own, optimizer, schedule.of(optimizer, epochs, steps_per_epoch)))
 
-    def _build(self, member: int, weights: list[nn.Parameter], alpha: list[nn.Parameter]) -> Optimizer:
-        return build(
-            self._name,
-            weights,
-            alpha,
-            lr=self._rates[member],
-            weight_decay=self._decays[member],
-            options=self._options,
-        )
+    def _of(self, members: range, stack: Stack, alpha: nn.Parameter | None) -> list[nn.Parameter]:
+        """The parameters of some members: the stacked ones, slices of them, or one member's own."""
+        if len(members) == len(stack):
+            return self._stacked
+        if self._sliced:
+            return [nn.Parameter(p.data[members.start : members.stop], p.requires_grad) for p in self._stacked]
+        own = [owners[members.start] for _, owners in stack.owners]
+        return [*own, nn.Parameter(alpha.data[members.start])] if alpha is not None else own
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Those of all parts."""
+        return [part.optimizer for part in self._parts]
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many members each optimiser updates."""
+        return [len(part.members) for part in self._parts]
 
     @property
     def recordable(self) -> bool:
@@ -112,63 +129,75 @@ class Updates:
 
     def zero_gradients(self) -> None:
         """Drop all gradients."""
-        self._stack.zero_gradients()
-        if self._alpha is not None:
-            self._alpha.grad = None
+        for parameter in self._stacked:
+            parameter.grad = None
 
     def freeze(self, member: int) -> None:
         """Keep a member as it is from now on."""
-        if self.shared:
-            self._frozen[member] = [part.clone() for part in self._parts(member)]
+        if len(self._part_of(member).members) > 1:
+            self._frozen[member] = [p.data[member].clone() for p in self._stacked]
 
     def apply(self, alive: Sequence[bool]) -> None:
         """Update the members that are alive from the gradients of the stacked parameters."""
-        if not self.shared:
-            self._stack.hand_gradients()
-            if self._alpha is not None and self._alpha.grad is not None:
-                for own, gradient in zip(self._own_alpha, self._alpha.grad.unbind(0), strict=True):
-                    own.grad = gradient
-        for number, optimizer in enumerate(self.optimizers):
-            if self.shared or alive[number]:
-                optimizer.step()
-        # The others are updated by the same operation as before, so that they do not notice, and this one is put back.
+        if len(self._parts) > 1:
+            self._hand_gradients()
+        for part in self._parts:
+            if any(alive[e] for e in part.members):
+                part.optimizer.step()
+        # The others of the part were updated by the same operation as before, so that they do not notice, and this
+        # one is put back.
         for member, values in self._frozen.items():
-            for part, value in zip(self._parts(member), values, strict=True):
-                part.copy_(value)
+            for stacked, value in zip(self._stacked, values, strict=True):
+                stacked.data[member].copy_(value)
 
     def advance(self, alive: Sequence[bool]) -> None:
         """Go on by one step in the schedules."""
-        for number, scheduler in enumerate(self.schedulers):
-            if scheduler is None or isinstance(scheduler, ReduceLROnPlateau):
+        for part in self._parts:
+            if part.scheduler is None or isinstance(part.scheduler, ReduceLROnPlateau):
                 continue
-            if self.shared or alive[number]:
-                scheduler.step()
-
-    def _groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
-    def _parts(self, member: int) -> Iterator[Tensor]:
-        """A member's weights and targets, as views."""
-        alphas = [self._alpha] if self._alpha is not None else []
-        return (stacked.data[member] for stacked in (*self._stack.module.parameters(), *alphas))
+            if any(alive[e] for e in part.members):
+                part.scheduler.step()
 
     def plateau(self, member: int, accuracy: float) -> None:
         """Tell a member's schedule its validation accuracy at the end of an epoch."""
-        scheduler = self.schedulers[0 if self.shared else member]
+        scheduler = self._part_of(member).scheduler
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(accuracy)
 
     def state(self) -> dict[str, Any]:
         """Everything `load` needs."""
         return {
-            "optimizers": [whole(o.state_dict()) for o in self.optimizers],
-            "schedulers": [s.state_dict() if s is not None else None for s in self.schedulers],
+            "optimizers": [whole(part.optimizer.state_dict()) for part in self._parts],
+            "schedulers": [part.scheduler.state_dict() if part.scheduler else None for part in self._parts],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            load_optimizer(optimizer, kept)
-        for scheduler, kept in zip(self.schedulers, state["schedulers"], strict=True):
-            if scheduler is not None:
-                scheduler.load_state_dict(kept)
+        for part, optimizer, scheduler in zip(self._parts, state["optimizers"], state["schedulers"], strict=True):
+            load_optimizer(part.optimizer, optimizer)
+            if part.scheduler is not None:
+                part.scheduler.load_state_dict(scheduler)
+
+    def _hand_gradients(self) -> None:
+        """Hand the gradients of the stacked parameters to those of the parts, as views."""
+        sizes = self.sizes
+        for number, stacked in enumerate(self._stacked):
+            if stacked.grad is None:
+                gradients: Sequence[Tensor | None] = [None] * len(self._parts)
+            else:
+                gradients = stacked.grad.split(sizes) if self._sliced else stacked.grad.unbind(0)
+            for part, gradient in zip(self._parts, gradients, strict=True):
+                part.parameters[number].grad = gradient
+
+    def _part_of(self, member: int) -> _Part:
+        return next(part for part in self._parts if member in part.members)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+
+def _neighbours(settings: Sequence[tuple[float, float]]) -> list[range]:
+    """Runs of members next to one another whose settings are the same."""
+    runs = groupby(range(len(settings)), key=lambda e: settings[e])
+    found = [list(members) for _, members in runs]
+    return [range(members[0], members[-1] + 1) for members in found]
