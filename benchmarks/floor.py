@@ -1,6 +1,6 @@
 """How near a training step with LBE comes to its own matrix products, which no implementation can do without.
 
-Claim, of one CUDA device: at depth 50 and 500 and width 1000 a step takes at most one and a half times its bare matrix
+Aim, of one CUDA device: at depth 50 and 500 and width 1000 a step takes at most one and a half times its bare matrix
 products at the same precision, and a twentieth of the published loop. Sides take turns within one process; times are
 medians of turns of several steps, with the device waited for around each turn. "recorded" is the step as one CUDA
 graph, "launched" the same step operation by operation; on a CPU there is the second alone. The bare products have
@@ -53,12 +53,12 @@ def main() -> None:
 
 
 def measured(args: argparse.Namespace, depth: int, precision: str) -> list[dict[str, object]]:
-    fabric, product, bf16 = _PRECISIONS[precision]
-    torch.set_float32_matmul_precision(product)
+    name, matmul, bf16 = _PRECISIONS[precision]
+    torch.set_float32_matmul_precision(matmul)
     shape = (depth, args.width, args.batch)
     on = {"device": args.device}
     cuda = args.device.startswith("cuda")
-    lbe = stacked(*shape, 1, lbe=True, **on, precision=fabric)
+    lbe = stacked(*shape, 1, lbe=True, **on, precision=name)
     sides: dict[str, Side] = {
         "floor": (products(*shape, 1, **on, bf16=bf16), 1),
         "published": (alone(*shape, "published", **on, bf16=bf16), 1),
@@ -67,26 +67,26 @@ def measured(args: argparse.Namespace, depth: int, precision: str) -> list[dict[
     }
     trained = {"lbe, recorded": lbe}
     if cuda:
-        launched = stacked(*shape, 1, lbe=True, **on, precision=fabric, cuda_graph=False)
+        launched = stacked(*shape, 1, lbe=True, **on, precision=name, cuda_graph=False)
         sides["lbe, launched"] = (launched.step, 1)
     # Activations, gradients and what the term reads take about as much again as the weights and the optimiser.
     fit = free_bytes(torch.device(args.device)) // (3 * least_bytes(lbe.stack.models[0]))
     members = min(args.members, fit)
     if members > 1:
-        several = stacked(*shape, members, lbe=True, **on, precision=fabric)
+        several = stacked(*shape, members, lbe=True, **on, precision=name)
         sides["floor, stack"] = (products(*shape, members, **on, bf16=bf16), members)
         sides["lbe, stack"] = (several.step, members)
         trained["lbe, stack"] = several
     ms = measure(sides, args.rounds, args.device, args.steps)
     of = shares(ms, ["floor", "published", "floor, stack"])
     rows: list[dict[str, object]] = []
-    for name, value in ms.items():
-        row = {"network": f"fnn{depth}x{args.width}", "batch": args.batch, "precision": precision, "side": name}
-        row |= {"members": sides[name][1], "ms_per_member_step": round(value, 3)}
-        row |= {"member_steps_per_second": round(1e3 / value, 1), **of[name]}
+    for side, value in ms.items():
+        row = {"network": f"fnn{depth}x{args.width}", "batch": args.batch, "precision": precision, "side": side}
+        row |= {"members": sides[side][1], "ms_per_member_step": round(value, 3)}
+        row |= {"member_steps_per_second": round(1e3 / value, 1), **of[side]}
         row["gflops"] = round(operations(*shape) / (value / 1e3) / 1e9)
-        if name in trained:
-            row["execution"] = {k: v for k, v in trained[name].execution.items() if k in ("members", "not recorded")}
+        if side in trained:
+            row["execution"] = {k: v for k, v in trained[side].execution.items() if k in ("members", "not_recorded")}
         rows.append(row)
         print(json.dumps(row), flush=True)
     return rows

@@ -116,7 +116,7 @@ def products(
 
     if torch.device(device).type != "cuda":
         return work
-    graph = CudaGraph()
+    graph = CudaGraph(torch.device(device))
     graph.rehearse(work)
     graph.record(work)
     return graph.replay

@@ -49,7 +49,7 @@ def _network(nonlinearity: str = "relu") -> nn.Module:
     return fnn(16, 20, 16, 4, nonlinearity=nonlinearity).to("acc")
 
 
-def _train(kind: str, count: int, members: str = "auto", graph: Any = None) -> None:
+def _train(kind: str, count: int, members: str = "auto") -> None:
     """Train there and on the CPU, take the training up again, and compare."""
     models = [plain(e) if kind == "plain" else network(kind, e) for e in range(count)]
     options: dict[str, Any] = {"members": members, "options": {"fused": False}}
@@ -59,12 +59,12 @@ def _train(kind: str, count: int, members: str = "auto", graph: Any = None) -> N
         reference.advance()
     reference.finish("done")
     with Accelerator():
-        found = _training(models, graph, **options)
+        found = _training(models, **options)
         found.prepare()
         for _ in range(20):
             found.advance()
         state = copy.deepcopy(found.state())
-        again = _training([plain(e) if kind == "plain" else network(kind, e) for e in range(count)], graph, **options)
+        again = _training([plain(e) if kind == "plain" else network(kind, e) for e in range(count)], **options)
         again.load(state)
         for each in (found, again):
             while not each.done:
@@ -72,12 +72,16 @@ def _train(kind: str, count: int, members: str = "auto", graph: Any = None) -> N
             each.finish("done")
         for record, other, expected in zip(found.records, again.records, reference.records, strict=True):
             assert record.accuracy == other.accuracy == expected.accuracy, (record.accuracy, expected.accuracy)
+            assert record.train_loss == other.train_loss
+            for (_, loss), (_, wanted) in zip(record.train_loss, expected.train_loss, strict=True):
+                assert abs(loss - wanted) < 1e-4 * wanted
 
 
-def _training(models: list[nn.Module], graph: Any, **options: Any) -> Training:
+def _training(models: list[nn.Module], **options: Any) -> Training:
     who = MEMBERS[: len(models)]
+    models = [model.to("acc") for model in models]
     records = [Record("", 0, m.lr, m.seed) for m in who]
-    return Training(models, who, records, load("digits"), plan(**options), fabric(), graph=graph)
+    return Training(models, who, records, load("digits"), plan(**options), fabric())
 
 
 @check
@@ -103,6 +107,20 @@ def members_one_after_another() -> None:
 @check
 def a_network_alone() -> None:
     _train("fnn", 1)
+
+
+@check
+def a_member_that_diverges() -> None:
+    with Accelerator():
+        found = _training([plain(e) for e in range(3)], members="auto", options={"fused": False})
+        found.prepare()
+        for step in range(24):
+            if step == 8:
+                with torch.no_grad():
+                    found.stack.module[1].weight[1].fill_(float("inf"))
+            found.advance()
+        assert found.alive == [True, False, True]
+        assert [r.steps for r in found.records] == [24, 20, 24]
 
 
 @check

@@ -61,7 +61,7 @@ def fabric(precision: str, device: str = "cpu"):
 
 def training(models, who, precision="32-true", graph=None, device="cpu", **options) -> Training:
     records = [Record("", 0, m.lr, m.seed) for m in who]
-    return Training(models, who, records, load("digits"), plan(**options), fabric(precision, device), graph=graph)
+    return Training(models, who, records, load("digits"), plan(**options), fabric(precision, device), make_graph=graph)
 
 
 def plain(number: int) -> nn.Sequential:

@@ -19,6 +19,7 @@ NAMES = [
     "convolutions",
     "members_one_after_another",
     "a_network_alone",
+    "a_member_that_diverges",
     "lbe",
     "measuring",
     "remedies",

@@ -1,13 +1,15 @@
 """One run over several processes and hosts, and a study on a database server, against one process."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,10 +93,50 @@ def test_weights_shared_out_over_processes_are_trained_as_in_one(tmp_path):
     for name, value in expected["weights"].items():
         torch.testing.assert_close(found["weights"][name], value, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found["lbe"]["alpha"], expected["lbe"]["alpha"], rtol=1e-5, atol=1e-6)
+    run("several", "--resume", devices=2, strategy="fsdp")  # all is done
     sorted((several / "checkpoints").glob("*.pt"))[-1].unlink()
     again = last_state(run("several", "--resume", devices=2, strategy="fsdp"))
     for name, value in found["weights"].items():
         assert torch.equal(again["weights"][name], value)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("whom", ["the first process", "all"])
+def test_an_interrupt_of_several_processes_is_a_checkpoint(tmp_path, strategy, whom):
+    file = tmp_path / "long.yaml"
+    recipe = {"model": {"depth": 5, "width": 24, "batchnorm": True}, "epochs": 1000, "batch_size": 64, "probes": 2}
+    file.write_text(yaml.safe_dump({**recipe, "engine": {"devices": 2, "strategy": strategy, "threads": 1}}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainability", "train", str(file), "--out", str(tmp_path / "run")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    events = tmp_path / "run" / "events.jsonl"
+    try:
+        wait_for(lambda: events.exists() and '"losses"' in events.read_text())
+        if whom == "all":  # as a terminal does
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130, err
+    assert "Interrupted; a checkpoint is in" in out + err
+    last = json.loads(events.read_text().splitlines()[-1])
+    assert last["event"] == "interrupted"
+    assert last_state(tmp_path / "run")["steps"] == last["step"]
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def hosts() -> str | None:

@@ -158,6 +158,10 @@ class Recipe(Settings):
                 raise ValueError(
                     f"engine.strategy: fsdp shares out one network, and seeds are {len(self.seeds)}; give one"
                 )
+            if self.model.scale != "identity" or (self.remedy and self.remedy.name in ("rezero", "skipinit", "fixup")):
+                raise ValueError(
+                    "engine.strategy: fsdp cannot share out the single numbers that scale branches; take ddp"
+                )
             if self.optimizer.name.lower() not in ELEMENTWISE:
                 raise ValueError(f"engine.strategy: fsdp takes optimizer.name: {', '.join(sorted(ELEMENTWISE))}")
         processes = self.engine.devices * self.engine.nodes

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+_AGREE_EVERY = 5
+
+
 @dataclass
 class Outcome:
     """What `train` returns: a record per member, and where and how they ran."""
@@ -130,31 +133,41 @@ def build_training(
 def check_fits(recipe: Recipe, data: Dataset, device: torch.device) -> None:
     """Raise ConfigError where a stack of all seeds would not fit in memory, saying how many would."""
     count, per_member = len(recipe.seeds), member_bytes(recipe, data, device)
+    if device.type == "cpu":  # the processes of a host share its memory
+        per_member *= recipe.engine.devices
     fit = members_that_fit(per_member, device)
-    if count > fit:
+    if count <= fit:
+        return
+    each = f"{recipe.model.depth} layers of {recipe.model.width}"
+    needs = f"needs about {count * per_member / 1e9:.1f} GB and {free_bytes(device) / 1e9:.1f} GB are free"
+    if count > 1:
         raise ConfigError(
-            f"a stack of {count} networks of {recipe.model.depth} layers of {recipe.model.width} needs about "
-            f"{count * per_member / 1e9:.1f} GB and {free_bytes(device) / 1e9:.1f} GB are free: {fit} would fit; take "
-            "fewer seeds at once, or smaller batches"
+            f"a stack of {count} networks of {each} {needs}: {fit} would fit; take fewer seeds at once, or smaller "
+            "batches"
         )
+    shared = "more devices" if recipe.engine.strategy == "fsdp" else "engine: {strategy: fsdp} over several devices"
+    raise ConfigError(f"a network of {each} {needs}: it would fit with smaller batches or layers, or {shared}")
 
 
 def member_bytes(recipe: Recipe, data: Dataset, device: torch.device) -> int:
-    """Memory that one member of a recipe's stack takes, measured on a pass where at least its weights fit.
+    """Memory that one member of a recipe's stack takes in a process, measured on a pass where its weights fit.
 
     Raises:
         ConfigError: a batch larger than the training set.
     """
     if recipe.batch_size > len(data.train):
         raise ConfigError(f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples")
+    processes = recipe.engine.devices * recipe.engine.nodes
+    shares = processes if recipe.engine.strategy == "fsdp" else 1
     with torch.device("meta"):
-        least = least_bytes(architecture(recipe, data))
+        least = least_bytes(architecture(recipe, data)) // shares
     if least > free_bytes(device):
         return least
     model = build_model(recipe, data, 0)
-    inputs = data.inputs(data.train.images[: recipe.batch_size])
+    inputs = data.inputs(data.train.images[: recipe.batch_size // processes])
     inputs = inputs.to(next(model.parameters()).dtype)
-    return bytes_per_member(model, inputs, select(model, inputs=inputs[:2]).paths if recipe.lbe else ())
+    paths = select(model, inputs=inputs[:2]).paths if recipe.lbe else ()
+    return bytes_per_member(model, inputs, paths, shares=shares)
 
 
 def load_data(recipe: Recipe) -> Dataset:
@@ -241,20 +254,19 @@ def _lead(
         folder.note("damaged", checkpoint=name)
     _begin(training, fabric, state)
     folder.note("resumed" if resume else "started", step=training.steps, execution=training.execution)
-    if training.done and (folder.path / "results.json").exists():
+    if fabric.broadcast(training.done and (folder.path / "results.json").exists()):
         return outcome
     sent += loggers(recipe.loggers, folder.path, recipe.resolved())
     try:
-        with _between_steps() as interrupted:
+        with _between_steps(fabric) as interrupted:
             while not training.done:
                 training.advance()
                 if _checkpoint_is_due(recipe, training):
                     folder.save(training.state())
                     folder.note("checkpoint", step=training.steps)
                 progress(training)
-                if interrupted():
-                    if not training.shared_out:  # the other processes do not know that they should take part
-                        folder.save(training.state())
+                if interrupted(training):
+                    folder.save(training.state())
                     folder.note("interrupted", step=training.steps)
                     raise KeyboardInterrupt
     finally:
@@ -268,17 +280,24 @@ def _lead(
 
 
 def _follow(recipe: Recipe, data: Dataset, fabric: "Fabric") -> Outcome:
-    """The part of a process that shares the batches and writes nothing."""
+    """The part of a process that shares the batches and writes nothing; a checkpoint may take its part of the state."""
     with _naming_the_dead():
         training = build_training([recipe], data, fabric)
+        outcome = Outcome(recipe, training.records)
         _begin(training, fabric, None)
-        while not training.done:
-            training.advance()
-            if _checkpoint_is_due(recipe, training):
-                training.state()
-    training.finish("done")
-    training.state()
-    return Outcome(recipe, training.records)
+        if fabric.broadcast(False):  # the first process knows that all is done
+            return outcome
+        with _between_steps(fabric) as interrupted:
+            while not training.done:
+                training.advance()
+                if _checkpoint_is_due(recipe, training):
+                    training.state()
+                if interrupted(training):
+                    training.state()
+                    return outcome
+        training.finish("done")
+        training.state()
+    return outcome
 
 
 def _checkpoint_is_due(recipe: Recipe, training: Training) -> bool:
@@ -298,10 +317,13 @@ def _naming_the_dead() -> Iterator[None]:
 
 
 @contextmanager
-def _between_steps() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C waits for the end of a step, whose half could not be taken up again; a second one does not wait."""
+def _between_steps(fabric: "Fabric") -> Iterator[Callable[[Training], bool]]:
+    """Ctrl-C waits for the end of a step, whose half could not be taken up again; a second one does not wait.
+
+    Several processes ask one another every few steps, so that all end at the same one.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda _: False
         return
     before = signal.getsignal(signal.SIGINT)
     asked: list[int] = []
@@ -310,9 +332,16 @@ def _between_steps() -> Iterator[Callable[[], bool]]:
         asked.append(number)
         signal.signal(signal.SIGINT, before)
 
+    def interrupted(training: Training) -> bool:
+        if fabric.world_size == 1:
+            return bool(asked)
+        if training.steps % _AGREE_EVERY:
+            return False
+        return bool(fabric.all_reduce(torch.tensor(float(len(asked)), device=fabric.device), reduce_op="sum"))
+
     signal.signal(signal.SIGINT, ask)
     try:
-        yield lambda: bool(asked)
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ class Training:
         plan: what they share.
         fabric: devices, precision and processes; one CPU process in float32 by default.
         tell: is called with the name and values of each event: ``losses``, ``accuracies``, ``diverged``.
-        graph: makes what records a step; CUDA graphs by default where there is one CUDA device.
+        make_graph: makes what records a step; CUDA graphs by default where one process has a CUDA device.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Training:
         plan: Plan,
         fabric: "Fabric | None" = None,
         tell: Callable[..., None] = lambda event, **values: None,
-        graph: Callable[[Sequence[torch.Generator]], Graph] | None = None,
+        make_graph: Callable[[Sequence[torch.Generator]], Graph] | None = None,
     ) -> None:
         self.members, self.records, self.plan = list(members), list(records), plan
         self.fabric = fabric = fabric or fabric_on("cpu")
@@ -87,10 +88,9 @@ class Training:
         probe = data.train.take(torch.arange(min(512, len(data.train)), device=fabric.device)).images
         self._probe = data.inputs(probe)
         regularised = any(m.lbe for m in members)
-        for model in models:
-            model.to(fabric.device)
-        paths = select(models[0], inputs=self._probe[:2].to(_dtype(models[0]))).paths if regularised else ()
+        paths = select(models[0], inputs=self._probe[:2].to(_like(models[0]))).paths if regularised else ()
         self.stack = Stack(models, taps=paths, neurons=plan.neurons)
+        fabric.to_device(self.stack)
         # Not fabric.setup_module: its wrapper turns all outputs to float32, which is wrong for float64.
         forward = fabric.strategy.setup_module(fabric.strategy.precision.convert_module(self.stack))
         self._probe = self._probe.to(self.stack.dtype)
@@ -116,12 +116,15 @@ class Training:
             epochs=plan.epochs,
             steps_per_epoch=self.batches.per_epoch,
         )
-        if graph is None and fabric.device.type == "cuda" and fabric.world_size == 1 and plan.cuda_graph != "off":
-            graph = CudaGraph
-        self._graph = graph
-        seeds = [m.seed for m in members]
-        self._one = Step(self.stack, forward, self.lbe, self.updates, self.batches, seeds, fabric, graph)
         self.execution: dict[str, Any] = {}
+        if make_graph is None and fabric.device.type == "cuda" and plan.cuda_graph != "off":
+            if fabric.world_size == 1:
+                make_graph = partial(CudaGraph, fabric.device)
+            else:
+                self.execution["not_recorded"] = "several processes share each batch"
+        self._make_graph = make_graph
+        seeds = [m.seed for m in members]
+        self._one_step = Step(self.stack, forward, self.lbe, self.updates, self.batches, seeds, fabric, make_graph)
         self._losses: list[Tensor] = []
         self._times: list[float] = []
         self._look_every = 1 if fabric.device.type == "cpu" else _LOOK_EVERY
@@ -132,9 +135,8 @@ class Training:
 
     def prepare(self, execution: Mapping[str, Any] | None = None) -> None:
         """Choose how the members run, by measurement, or take the choice of an earlier part of this training."""
-        x = self._one.inputs(0)
+        x = self._one_step.inputs(0)
         self.stack.prepare(x)
-        self._check_recording(x)
         if execution is not None:
             self.execution = dict(execution)
             self.stack.how = self.execution["members"]
@@ -151,22 +153,12 @@ class Training:
             self.execution["members"] = self.stack.how
         if self.execution["compiled"]:
             self.stack.compile()
-        self._check_recording(x)
-        self._tell_of_no_recording()
-
-    def _check_recording(self, x: Tensor) -> None:
-        if self._graph is not None:
-            with self.stack.rehearsing(x) as work:
-                self._one.check(work)
-
-    def _tell_of_no_recording(self) -> None:
-        reason = self._one.not_recorded
-        if reason is None or "not recorded" in self.execution:
-            return
-        if self.plan.cuda_graph == "on":
-            raise UnsupportedModelError("", f"a step cannot be recorded ({reason}); take cuda_graph: auto")
-        self.execution["not recorded"] = reason
-        self._tell("not_recorded", step=self.steps, reason=reason)
+        with self.stack.rehearsing(x) as work:
+            self._one_step.check(partial(self._in_precision, work))
+        if reason := self._one_step.not_recorded:
+            if self.plan.cuda_graph == "on":
+                raise UnsupportedModelError("", f"a step cannot be recorded ({reason}); take cuda_graph: auto")
+            self.execution["not_recorded"] = reason
 
     def _compiling_pays(self, x: Tensor) -> bool:
         with self.stack.rehearsing(x) as work:
@@ -185,11 +177,16 @@ class Training:
         self.execution |= {"seconds eager": eager, "seconds compiled": compiled}
         return compiled < 0.97 * eager
 
+    def _in_precision(self, work: Callable[[], object]) -> None:
+        with self.fabric.autocast():
+            work()
+
     def _seconds(self, work: Callable[[], object]) -> float:
-        """Seconds that work takes in the way in which it will run: as a graph, if it can be one."""
-        if self._graph is not None and self.stack.recordable and not self._one.not_recorded:
+        """Seconds that work takes as it will run: in the training's precision, and as a graph if it can be one."""
+        work = partial(self._in_precision, work)
+        if self._make_graph is not None and self.stack.recordable:
             try:
-                return seconds(work, self.fabric.device, self._graph(self._one.generators))
+                return seconds(work, self.fabric.device, self._make_graph(self._one_step.generators))
             except RuntimeError:  # it cannot be recorded, or cannot run at all
                 pass
         return seconds(work, self.fabric.device)
@@ -202,14 +199,13 @@ class Training:
     @property
     def alive(self) -> list[bool]:
         """Which members are trained."""
-        return self._one.alive
+        return self._one_step.alive
 
     def step(self) -> Tensor:
         """Train one step and return the losses ``(E,)`` without the LBE term."""
         looks = self.steps % self._look_every == 0
-        losses = self._one(self.steps, self._freeze if looks else None)
+        losses = self._one_step(self.steps, self._freeze if looks else None)
         self.steps += 1
-        self._tell_of_no_recording()
         return losses
 
     def _freeze(self, totals: Tensor) -> None:
@@ -222,7 +218,7 @@ class Training:
                 dist.all_reduce(totals)
         for e, finite in enumerate(totals.isfinite().tolist()):
             if not finite and self.alive[e]:
-                self._one.freeze(e)
+                self._one_step.freeze(e)
                 self.records[e].status = "diverged"
                 self._tell("diverged", step=self.steps + 1, member=e)
 
@@ -318,7 +314,7 @@ class Training:
         self.steps = state["steps"]
         for member, alive in enumerate(state["alive"]):
             if not alive:
-                self._one.freeze(member)
+                self._one_step.freeze(member)
         self._losses = [t.to(self.fabric.device) for t in state["losses"]]
         self._times = list(state["times"])
         self.prepare(state["execution"])
@@ -389,5 +385,5 @@ class Training:
         return (100 * right / len(part)).tolist()
 
 
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+def _like(module: nn.Module) -> Tensor:
+    return next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))

@@ -28,21 +28,23 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """Work on the current CUDA device as a CUDA graph, which one launch starts.
+    """Work on a CUDA device as a CUDA graph, which one launch starts.
 
     A deep network of narrow layers waits for the launches of its kernels, a few microseconds each, and not for the
     arithmetic. What is recorded may not wait for the device nor decide anything by a value on it.
 
     Args:
+        device: the CUDA device.
         generators: those from which the work draws, besides torch's own. Each replay continues them, or begins where
             they were seeded since.
 
     Reference: PyTorch's notes on CUDA semantics, "CUDA Graphs".
     """
 
-    def __init__(self, generators: Sequence[torch.Generator] = ()) -> None:
+    def __init__(self, device: torch.device, generators: Sequence[torch.Generator] = ()) -> None:
+        self._device = device
         self._generators = list(generators)
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream(device)
         self._graph = torch.cuda.CUDAGraph()
 
     def check(self, work: Callable[[], object]) -> None:
@@ -58,44 +60,51 @@ class CudaGraph:
 
     def rehearse(self, work: Callable[[], T]) -> T:
         """Run work on the stream on which it will be recorded."""
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            result = work()
-        torch.cuda.current_stream().wait_stream(self._stream)
+        with torch.cuda.device(self._device):
+            here = torch.cuda.current_stream()
+            self._stream.wait_stream(here)
+            with torch.cuda.stream(self._stream):
+                result = work()
+            here.wait_stream(self._stream)
         return result
 
     def record(self, work: Callable[[], T]) -> T:
         """Record work; an earlier recording is dropped with the memory that was its own.
 
         Raises:
-            RuntimeError: the work waits for the device, or does something else that cannot be recorded.
+            RuntimeError: the work waits for the device, launches nothing on it, or does something else that cannot be
+                recorded. The process should not go on: torch's generators and streams may be left in the recording.
         """
         self._graph = torch.cuda.CUDAGraph()
         with warnings.catch_warnings(action="ignore"):  # later versions of torch find the generators themselves
             for generator in self._generators:
                 self._graph.register_generator_state(generator)
-        try:
-            with torch.cuda.graph(self._graph, stream=self._stream):
-                return work()
-        except BaseException:
-            self._graph.reset()
-            raise
+        with torch.cuda.device(self._device), warnings.catch_warnings():
+            warnings.filterwarnings("error", message="The CUDA Graph is empty")
+            try:
+                with torch.cuda.graph(self._graph, stream=self._stream):
+                    return work()
+            except UserWarning as error:
+                raise RuntimeError(str(error)) from None
 
     def replay(self) -> None:
         """Launch what was recorded."""
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            self._graph.replay()
 
 
 def seconds(work: Callable[[], object], device: torch.device, graph: Graph | None = None, repeats: int = 3) -> float:
-    """Median time of work, after one run that compiles and fills caches; as a graph where one is given."""
-    if graph is None:
-        work()
-        run: Callable[[], object] = work
-    else:
-        for _ in range(3):
-            graph.rehearse(work)
+    """Median time of work, after a run that compiles and fills caches; as a graph where one is given.
+
+    Raises:
+        RuntimeError: the work fails, or cannot be recorded.
+    """
+    run = work
+    if graph is not None:
+        graph.check(work)
         graph.record(work)
         run = graph.replay
+    run()
     times = []
     for _ in range(repeats):
         synchronise(device)

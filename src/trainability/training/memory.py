@@ -13,12 +13,15 @@ _COPIES = 4
 _GROWTH = 3.3
 
 
-def bytes_per_member(model: nn.Module, inputs: Tensor, taps: tuple[str, ...] = ()) -> int:
-    """Memory that one network takes in training on inputs ``(B, ...)``: weights, optimiser and kept activations."""
+def bytes_per_member(model: nn.Module, inputs: Tensor, taps: tuple[str, ...] = (), *, shares: int = 1) -> int:
+    """Memory that one network takes in training on inputs ``(B, ...)``: weights, optimiser and kept activations.
+
+    Of the weights and the optimiser's state a process may keep one of several ``shares``.
+    """
     stack = Stack([model], taps=taps)
     try:
         kept = stack.prepare(inputs.unsqueeze(0))
-        return int(_GROWTH * (least_bytes(model) + kept + inputs.numel() * inputs.element_size()))
+        return int(_GROWTH * (least_bytes(model) // shares + kept + inputs.numel() * inputs.element_size()))
     finally:
         stack.remove()
 

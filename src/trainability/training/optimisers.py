@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-# They need a closure, or gradients of another kind, or hold no state that could be written down.
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # on every device
+# They need a closure, or gradients of another kind, or hold no state that could be written down.
 _UNFIT = {"lbfgs", "sparseadam", "optimizer"}
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from trainability.errors import UnsupportedModelError
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -14,11 +16,23 @@ if TYPE_CHECKING:
 
 
 def share_out(stack: "Stack", mesh: "DeviceMesh") -> "Stack":
-    """Share out the weights of a stack of one layer by layer, by PyTorch's ``fully_shard``."""
+    """Share out the weights of a stack of one layer by layer, by PyTorch's ``fully_shard``.
+
+    Raises:
+        UnsupportedModelError: a parameter is a single number, which cannot be shared out; the message names it.
+    """
     from torch.distributed.fsdp import fully_shard
 
-    for module in stack.module.modules():
-        if module is not stack.module and next(module.parameters(recurse=False), None) is not None:
+    for name, parameter in stack.module.named_parameters():
+        if parameter.dim() == 0:
+            path, _, last = name.rpartition(".")
+            raise UnsupportedModelError(path, f"its {last} is a single number, which fsdp cannot share out; take ddp")
+    layers: list[str] = []
+    for path, module in stack.module.named_modules():
+        if any(path.startswith(f"{layer}.") for layer in layers):  # what is within a layer goes with it
+            continue
+        if path and next(module.parameters(recurse=False), None) is not None:
+            layers.append(path)
             fully_shard(module, mesh=mesh["data_parallel"])
     fully_shard(stack.module, mesh=mesh["data_parallel"])
     return stack

@@ -137,7 +137,7 @@ class Stack(nn.Module):
         if self.how == "vmap" and not self._can_be_mapped(x):
             self.how = "loop"
         if self.how != "alone":
-            self.turn.by_functions = self._draws_by_functions(x)
+            self._find_what_draws(x)
         if self.how == "vmap" and all(taught(m, self.turn) for m in _leaves(self.module)) and self._direct_agrees(x):
             self.how = "direct"
         owned = {p.untyped_storage().data_ptr() for p in model.parameters() if not isinstance(p, DTensor)}
@@ -195,8 +195,10 @@ class Stack(nn.Module):
             return {}
         seconds: dict[Way, float] = {}
         timer = timer or partial(graphs.seconds, device=x.device)
-        ways: list[Way] = ["vmap", "loop", "streams"] if x.is_cuda else ["vmap", "loop"]
-        for way in ways:
+        each: list[Way] = ["vmap", "loop", "streams"] if x.is_cuda else ["vmap", "loop"]
+        if self.how == "loop":  # it cannot be mapped
+            each.remove("vmap")
+        for way in each:
             self.how = way
             try:
                 with self.rehearsing(x) as work:
@@ -295,17 +297,19 @@ class Stack(nn.Module):
                 torch.manual_seed(self.turn.seeds[member])  # as a plain loop would before each step
             yield {n: t[member] for n, t in parameters.items()}, {n: t[member] for n, t in buffers.items()}
 
-    def _draws_by_functions(self, x: Tensor) -> bool:
-        """Whether a member that runs by itself draws from torch's own generator, though its dropouts need not."""
-        before, way = _own_generator(x.device).get_state(), self.how
-        self.how, self.turn.by_functions, self.turn.seeds = "loop", False, ()
+    def _find_what_draws(self, x: Tensor) -> None:
+        """Note whether a member that runs by itself draws from torch's own generators, though its dropouts do not."""
+        way = self.how
+        self.how, self.turn.by_functions = "loop", False
         try:
             with observing(self.module), torch.no_grad():
                 self.module.train()
+                before = _own_states(x.device)
                 self._one(*next(self._states()), x[0])
-                return not torch.equal(before, _own_generator(x.device).get_state())
+                drawn = before != _own_states(x.device)
         finally:
-            self.how, self.turn.by_functions = way, True
+            self.how = way
+        self.turn.by_functions = drawn
 
     def _in_turn(self, x: Tensor) -> list[tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]]:
         """Run every member by itself; on streams, all begin when what was launched before is done."""
@@ -378,10 +382,12 @@ def _close(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def _own_generator(device: torch.device) -> torch.Generator:
+def _own_states(device: torch.device) -> list[list[int]]:
+    """The states of torch's own generators, of the CPU and of a CUDA device."""
+    generators = [torch.default_generator]
     if device.type == "cuda":
-        return torch.cuda.default_generators[device.index]
-    return torch.default_generator
+        generators.append(torch.cuda.default_generators[device.index])
+    return [generator.get_state().tolist() for generator in generators]
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainability.errors import UnsupportedModelError
 from trainability.training.batches import Batches
 from trainability.training.graphs import Graph
+from trainability.training.hidden import python_state
 from trainability.training.stack import Passed, Stack
 from trainability.training.stack_lbe import StackLBE
 from trainability.training.streams import Generators, stream
@@ -25,10 +27,10 @@ _REHEARSALS = 3
 class Step:
     """Trains the members of a stack by one step at a time.
 
-    What differs from step to step lies in tensors that stay where they are: the indices of the samples, the learning
-    rates, which members are alive. All else is the same operations on the same tensors. So a whole step, from the data
-    to the update, can be recorded as a graph of the device and launched at once; where the optimisers cannot be
-    recorded, all but their update is.
+    What differs from step to step lies in tensors that stay where they are: the indices of the samples, the seeds of
+    the noise, the learning rates. All else is the same operations on the same tensors, until a member is frozen. So a
+    whole step, from the data to the update, can be recorded as a graph of the device and launched at once; where the
+    optimisers cannot be recorded, all but their update is.
 
     Args:
         stack: on its device, in its precision.
@@ -38,7 +40,8 @@ class Step:
         batches: the data.
         seeds: of the members' noise.
         fabric: precision and processes.
-        graph: makes a graph of work that draws from these generators; None where operations are launched one by one.
+        make_graph: makes a graph of work that draws from these generators; None where operations are launched one by
+            one.
 
     Attributes:
         alive: which members are trained.
@@ -54,7 +57,7 @@ class Step:
         batches: Batches,
         seeds: Sequence[int],
         fabric: "Fabric",
-        graph: Callable[[Sequence[torch.Generator]], Graph] | None = None,
+        make_graph: Callable[[Sequence[torch.Generator]], Graph] | None = None,
     ) -> None:
         self._stack, self._forward, self._lbe = stack, forward, lbe
         self._updates, self._batches, self._fabric = updates, batches, fabric
@@ -62,8 +65,9 @@ class Step:
         self._noise = Generators(self._seeds, fabric.device)
         self._index = torch.zeros(len(stack), batches.size, dtype=torch.long, device=fabric.device)
         self.alive = [True] * len(stack)
-        self._living = torch.ones(len(stack), dtype=torch.bool, device=fabric.device)
-        self._graph = graph(self.generators) if graph else None
+        self._frozen_buffers: list[tuple[Tensor, Tensor]] = []  # of frozen members, and what they hold
+        self._inputs: Tensor | None = None
+        self._graph = make_graph(self.generators) if make_graph else None
         self._rehearsed = 0
         self._recorded: tuple[Tensor, Tensor] | None = None
         self.not_recorded: str | None = None
@@ -73,24 +77,24 @@ class Step:
 
         ``look`` is given the losses with the term, ``(E,)``, and may freeze members. That is before the update where
         operations are launched one by one, and after it where it is part of a recording.
+
+        Raises:
+            UnsupportedModelError: the step cannot be recorded, though a pass of the stack could have been.
         """
         self._set(number)
-        one_by_one = partial(self._one_by_one, look)
         if self._graph is None:
-            return one_by_one()
+            return self._one_by_one(look)
         if self._rehearsed < _REHEARSALS:
             self._rehearsed += 1
-            return self._graph.rehearse(one_by_one)
+            return self._graph.rehearse(partial(self._one_by_one, look))
         if self._recorded is None:
-            self._record(self._graph)
-        if self._recorded is None:
-            return one_by_one()
+            self._recorded = self._record(self._graph)
         self._graph.replay()
         losses, totals = self._recorded
         if look is not None:
             look(totals)
         if not self._updates.recordable:
-            self._updates.apply(self.alive)
+            self._update()
         self._updates.advance(self.alive)
         return losses.clone()
 
@@ -106,9 +110,16 @@ class Step:
         try:
             if not self._stack.recordable:
                 raise RuntimeError("its members draw random numbers by functions, each from a seed of its own")
+            before = python_state(self._stack.module, self._fabric.device)
             self._graph.check(work)
+            after = python_state(self._stack.module, self._fabric.device)
+            if moved := [name for name, value in after.items() if before.get(name) != value]:
+                raise RuntimeError(f"a pass changes {moved[0]}, which a recording would not")
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            self._give_up(error)
+            self.not_recorded = str(error).partition("\n")[0]
+            self._graph = None
 
     def inputs(self, number: int) -> Tensor:
         """The inputs of a step, ``(E, B, ...)``, with the noise set to what that step draws."""
@@ -116,10 +127,12 @@ class Step:
         return self._batch()[0]
 
     def freeze(self, member: int) -> None:
-        """Leave a member at the weights that it has; the others do not notice."""
+        """Leave a member at the weights and statistics that it has; the others do not notice."""
         self.alive[member] = False
-        self._living[member] = False
         self._updates.freeze(member)
+        if len(self.alive) > 1:
+            own = [buffer[member] for buffer in self._stack.module.buffers()]
+            self._frozen_buffers += [(buffer, buffer.clone()) for buffer in own]
         self._recorded = None
 
     def _set(self, number: int) -> None:
@@ -138,31 +151,26 @@ class Step:
             look(totals.detach())
         if any(self.alive):
             self._backward(totals)
-            self._updates.apply(self.alive)
+            self._update()
             self._updates.advance(self.alive)
         return losses
 
-    def _record(self, graph: Graph) -> None:
-        """Record a step, or find out that it cannot be."""
+    def _record(self, graph: Graph) -> tuple[Tensor, Tensor]:
         try:
             with self._updates.recording():
-                self._recorded = graph.record(self._whole)
+                return graph.record(self._whole)
         except RuntimeError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: BaseException) -> None:
-        """Launch operations one by one from now on; the reason is the error that came first."""
-        while error.__context__ is not None:
-            error = error.__context__
-        self.not_recorded = str(error).partition("\n")[0]
-        self._graph = None
+            reason = str(error).partition("\n")[0]
+            raise UnsupportedModelError(
+                "", f"a step cannot be recorded as a CUDA graph ({reason}); take cuda_graph: off"
+            ) from error
 
     def _whole(self) -> tuple[Tensor, Tensor]:
         """What is recorded: nothing in it asks the device for a value."""
         losses, totals = self._losses()
         self._backward(totals)
         if self._updates.recordable:
-            self._updates.apply(self.alive)
+            self._update()
         return losses, totals.detach()
 
     def _batch(self) -> tuple[Tensor, Tensor]:
@@ -173,13 +181,22 @@ class Step:
         """The losses of the members without the term, and with it."""
         self._updates.zero_gradients()  # before the pass, which then has their memory
         x, y = self._batch()
+        # The backward pass reads them on the streams of the members, which do not hold their memory.
+        self._inputs = x
         with self._fabric.autocast():
             outputs, readings = self._forward(x)
             losses = cross_entropies(outputs, y)
         return losses.detach(), self._lbe(losses, readings) if self._lbe else losses
 
     def _backward(self, totals: Tensor) -> None:
-        self._fabric.backward(torch.where(self._living, totals, 0.0).sum())
+        # What a frozen member adds, NaN or not, goes into its own gradients alone.
+        self._fabric.backward(totals.sum())
+        self._inputs = None
+
+    def _update(self) -> None:
+        self._updates.apply(self.alive)
+        for buffer, value in self._frozen_buffers:
+            buffer.copy_(value)
 
 
 def cross_entropies(outputs: Tensor, labels: Tensor) -> Tensor:
