@@ -107,7 +107,9 @@ def _by_architecture(trials: Sequence[Trial]) -> list[list[Trial]]:
     for trial in trials:
         key = repr(sorted((n, v) for n, v in trial.params.items() if n not in STACKABLE))
         groups.setdefault(key, []).append(trial)
-    return list(groups.values())
+    # Neighbours of the same settings share an optimiser.
+    settings = ("optimizer.lr", "optimizer.weight_decay")
+    return [sorted(group, key=lambda t: [t.params.get(name, 0) for name in settings]) for group in groups.values()]
 
 
 def _run(
