@@ -15,7 +15,7 @@ from trainability.training.batches import Batches
 from trainability.training.engine import Training
 from trainability.training.memory import bytes_per_member, members_that_fit
 from trainability.training.optimisers import Schedule
-from trainability.training.plan import Member, Strength
+from trainability.training.plan import Member, Plan, Strength
 from trainability.training.stack import Stack
 from trainability.training.stack_lbe import StackLBE
 from trainability.training.step import cross_entropies
@@ -386,3 +386,16 @@ def test_how_many_members_fit():
     kept = 4 * 64 * (100 + 1000 + 1000)  # the input and both activations
     assert bytes_per_member(model, x) == pytest.approx(3.3 * (4 * weights + kept), rel=0.05)
     assert members_that_fit(10**9, torch.device("cpu")) < 10**3
+
+
+def test_what_does_not_fit_together_is_said_in_a_sentence():
+    stack = Stack([plain(e) for e in range(3)])
+    with pytest.raises(ValueError, match=r"a stack of 3 takes inputs \(3, B, ...\), not \(2, 8, 64\)"):
+        stack(torch.randn(2, 8, 64))
+    with pytest.raises(ValueError, match="2 models, 1 members and 1 records"):
+        training([plain(0), plain(1)], [Member(0)])
+    with pytest.raises(ValueError, match="cuda_graph: on needs a CUDA device, and this is cpu"):
+        training([plain(0)], [Member(0)], cuda_graph="on")
+    for wrong in (lambda: Plan(0, 64), lambda: Plan(1, 64, compile="yes"), lambda: Schedule("cosin")):
+        with pytest.raises(ValueError, match=r"take at least|choose auto, on or off|choose constant, step"):
+            wrong()

@@ -190,13 +190,14 @@ def test_a_checkpoint_that_would_run_code_is_neither_written_nor_read(tmp_path):
     assert not Path("harm").exists()
 
 
-def test_an_interrupt_waits_for_the_step_and_is_a_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_waits_for_the_step_and_is_a_checkpoint(tmp_path, monkeypatch, number):
     train(recipe(), tmp_path / "whole")
     evaluate = Training._evaluate
 
     def interrupted_within(self):
         if self.steps == 16:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         evaluate(self)
 
     monkeypatch.setattr(Training, "_evaluate", interrupted_within)
@@ -271,7 +272,12 @@ def test_resuming_what_is_done_changes_nothing(tmp_path):
         ({"engine": {"precision": "16-mixed"}}, "engine.precision should be '32-true'"),
         ({"engine": {"devices": 3}}, "batch_size: 128 cannot be shared by 3 processes"),
         ({"engine": {"members": "streams"}}, "members: streams needs device: cuda, and device is cpu"),
-        ({"engine": {"cuda_graph": "on"}}, "cuda_graph: on needs one process on device: cuda"),
+        ({"engine": {"cuda_graph": "on"}}, "cuda_graph: on needs device: cuda and one process"),
+        ({"engine": {"members": "direct"}, "seeds": 2, "model": {"batchnorm": True}}, "cannot run directly as a stack"),
+        ({"engine": {"nodes": 2}}, "start the command on each by torchrun or SLURM"),
+        ({"engine": {"threads": 9999}}, "engine.threads: 9999 is more than the"),
+        ({"lbe": True}, "lbe: True cannot be; it has settings of its own: alpha, beta"),
+        ({"optimizer": {"name": "scalableshampoo"}}, "could not be read back without running code"),
         ({"engine": {"strategy": "fsdp"}}, "fsdp shares the weights out over processes; set devices to 2"),
         ({"engine": {"strategy": "fsdp", "devices": 2}, "seeds": 2}, "fsdp shares out one network, and seeds are 2"),
         (
@@ -284,7 +290,7 @@ def test_resuming_what_is_done_changes_nothing(tmp_path):
         ({"sweep": {"parameters": {"lbe.alpha": [1]}}}, "sweep: the recipe describes a sweep"),
         ({"optimizer": {"name": "adahessian"}}, "a step from gradients alone fails"),
         ({"optimizer": {"options": {"betas": [0.9]}}}, "cannot be made with these options"),
-        ({"engine": {"device": "cpu:1"}}, "device: cpu:1 names one device"),
+        ({"engine": {"device": "cpu:1"}}, "device: cpu:1 cannot be: CPUs have no numbers; write cpu"),
         ({"seeds": [2**64]}, "seeds should be less than"),
         ({"seeds": "0-3"}, "seeds: write a number, or a list of numbers"),
         ({"model": {"width": 10**6, "depth": 9}}, "would fit"),
@@ -298,6 +304,13 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(tmp_path, capsys, cha
     assert says in said
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_that_is_there_twice_is_refused(tmp_path, capsys):
+    file = tmp_path / "r.yaml"
+    file.write_text("epochs: 2\nmodel: {depth: 3}\nepochs: 3\n")
+    assert cli.run(["train", str(file), "--out", str(tmp_path / "run")]) == 2
+    assert "not valid YAML at line 3: epochs is there twice" in capsys.readouterr().err
 
 
 def test_another_recipe_is_not_mixed_into_a_run(tmp_path, capsys):

@@ -22,14 +22,13 @@ def split(text: str | None) -> list[str] | None:
 
 def check_device(name: str) -> None:
     """Raise ConfigError for a device that is unknown or not there."""
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device: {name!r} cannot be used here: choose cpu, cuda or mps")
     try:
-        kind = torch.device(name).type
-        if kind not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("choose cpu, cuda or mps")
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
-        raise ConfigError(f"device: {name!r} cannot be used here ({reason})") from None
+        raise ConfigError(f"device: {name!r} cannot be used here ({reason}); take cpu") from None
 
 
 def check_out(out: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import typer
@@ -35,7 +36,7 @@ def train_command(
     """Train a recipe: one run, or one stack of runs over its seeds."""
     folder = out or Path("runs") / recipe.stem
     console = Console(stderr=True, quiet=not is_first())
-    watch = _Watch()
+    watch = _Watch(console)
     try:
         wanted = read_recipe(recipe, changes(settings or []))
         if wanted.sweep is not None:
@@ -57,7 +58,9 @@ def train_command(
             "so make room and go on with --resume"
         )
     except KeyboardInterrupt:
-        console.print(f"Interrupted; a checkpoint is in {folder}. Go on with --resume.")
+        newest = max((int(p.name.split("-")[1]) for p in (folder / "checkpoints").glob("step-*.pt")), default=None)
+        kept = "nothing had been trained" if newest is None else f"a checkpoint is in {folder}, of step {newest}"
+        console.print(f"Interrupted; {kept}. Go on with --resume.", soft_wrap=True)
         raise typer.Exit(130) from None
     for name in outcome.damaged:
         console.print(f"The checkpoint {name} is damaged and was set aside.", markup=False)
@@ -68,13 +71,16 @@ def train_command(
     if as_json and is_first():
         print(json.dumps(outcome.to_json()))
     console.print(results(outcome.records))
+    if all(record.status == "diverged" for record in outcome.records):
+        console.print("Every network diverged: try a lower learning rate, or a remedy.")
     console.print(f"Run: {folder}", soft_wrap=True)
 
 
 class _Watch:
     """The table of a training as it goes, drawn a few times a second at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._begin = time.monotonic()
         self._first: int | None = None
         self._drawn = 0.0
@@ -84,6 +90,9 @@ class _Watch:
         now = time.monotonic()
         if self._first is None:
             self._first = training.steps
+        ended = training.steps % training.batches.per_epoch == 0
+        if ended and not self._console.is_terminal:  # a log has no table that is drawn anew
+            self._line(training)
         if now - self._drawn > 0.25:
             self._drawn = now
             done = training.steps - self._first
@@ -92,6 +101,14 @@ class _Watch:
             self._table.title = f"step {training.steps} of {training.total_steps}, {duration(left)} left"
             self._table.title_justify = "left"
         return self._table
+
+    def _line(self, training: Training) -> None:
+        """One line per epoch, with the middle of the members."""
+        part = "validation" if len(training.data.val) else "test"
+        found = [r.val_accuracy if part == "validation" else r.test_accuracy for r in training.records]
+        values = [accuracy for accuracy in found if accuracy is not None]
+        middle = f"median {part} accuracy {median(values):.2f} %" if values else "every network diverged"
+        self._console.print(f"step {training.steps} of {training.total_steps}: {middle}", highlight=False)
 
 
 def results(records: list[Record]) -> Table:

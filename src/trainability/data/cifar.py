@@ -77,7 +77,9 @@ def official(path: Path, md5: str) -> bytes:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; put the official file there, or use --hub") from None
+        raise DataError(
+            f"{path} is missing; put the official file there, or take the hub (--hub, in a recipe data.hub: true)"
+        ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     found = hashlib.md5(raw, usedforsecurity=False).hexdigest()

@@ -261,10 +261,12 @@ class EngineRecipe(Settings):
             raise ValueError(f"members: streams needs device: cuda, and device is {self.device}")
         if self.cuda_graph == "on" and (not self.device.startswith("cuda") or self.devices * self.nodes > 1):
             raise ValueError(
-                "cuda_graph: on needs one process on device: cuda, and there are "
-                f"{self.devices * self.nodes} on {self.device}"
+                f"cuda_graph: on needs device: cuda and one process; device is {self.device}, devices × nodes is "
+                f"{self.devices * self.nodes}"
             )
-        if ":" in self.device and (self.devices > 1 or self.device.startswith("cpu")):
+        if self.device.startswith("cpu:"):
+            raise ValueError(f"device: {self.device} cannot be: CPUs have no numbers; write cpu")
+        if ":" in self.device and self.devices > 1:
             raise ValueError(f"device: {self.device} names one device, and devices is {self.devices}")
         if self.strategy == "fsdp":
             if self.devices * self.nodes < 2:

@@ -1,5 +1,6 @@
 """`train`: one recipe, as one run or one stack of runs over its seeds."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from torch import nn
 
 from trainability.data import Dataset, load
 from trainability.data.augment import usual_augmentation
+from trainability.errors import UnsupportedModelError
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.validate import ConfigError
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 
 _AGREE_EVERY = 5
+# One of these tells a process of several hosts where it belongs.
+_LAUNCHED = {"MASTER_ADDR", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "LSB_JOBID", "PET_NNODES"}
 
 
 @dataclass
@@ -180,7 +184,14 @@ def open_fabric(recipe: Recipe) -> "Fabric":
     """Lightning Fabric as the recipe's engine wants it, with all processes started."""
     engine = recipe.engine
     if engine.threads:
+        if engine.threads > (cores := os.cpu_count() or engine.threads):
+            raise ConfigError(f"engine.threads: {engine.threads} is more than the {cores} cores of this machine")
         torch.set_num_threads(engine.threads)
+    if engine.nodes > 1 and not _LAUNCHED & os.environ.keys():
+        raise ConfigError(
+            f"engine.nodes: {engine.nodes} hosts would wait for one another; start the command on each by torchrun or "
+            "SLURM, or with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
+        )
     if engine.tf32:
         torch.set_float32_matmul_precision("high")
     fabric = fabric_on(
@@ -252,7 +263,12 @@ def _lead(
     outcome = Outcome(recipe, training.records, state["steps"] if state else None, damaged)
     for name in damaged:
         folder.note("damaged", checkpoint=name)
-    _begin(training, fabric, state)
+    try:
+        _begin(training, fabric, state)
+    except UnsupportedModelError as error:
+        if not resume:
+            folder.discard()
+        raise ConfigError(str(error)) from error
     folder.note("resumed" if resume else "started", step=training.steps, execution=training.execution)
     if fabric.broadcast(training.done and (folder.path / "results.json").exists()):
         return outcome
@@ -318,19 +334,19 @@ def _naming_the_dead() -> Iterator[None]:
 
 @contextmanager
 def _between_steps(fabric: "Fabric") -> Iterator[Callable[[Training], bool]]:
-    """Ctrl-C waits for the end of a step, whose half could not be taken up again; a second one does not wait.
+    """Ctrl-C, or SIGTERM, waits for the end of a step, whose half could not be taken up; a second one does not wait.
 
     Several processes ask one another every few steps, so that all end at the same one.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda _: False
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     asked: list[int] = []
 
     def ask(number: int, _frame: object) -> None:
         asked.append(number)
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before[signal.Signals(number)])
 
     def interrupted(training: Training) -> bool:
         if fabric.world_size == 1:
@@ -339,11 +355,13 @@ def _between_steps(fabric: "Fabric") -> Iterator[Callable[[Training], bool]]:
             return False
         return bool(fabric.all_reduce(torch.tensor(float(len(asked)), device=fabric.device), reduce_op="sum"))
 
-    signal.signal(signal.SIGINT, ask)
+    for number in before:
+        signal.signal(number, ask)
     try:
         yield interrupted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _begin(training: Training, fabric: "Fabric", state: dict[str, Any] | None) -> None:

@@ -37,6 +37,8 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
         return f"{name}: {message}" if where else message
     if first["type"] == "missing":
         return f"{name} is missing"
+    if first["type"] == "model_type":
+        return f"{name}: {first['input']} cannot be; it has settings of its own: {', '.join(_keys(kind, where)[:4])}, …"
     return f"{name} {message.removeprefix('Input ').partition(', unable')[0]} (it is {first['input']})"
 
 
@@ -61,6 +63,19 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for number, key in enumerate(keys):
+        if key in keys[:number]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{key} is there twice", node.value[number][0].start_mark
+            )
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
 def load_yaml(text: str) -> Any:
     """Read YAML without running code from it."""
     return yaml.load(text, Loader=_Loader)
@@ -75,7 +90,9 @@ def read_yaml(file: Path, what: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"the {what} {file} is not valid YAML{place}") from None
+        twice = getattr(error, "problem", None) or ""
+        why = f": {twice}" if twice.endswith("is there twice") else ""
+        raise ConfigError(f"the {what} {file} is not valid YAML{place}{why}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"the {what} {file} must be a mapping of settings")
     return {str(key): value for key, value in content.items()}

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from math import log10
 from pathlib import Path
@@ -13,13 +13,13 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from trainability.experiments.recipe import Recipe
+from trainability.experiments.recipe import Range, Recipe
 from trainability.experiments.study import Row
 from trainability.files import write_whole
 from trainability.report.figures import style
 from trainability.report.html import environment, figure_html
 
-_COLOURS = "Viridis"
+_COLOURS = ["#440154", "#21918c", "#6ab043"]  # no yellow, which thin lines do not show on white
 
 
 def write_sweep_report(
@@ -36,17 +36,18 @@ def render_sweep(recipe: Recipe, found: Sequence[Row], lost: Sequence[dict[str, 
     names = list(found[0].params) if found else []
     drawn = []
     if len(found) > 1:
+        ranges = {n: v for n, v in recipe.sweep.parameters.items() if isinstance(v, Range)} if recipe.sweep else {}
         drawn.append(
             (
                 "Every trial",
                 "A line per trial, through its values to its validation accuracy; drag along an axis to pick lines.",
-                parallel_figure(found),
+                parallel_figure(found, ranges),
             )
         )
         pair = heatmap_pair(found)
         if pair:
             caption = "Mean validation accuracy over seeds, and over the other settings where there are any."
-            drawn.append((f"{pair[0]} × {pair[1]}", caption, heatmap_figure(found, *pair)))
+            drawn.append((f"{pair[0]} × {pair[1]}", caption, heatmap_figure(found, *pair, ranges)))
     return (
         environment()
         .get_template("sweep.html")
@@ -80,29 +81,32 @@ def narrate_sweep(found: Sequence[Row], seeds: int) -> list[str]:
         sentences.append("Each trial is one seed, so near neighbours in this list may owe their order to chance.")
     close = [row for row in found[1:] if seeds > 1 and row.val >= min(values)]
     if close:
-        sentences.append(
-            f"Of the other trials, {len(close)} reached at least the lowest of these seeds: "
-            "between them and the chosen one no difference is shown."
-        )
+        others = "One other trial" if len(close) == 1 else f"{len(close)} other trials"
+        sentences.append(f"{others} reached at least its lowest seed: so many seeds do not tell them apart.")
     if diverged := sum(run["status"] == "diverged" for row in found for run in row.runs):
         sentences.append(f"{diverged} of {sum(len(row.runs) for row in found)} runs diverged; they count as 0 %.")
     return sentences
 
 
-def parallel_figure(found: Sequence[Row]) -> go.Figure:
+def parallel_figure(found: Sequence[Row], ranges: Mapping[str, Range]) -> go.Figure:
     """Parallel coordinates of all trials."""
-    dimensions = [_axis(name, [row.params[name] for row in found]) for name in found[0].params]
+    dimensions = [_axis(name, [row.params[name] for row in found], ranges.get(name)) for name in found[0].params]
     accuracy = [row.val for row in found]
     dimensions.append({"label": "validation, %", "values": accuracy})
-    line = {"color": accuracy, "colorscale": _COLOURS, "showscale": True}
+    line = {"color": accuracy, "colorscale": _COLOURS, "showscale": True, "colorbar": {"title": "%"}}
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line, labelangle=0))
     style(figure, 420)
     figure.update_layout(margin={"l": 90, "r": 60, "t": 70, "b": 40})
     return figure
 
 
-def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
+def _axis(name: str, values: Sequence[Any], searched: Range | None) -> dict[str, Any]:
     """An axis: numbers as they are, on a logarithmic scale where they span it, and words as ticks."""
+    if searched is not None:
+        scale = log10 if searched.log else float
+        ends = (searched.low, searched.high)
+        ticks = {"tickvals": [scale(v) for v in ends], "ticktext": [_short(v) for v in ends]}
+        return {"label": escape(name), "values": [scale(v) for v in values], "range": [scale(v) for v in ends], **ticks}
     distinct = sorted(set(values), key=lambda v: (isinstance(v, str), v))
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in distinct)
     if numbers and distinct[0] > 0 and distinct[-1] / distinct[0] >= 20:
@@ -125,7 +129,7 @@ def heatmap_pair(found: Sequence[Row]) -> tuple[str, str] | None:
     return (varied[0], varied[1]) if len(varied) > 1 else None
 
 
-def heatmap_figure(found: Sequence[Row], first: str, second: str) -> go.Figure:
+def heatmap_figure(found: Sequence[Row], first: str, second: str, ranges: Mapping[str, Range]) -> go.Figure:
     """Mean validation accuracy over a pair of settings; trials of a continuous search are points."""
     cells: dict[tuple[Any, Any], list[float]] = defaultdict(list)
     for row in found:
@@ -135,9 +139,10 @@ def heatmap_figure(found: Sequence[Row], first: str, second: str) -> go.Figure:
     if len(cells) < 0.5 * len(xs) * len(ys):  # not a grid
         pairs = list(cells)
         colour = {"color": [mean(cells[p]) for p in pairs], "colorscale": _COLOURS, "showscale": True, "size": 11}
+        colour["colorbar"] = {"title": "%"}
         figure = go.Figure(go.Scatter(x=[p[0] for p in pairs], y=[p[1] for p in pairs], mode="markers", marker=colour))
-        for update, values in ((figure.update_xaxes, xs), (figure.update_yaxes, ys)):
-            if isinstance(values[0], float) and values[0] > 0 and values[-1] / values[0] >= 20:
+        for update, name in ((figure.update_xaxes, first), (figure.update_yaxes, second)):
+            if name in ranges and ranges[name].log:
                 update(type="log")
     else:
         grid = [[mean(cells[x, y]) if (x, y) in cells else None for x in xs] for y in ys]

@@ -58,6 +58,22 @@ class Training:
         fabric: devices, precision and processes; one CPU process in float32 by default.
         tell: is called with the name and values of each event: ``losses``, ``accuracies``, ``diverged``.
         make_graph: makes what records a step; CUDA graphs by default where one process has a CUDA device.
+
+    Raises:
+        ValueError: models, members and records differ in number, or the plan asks for a CUDA graph on another device.
+
+    >>> from trainability.data import load
+    >>> from trainability.models import fnn
+    >>> data = load("digits")  # or Dataset(...) of Splits of uint8 images (N, C, H, W) and labels (N,)
+    >>> members = [Member(seed=0, lr=1e-3), Member(seed=1, lr=1e-2, lbe=Strength(alpha=0.5, beta=0.2))]
+    >>> records = [Record("mine", depth=2, lr=m.lr, seed=m.seed) for m in members]
+    >>> training = Training([fnn(64, 2, 16, 10) for _ in members], members, records, data, Plan(2, batch_size=64))
+    >>> training.prepare()
+    >>> while not training.done:
+    ...     training.epoch()
+    >>> training.finish("done")
+    >>> [len(record.accuracy) for record in records]  # after each epoch
+    [2, 2]
     """
 
     def __init__(
@@ -71,8 +87,13 @@ class Training:
         tell: Callable[..., None] = lambda event, **values: None,
         make_graph: Callable[[Sequence[torch.Generator]], Graph] | None = None,
     ) -> None:
+        if not len(models) == len(members) == len(records):
+            counts = f"{len(models)} models, {len(members)} members and {len(records)} records"
+            raise ValueError(f"there are {counts}; give one of each for every network")
         self.members, self.records, self.plan = list(members), list(records), plan
         self.fabric = fabric = fabric or fabric_on("cpu")
+        if plan.cuda_graph == "on" and make_graph is None and fabric.device.type != "cuda":
+            raise ValueError(f"cuda_graph: on needs a CUDA device, and this is {fabric.device.type}")
         self.data = data = data.to(fabric.device)
         self.batches = Batches(
             data,

@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,14 @@ class RunFolder:
         self._events = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         if torn:  # the line that was being written when the machine died
             os.write(self._events, b"\n")
+
+    def discard(self) -> None:
+        """Take away what a run has written that has trained nothing."""
+        for name in ("recipe.yaml", "environment.json", "events.jsonl", ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        for folder in (self.path / "checkpoints", self.path):
+            with suppress(OSError):  # something else is in it
+                folder.rmdir()
 
     def note(self, event: str, **values: Any) -> None:
         """Append one event; NaN and infinities become null."""

@@ -2,9 +2,10 @@
 
 import difflib
 import inspect
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -23,6 +24,15 @@ _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # on every devi
 _UNFIT = {"lbfgs", "sparseadam", "optimizer"}
 
 
+def check_words(settings: object, *names: str) -> None:
+    """Raise ValueError for a word that is none of those that a dataclass's annotation lists."""
+    hints = get_type_hints(type(settings))
+    for name in names:
+        words, value = get_args(hints[name]), getattr(settings, name)
+        if value not in words:
+            raise ValueError(f"{name} is {value!r}; choose {', '.join(words[:-1])} or {words[-1]}")
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How the learning rate changes.
@@ -37,6 +47,9 @@ class Schedule:
     gamma: float = 0.1
     warmup: float = 0.0
     patience: int = 5
+
+    def __post_init__(self) -> None:
+        check_words(self, "kind")
 
     def of(self, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> LRScheduler | None:
         """Return torch's scheduler for one optimiser; it is stepped every step, and that for a plateau every epoch."""
@@ -145,3 +158,12 @@ def check(name: str, *, lr: float, weight_decay: float, options: Mapping[str, An
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{name} cannot be used: a step from gradients alone fails ({reason})") from None
+    kept = io.BytesIO()
+    torch.save(optimizer.state_dict(), kept)
+    kept.seek(0)
+    try:
+        torch.load(kept, weights_only=True)
+    except Exception:  # it holds objects of its own
+        raise ValueError(
+            f"{name} cannot be used: its state could not be read back without running code from it"
+        ) from None

@@ -7,12 +7,12 @@ from typing import Any, Literal
 from trainability.data.augment import Augment
 from trainability.entropy import Convention
 from trainability.moments import Neurons
-from trainability.training.optimisers import Schedule
+from trainability.training.optimisers import Schedule, check_words
 
 
 @dataclass(frozen=True)
 class Strength:
-    """LBE for one member: initial target, strength and floor."""
+    """LBE for one member: initial target ``alpha`` in nats, strength ``beta``, and floor of the target in nats."""
 
     alpha: float = 0.5
     beta: float = 0.2
@@ -21,7 +21,14 @@ class Strength:
 
 @dataclass(frozen=True)
 class Member:
-    """What one network of a stack has to itself, besides its weights."""
+    """What one network of a stack has to itself, besides its weights.
+
+    Args:
+        seed: of its order of samples, augmentation and dropout.
+        lr: learning rate.
+        weight_decay: of the weights; LBE's targets have none.
+        lbe: the term in its loss, or None.
+    """
 
     seed: int
     lr: float = 1e-3
@@ -31,7 +38,29 @@ class Member:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the members of a stack share."""
+    """What the members of a stack share.
+
+    Args:
+        epochs: passes over the training set, at least 1.
+        batch_size: samples per step and member, over all processes; at least 2.
+        optimizer: a name in torch.optim or the pytorch-optimizer package.
+        options: of the optimiser, besides the learning rate and weight decay, which are each member's.
+        schedule: of the learning rate.
+        augmentation: maps images and a generator to images (`trainability.data.augment`).
+        convention: constant of LBE's entropy, ``"paper"`` or ``"published-code"``.
+        neurons: what counts as one for LBE, ``"position"`` or ``"channel"``.
+        probes: how often the flow of every layer is measured.
+        members: how they run: ``"direct"``, ``"vmap"``, ``"loop"``, ``"streams"``, or ``"auto"``, by measurement.
+        compile: ``"on"``, ``"off"``, or ``"auto"``, by measurement where a training is worth it.
+        cuda_graph: ``"auto"``, ``"on"`` (an error where a step cannot be recorded) or ``"off"``.
+
+    Raises:
+        ValueError: a number too small, or a word that is none of these.
+
+    >>> Plan(epochs=1, batch_size=64, members="vmapp")
+    Traceback (most recent call last):
+    ValueError: members is 'vmapp'; choose auto, direct, vmap, loop or streams
+    """
 
     epochs: int
     batch_size: int
@@ -45,3 +74,8 @@ class Plan:
     members: Literal["auto", "direct", "vmap", "loop", "streams"] = "auto"
     compile: Literal["auto", "on", "off"] = "off"
     cuda_graph: Literal["auto", "on", "off"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ValueError(f"epochs is {self.epochs} and batch_size {self.batch_size}; take at least 1 and 2")
+        check_words(self, "members", "compile", "cuda_graph", "convention", "neurons")

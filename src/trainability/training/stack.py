@@ -90,6 +90,7 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor) -> Passed:
         """Run every member on its own inputs, ``(E, B, ...)``."""
+        self._check_inputs(x)
         return Passed(*self._forward(x))
 
     def predict(self, x: Tensor) -> Tensor:
@@ -107,6 +108,10 @@ class Stack(nn.Module):
         finally:
             self.module.train()
 
+    def _check_inputs(self, x: Tensor) -> None:
+        if x.dim() < 2 or len(x) != len(self):
+            raise ValueError(f"a stack of {len(self)} takes inputs ({len(self)}, B, ...), not {tuple(x.shape)}")
+
     @property
     def how(self) -> Way:
         """The way in which the members run."""
@@ -122,6 +127,7 @@ class Stack(nn.Module):
         These are the layers that overwrite what was tapped, and whether the members can run directly, which is believed
         only where the outputs are those of the mapped way. Nothing of the models is changed.
         """
+        self._check_inputs(x)
         kept: dict[int, int] = {}
 
         def note(t: Tensor) -> Tensor:
