@@ -136,7 +136,7 @@ def heatmap_figure(found: Sequence[Row], first: str, second: str, ranges: Mappin
         cells[row.params[first], row.params[second]].append(row.val)
     xs, ys = (sorted({pair[i] for pair in cells}, key=lambda v: (isinstance(v, str), v)) for i in (0, 1))
     axis = {"title": escape(first)}, {"title": escape(second)}
-    if len(cells) < 0.5 * len(xs) * len(ys):  # not a grid
+    if {first, second} & ranges.keys() or len(cells) < 0.5 * len(xs) * len(ys):  # not a grid
         pairs = list(cells)
         colour = {"color": [mean(cells[p]) for p in pairs], "colorscale": _COLOURS, "showscale": True, "size": 11}
         colour["colorbar"] = {"title": "%"}
