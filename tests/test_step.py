@@ -329,7 +329,7 @@ def test_a_step_asks_no_device_for_a_value(kind, augmentation, monkeypatch):
         )
         step = Step(stack, stack, lbe, updates, Batches(data, [3, 4, 5], 64, augmentation), [3, 4, 5], fabric)
         losses, totals = step._whole()
-        updates.apply([True] * 3)  # not fused, as on the meta device it cannot be
+    updates.apply([True] * 3)  # not fused, as on the meta device it cannot be
     assert losses.shape == totals.shape == (3,)
 
 
