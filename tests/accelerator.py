@@ -24,7 +24,7 @@ class _Disguised(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> "_Disguised":
-        tensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        tensor = Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
             strides=inner.stride(),

@@ -46,7 +46,7 @@ class _Recorder(TorchDispatchMode):
         address = storage.data_ptr()
         if address in self._made or address in self.before:
             return
-        whole = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
+        whole = torch.empty(0, dtype=torch.uint8).set_(storage)
         self.before[address] = whole, whole.clone()
 
 

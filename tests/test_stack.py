@@ -399,3 +399,17 @@ def test_what_does_not_fit_together_is_said_in_a_sentence():
     for wrong in (lambda: Plan(0, 64), lambda: Plan(1, 64, compile="yes"), lambda: Schedule("cosin")):
         with pytest.raises(ValueError, match=r"take at least|choose auto, on or off|choose constant, step"):
             wrong()
+
+
+def test_a_network_with_convolutions_that_cannot_be_mapped_runs_one_after_another():
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu, self.last = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(144, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(nn.functional.dropout(self.relu(self.conv(x)), 0.2, self.training).flatten(1))
+
+    together = training([Dropping() for _ in range(3)], [Member(e) for e in range(3)], members="auto")
+    together.prepare()
+    assert together.stack.how == "loop"

@@ -5,7 +5,6 @@ The recordings are of the CPU's operations (`recorded_graph`); those of a GPU ne
 
 import contextlib
 import random
-import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +18,6 @@ from trainability.data.augment import Augmentation, CropFlip
 from trainability.errors import UnsupportedModelError
 from trainability.training.batches import Batches
 from trainability.training.engine import Training
-from trainability.training.graphs import CudaGraph
 from trainability.training.members import taught
 from trainability.training.optimisers import Schedule
 from trainability.training.plan import Member, Strength
@@ -270,20 +268,6 @@ def test_the_inputs_are_kept_until_the_backward_pass_is_over():
     assert together._one_step._inputs is None
 
 
-def test_a_network_with_convolutions_that_cannot_be_mapped_runs_one_after_another():
-    class Dropping(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.relu, self.last = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(144, 10)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(nn.functional.dropout(self.relu(self.conv(x)), 0.2, self.training).flatten(1))
-
-    together = training([Dropping() for _ in range(3)], BARE, members="auto")
-    together.prepare()
-    assert together.stack.how == "loop"
-
-
 def test_the_way_is_chosen_and_checked_in_the_precision_of_the_training():
     seen = []
     model = network("conv", 0)
@@ -338,85 +322,6 @@ class _OnCPU:
 
     def __init__(self, seeds: list[int]) -> None:
         self.all = [torch.Generator() for _ in seeds]
-
-
-class _Calls:
-    """Stands in for what of torch.cuda a graph uses, and notes what is called on which device and stream."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.where = ["cuda:0", "main"]
-        calls = self
-
-        class Stream:
-            def __init__(self, device: object) -> None:
-                self.name = "side"
-                calls.said.append(f"stream on {device}")
-
-            def wait_stream(self, other: object) -> None:
-                calls.said.append(f"{self.name} waits for {other.name}")
-
-        class Graph:
-            def register_generator_state(self, generator: object) -> None:
-                calls.said.append("register")
-
-            def replay(self) -> None:
-                calls.said.append(f"replay on {calls.where[0]}")
-
-        main = Stream("cuda:0")
-        main.name = "main"
-        self.said.clear()
-        self.parts = {
-            "Stream": Stream,
-            "CUDAGraph": Graph,
-            "current_stream": lambda: main,
-            "device": lambda device: self._at(0, str(device)),
-            "stream": lambda stream: self._at(1, stream.name),
-            "graph": lambda graph, stream: self._at(1, f"recording on {stream.name}"),
-            "get_sync_debug_mode": lambda: 0,
-            "set_sync_debug_mode": lambda mode: self.said.append(f"watch {mode}"),
-        }
-
-    @contextlib.contextmanager
-    def _at(self, place: int, name: str):
-        before, self.where[place] = self.where[place], name
-        yield
-        self.where[place] = before
-        if name.startswith("recording") and not any("work" in said for said in self.said[-1:]):
-            warnings.warn("The CUDA Graph is empty. This usually means", stacklevel=1)
-
-
-def test_a_cuda_graph_is_of_its_device_and_in_the_right_order(monkeypatch):
-    calls = _Calls()
-    for name, part in calls.parts.items():
-        monkeypatch.setattr(torch.cuda, name, part)
-    graph = CudaGraph(torch.device("cuda:1"), [torch.Generator()])
-
-    def work() -> str:
-        calls.said.append(f"work on {calls.where}")
-        return "done"
-
-    assert graph.rehearse(work) == "done"
-    around = ["side waits for main", "work on ['cuda:1', 'side']", "main waits for side"]
-    assert calls.said == ["stream on cuda:1", *around]
-    calls.said.clear()
-    graph.check(work)
-    assert calls.said == [*around, "watch error", *around, "watch 0"]
-    calls.said.clear()
-    assert graph.record(work) == "done"
-    graph.replay()
-    assert calls.said == ["register", "work on ['cuda:1', 'recording on side']", "replay on cuda:1"]
-    assert calls.where == ["cuda:0", "main"]
-    with pytest.raises(RuntimeError, match="CUDA Graph is empty"):
-        graph.record(lambda: None)
-
-    def waits() -> None:
-        if "watch error" in calls.said[-2:]:
-            raise RuntimeError("called a synchronizing CUDA operation")
-
-    with pytest.raises(RuntimeError, match="synchronizing"):
-        graph.check(waits)
-    assert calls.said[-1] == "watch 0"
 
 
 @pytest.mark.gpu

@@ -22,7 +22,7 @@ from trainability.files import finite
 from trainability.layers import select
 from trainability.models import cnn, fnn, resnet
 from trainability.remedies import Init, Remedy, apply_
-from trainability.training.devices import fabric_on
+from trainability.training.devices import fabric_on, launched
 from trainability.training.engine import Training
 from trainability.training.folder import FolderError, RunFolder
 from trainability.training.loggers import Logger, loggers
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 
 _AGREE_EVERY = 5
-# One of these tells a process of several hosts where it belongs.
-_LAUNCHED = {"MASTER_ADDR", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "LSB_JOBID", "PET_NNODES"}
 
 
 @dataclass
@@ -187,7 +185,7 @@ def open_fabric(recipe: Recipe) -> "Fabric":
         if engine.threads > (cores := os.cpu_count() or engine.threads):
             raise ConfigError(f"engine.threads: {engine.threads} is more than the {cores} cores of this machine")
         torch.set_num_threads(engine.threads)
-    if engine.nodes > 1 and not _LAUNCHED & os.environ.keys():
+    if engine.nodes > 1 and not launched():
         raise ConfigError(
             f"engine.nodes: {engine.nodes} hosts would wait for one another; start the command on each by torchrun or "
             "SLURM, or with MASTER_ADDR, MASTER_PORT and NODE_RANK set"

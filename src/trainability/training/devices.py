@@ -1,6 +1,7 @@
 """Devices, precision and processes, all of which are Lightning Fabric's."""
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,3 +29,13 @@ def fabric_on(
         chosen = ModelParallelStrategy(share_out, data_parallel_size=devices * nodes, tensor_parallel_size=1)
     options: dict[str, Any] = {"num_nodes": nodes, "strategy": chosen, "precision": precision}
     return lightning_fabric.Fabric(accelerator=kind, devices=[int(index)] if index else devices, **options)
+
+
+def launched() -> bool:
+    """Whether something has told this process of several hosts where it belongs: a launcher, or the environment."""
+    from lightning_fabric.plugins.environments.lsf import LSFEnvironment
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    launchers = (LSFEnvironment, SLURMEnvironment, TorchElasticEnvironment)
+    return "MASTER_ADDR" in os.environ or any(launcher.detect() for launcher in launchers)

@@ -124,7 +124,7 @@ class Training:
                 [s.beta for s in strengths],
                 [s.alpha_min for s in strengths],
                 convention=plan.convention,
-                like=next(self.stack.parameters()),
+                like=_like(self.stack),
             )
         self.updates = Updates(
             self.stack,
