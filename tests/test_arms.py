@@ -4,12 +4,13 @@ import pytest
 from torch import nn
 
 from trainability.data import load
+from trainability.errors import ConfigError
 from trainability.experiments.arms import PARTS, arm
 from trainability.experiments.compare import _built, compare
 from trainability.experiments.config import CompareConfig, configure
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.train import build_model
-from trainability.experiments.validate import ConfigError, validated
+from trainability.experiments.validate import validated
 from trainability.modules.ic import ICLayer
 from trainability.modules.shortcut import Add, ScaledAdd
 from trainability.remedies import IC, TAT, Init, Normalize, Residual

@@ -13,10 +13,10 @@ import torch
 
 from trainability import cli, files
 from trainability.data import load
+from trainability.errors import ConfigError
 from trainability.experiments.arms import PARTS
 from trainability.experiments.compare import compare
 from trainability.experiments.config import CompareConfig, configure
-from trainability.experiments.validate import ConfigError
 from trainability.experiments.words import narrate
 from trainability.report import html
 

@@ -18,11 +18,11 @@ import torch
 import yaml
 
 from trainability import cli, files
+from trainability.errors import ConfigError, FolderError
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.train import train
-from trainability.experiments.validate import ConfigError
 from trainability.training.engine import Training
-from trainability.training.folder import FolderError, RunFolder, read_events
+from trainability.training.folder import RunFolder, read_events
 
 SMALL = {
     "model": {"depth": 4, "width": 16},

@@ -3,13 +3,13 @@
 >>> import trainability as tr
 >>> sorted(tr.__all__)
 ['DKS', 'EOC', 'Flow', 'IC', 'ICLayer', 'Init', 'LBE', 'Normalize', 'Residual', 'SELU', 'Selection', 'TAT',
- 'UnsupportedModelError', 'Verdict', 'apply_', 'batch_entropy', 'diagnose', 'differential_entropy', 'measure',
- 'neuron_entropy', 'predict', 'select']
+ 'TrainabilityError', 'UnsupportedModelError', 'Verdict', 'apply_', 'batch_entropy', 'diagnose',
+ 'differential_entropy', 'measure', 'neuron_entropy', 'predict', 'select']
 """
 
 from trainability.diagnose import Verdict, diagnose
 from trainability.entropy import batch_entropy, differential_entropy, neuron_entropy
-from trainability.errors import UnsupportedModelError
+from trainability.errors import TrainabilityError, UnsupportedModelError
 from trainability.flow import Flow, measure
 from trainability.kernels import predict
 from trainability.layers import Selection, select
@@ -32,6 +32,7 @@ __all__ = [
     "Normalize",
     "Residual",
     "Selection",
+    "TrainabilityError",
     "UnsupportedModelError",
     "Verdict",
     "apply_",

@@ -6,6 +6,7 @@ from typing import Literal, TypeGuard
 import torch
 from torch import Tensor
 
+from trainability.errors import ArgumentError, ArgumentTypeError
 from trainability.moments import Moments, Neurons, sample_count, sample_rows, samples
 
 Convention = Literal["paper", "published-code"]
@@ -18,7 +19,7 @@ def entropy_constant(convention: Convention) -> float:
     try:
         return _CONSTANTS[convention]
     except (KeyError, TypeError):
-        raise ValueError(f"convention is {convention!r}; choose 'paper' or 'published-code'") from None
+        raise ArgumentError(f"convention is {convention!r}; choose 'paper' or 'published-code'") from None
 
 
 def batch_entropy(
@@ -126,13 +127,13 @@ def differential_entropy(
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     count = x.shape[0]
     if method == "gaussian" and count < 2:
-        raise ValueError(f"an activation of shape {tuple(a.shape)} has one sample per neuron; a variance needs two")
+        raise ArgumentError(f"an activation of shape {tuple(a.shape)} has one sample per neuron; a variance needs two")
     if method == "gaussian":
         return 0.5 * torch.log(2 * math.pi * math.e * x.var(0))
     if method != "knn":
-        raise ValueError(f"method is {method!r}; choose 'gaussian' or 'knn'")
+        raise ArgumentError(f"method is {method!r}; choose 'gaussian' or 'knn'")
     if not 0 < k < count:
-        raise ValueError(f"k is {k}; it must be at least 1 and less than the {count} samples of a neuron")
+        raise ArgumentError(f"k is {k}; it must be at least 1 and less than the {count} samples of a neuron")
     ordered = x.detach().sort(dim=0).values
     # In one dimension the k-th neighbour is one end of a window of k + 1 ordered samples that holds the sample.
     distance = torch.full_like(ordered, math.inf)
@@ -162,7 +163,7 @@ def _gaussian(a: Tensor, convention: Convention, neurons: Neurons, channel_dim: 
     x = _checked_samples(a, neurons, channel_dim)
     count = sample_count(x)
     if count < 2:
-        raise ValueError(
+        raise ArgumentError(
             f"an activation of shape {tuple(a.shape)} has one sample per neuron; "
             "the entropy over a batch needs at least two"
         )
@@ -173,7 +174,7 @@ def _gaussian(a: Tensor, convention: Convention, neurons: Neurons, channel_dim: 
 def _checked_samples(a: Tensor, neurons: Neurons, channel_dim: int | None) -> Tensor:
     if not isinstance(a, Tensor) or not a.is_floating_point():
         kind = a.dtype if isinstance(a, Tensor) else type(a).__name__
-        raise TypeError(f"an activation must be a floating-point tensor, not {kind}")
+        raise ArgumentTypeError(f"an activation must be a floating-point tensor, not {kind}")
     if a.dim() == 0 or a.numel() == 0:
-        raise ValueError(f"an activation of shape {tuple(a.shape)} has no samples or no neurons")
+        raise ArgumentError(f"an activation of shape {tuple(a.shape)} has no samples or no neurons")
     return samples(a, neurons, channel_dim)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainability.activations import fan_in, is_nonlinearity, is_weight_layer
+from trainability.errors import ArgumentError
 from trainability.moments import samples, statistics
 from trainability.observe import call, observing
 from trainability.taps import Taps, activation_of, pausing
@@ -31,10 +32,10 @@ def label_dependence(
     True
     """
     if not isinstance(targets, Tensor) or targets.dim() == 0 or len(targets) < 2:
-        raise ValueError("the labels must be a tensor with one entry per sample along dimension 0, to be permuted")
+        raise ArgumentError("the labels must be a tensor with one entry per sample along dimension 0, to be permuted")
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
     if not weights:
-        raise ValueError("no weight matrix requires a gradient; the model is frozen")
+        raise ArgumentError("no weight matrix requires a gradient; the model is frozen")
 
     def gradient(labels: Tensor) -> Tensor:
         # The random state is put back each time, so dropout is the same for all labels.
@@ -47,7 +48,7 @@ def label_dependence(
     true = gradient(targets)
     size = true.norm().item()
     if not math.isfinite(size) or size == 0:
-        raise ValueError(f"the gradient is {size}")
+        raise ArgumentError(f"the gradient is {size}")
     squares = []
     for _ in range(permutations):
         order = torch.randperm(len(targets), generator=generator).to(targets.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant, entropy_from_variance, is_activation
-from trainability.errors import UnsupportedModelError
+from trainability.errors import ArgumentError, UnknownIndexError, UnknownKeyError, UnsupportedModelError
 from trainability.independence import Independence
 from trainability.independence import independence as independence_of
 from trainability.layers import Selection, Where, select
@@ -67,12 +67,12 @@ class Flow:
     def __getitem__(self, key: int | str) -> LayerFlow:
         if not isinstance(key, str):
             if not -len(self) <= key < len(self):
-                raise IndexError(f"reading {key} of a flow with {len(self)} readings")
+                raise UnknownIndexError(f"reading {key} of a flow with {len(self)} readings")
             return self.layers[key]
         for layer in self.layers:
             if layer.name == key:
                 return layer
-        raise KeyError(f"no reading named {key!r}; there are {', '.join(layer.name for layer in self.layers)}")
+        raise UnknownKeyError(f"no reading named {key!r}; there are {', '.join(layer.name for layer in self.layers)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and numbers, ready for JSON."""
@@ -191,7 +191,7 @@ def measure(
             result = loss(output, targets)
             if not isinstance(result, Tensor) or result.numel() != 1:
                 what = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-                raise ValueError(f"loss(output, targets) must return a tensor with one value, not {what}")
+                raise ArgumentError(f"loss(output, targets) must return a tensor with one value, not {what}")
             value = float(result.detach())
             reader.backward(result, [p for p in model.parameters() if p.requires_grad])
     layers, skipped = reader.finish()
@@ -300,7 +300,7 @@ def _check_inputs(inputs: Any) -> None:
             where = "the input" if isinstance(inputs, Tensor) else f"tensor {position} of the input"
             if isinstance(inputs, Mapping):
                 where = f"input {[key for key, value in inputs.items() if value is tensor]}"
-            raise ValueError(f"{where} contains NaN ({int(tensor.isnan().sum())} of {tensor.numel()} values)")
+            raise ArgumentError(f"{where} contains NaN ({int(tensor.isnan().sum())} of {tensor.numel()} values)")
 
 
 def first_not_finite(flow: Flow) -> LayerFlow | None:

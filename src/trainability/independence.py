@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainability.entropy import is_activation
+from trainability.errors import ArgumentError, ArgumentTypeError
 from trainability.moments import Neurons, sample_rows, samples
 
 
@@ -69,7 +70,7 @@ def independence(
     """
     x = varying_neurons(a, neurons, channel_dim, most_samples, most_neurons)
     if len(x) <= k:
-        raise ValueError(f"{len(x)} samples per neuron are too few for neighbour {k}; take a larger batch")
+        raise ArgumentError(f"{len(x)} samples per neuron are too few for neighbour {k}; take a larger batch")
     if x.shape[1] < 2:
         return None
     rho = torch.corrcoef(x.T).clamp(-1, 1)
@@ -122,12 +123,12 @@ def mutual_information(x: Tensor, y: Tensor, *, method: Literal["knn", "gaussian
     tensor(True)
     """
     if x.shape != y.shape or x.dim() not in (1, 2):
-        raise ValueError(f"x and y must both be (S,) or (S, P), not {tuple(x.shape)} and {tuple(y.shape)}")
+        raise ArgumentError(f"x and y must both be (S,) or (S, P), not {tuple(x.shape)} and {tuple(y.shape)}")
     if method not in ("knn", "gaussian"):
-        raise ValueError(f"method is {method!r}; choose 'knn' or 'gaussian'")
+        raise ArgumentError(f"method is {method!r}; choose 'knn' or 'gaussian'")
     count = len(x)
     if not 0 < k < count:
-        raise ValueError(f"k is {k}; it must be at least 1 and less than the {count} samples")
+        raise ArgumentError(f"k is {k}; it must be at least 1 and less than the {count} samples")
     if x.dim() == 1:
         return mutual_information(x.unsqueeze(1), y.unsqueeze(1), method=method, k=k)[0]
     x, y = x.detach().double(), y.detach().double()
@@ -142,7 +143,7 @@ def varying_neurons(
     """Samples ``(S, n)`` in float64 of neurons that vary, evenly spaced and at most so many of either."""
     if not is_activation(a):
         kind = a.dtype if isinstance(a, Tensor) else type(a).__name__
-        raise TypeError(f"an activation must be a floating-point tensor with values, not {kind}")
+        raise ArgumentTypeError(f"an activation must be a floating-point tensor with values, not {kind}")
     x = sample_rows(samples(a.detach(), neurons, channel_dim))
     x = x[evenly_spaced(len(x), most_samples)].double()
     x = x[:, (x != x[:1]).any(0)]

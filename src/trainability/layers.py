@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from trainability.activations import ActivationCalls, find_activation_calls, is_nonlinearity, is_weight_layer
+from trainability.errors import ArgumentError, ArgumentTypeError
 from trainability.observe import unwrap
 
 Predicate = Callable[[str, nn.Module], bool]
@@ -81,7 +82,7 @@ def select(model: nn.Module, where: Where | None = None, *, inputs: Any = None) 
         else:
             seen[id(module)] = path
     if not seen:
-        raise ValueError(f"where={_shown(where)} matched no layer of {type(model).__name__}{_nearest(model, where)}")
+        raise ArgumentError(f"where={_shown(where)} matched no layer of {type(model).__name__}{_nearest(model, where)}")
     return Selection(tuple(seen.values()), {}, skipped)
 
 
@@ -111,8 +112,8 @@ def _default(model: nn.Module, calls: ActivationCalls | None) -> Selection:
     if not chosen:
         if calls is not None and calls.outputs:
             only = next(iter(calls.outputs))
-            raise ValueError(f"{type(model).__name__} has no hidden nonlinearity: of {only}, {calls.outputs[only]}")
-        raise ValueError(
+            raise ArgumentError(f"{type(model).__name__} has no hidden nonlinearity: of {only}, {calls.outputs[only]}")
+        raise ArgumentError(
             f"{type(model).__name__} has no hidden nonlinearity that could be found; pass inputs= to have it looked "
             "for, or say which layers are meant with where=, a glob such as 'blocks.*' or a type such as nn.Linear"
         )
@@ -131,7 +132,9 @@ def _matcher(where: Where) -> Predicate:
         return lambda path, module: any(part(path, module) for part in parts)
     if callable(where):
         return where
-    raise TypeError(f"where must be a glob, a compiled regex, a type, a callable or a list of these, not {where!r}")
+    raise ArgumentTypeError(
+        f"where must be a glob, a compiled regex, a type, a callable or a list of these, not {where!r}"
+    )
 
 
 def _shown(where: Where) -> str:

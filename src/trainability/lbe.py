@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant
+from trainability.errors import ArgumentError, StateError
 from trainability.layers import Selection, Where, select
 from trainability.moments import Neurons, check_neurons
 from trainability.observe import unwrap
@@ -130,7 +131,7 @@ class LBE(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= beta < math.inf or not 0 <= alpha_min < math.inf or not math.isfinite(alpha):
-            raise ValueError(
+            raise ArgumentError(
                 f"alpha={alpha}, beta={beta}, alpha_min={alpha_min}: they must be finite, the last two not negative"
             )
         check_neurons(neurons, channel_dim)
@@ -160,12 +161,12 @@ class LBE(nn.Module):
         """Return loss · (1 + L_BE) for the readings of the last forward pass, and forget them."""
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"lbe(loss) needs a scalar loss, not {what}; reduce it with .mean() first")
+            raise ArgumentError(f"lbe(loss) needs a scalar loss, not {what}; reduce it with .mean() first")
         if not self.training or not self._reader.model_training:
             self._reader.clear()
             return loss
         if loss.device != self.alpha.device:
-            raise ValueError(
+            raise ArgumentError(
                 f"the loss is on {loss.device} and alpha on {self.alpha.device}; "
                 "move the LBE to the model's device with lbe.to(...)"
             )
@@ -173,7 +174,7 @@ class LBE(nn.Module):
         self._taps.restart()
         if not batches:
             reasons = self._reader.skipped or dict.fromkeys(self.selection.paths[:5], "it did not run")
-            raise RuntimeError(
+            raise StateError(
                 "lbe(loss) found no readings: run model(x) in training mode before each lbe(loss), on a batch of two "
                 "or more" + "".join(f"\n{name}: {why}" for name, why in reasons.items())
             )
@@ -204,7 +205,7 @@ class LBE(nn.Module):
     def last(self) -> Last:
         """What the last call in training mode saw."""
         if self._last is None:
-            raise RuntimeError("lbe.last is empty: lbe(loss) has not run in training mode yet")
+            raise StateError("lbe.last is empty: lbe(loss) has not run in training mode yet")
         return self._last
 
     @property
@@ -264,7 +265,7 @@ class LBE(nn.Module):
         names = state_dict.get(f"{prefix}_extra_state", list(self.selection.paths))
         if list(names) != list(self.selection.paths):
             differ = sorted(set(names) ^ set(self.selection.paths)) or ["the order"]
-            raise ValueError(f"this state belongs to an LBE of other layers; they differ in {', '.join(differ[:5])}")
+            raise ArgumentError(f"this state belongs to an LBE of other layers; they differ in {', '.join(differ[:5])}")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from trainability.errors import ArgumentError
+
 Neurons = Literal["position", "channel"]
 
 
@@ -48,9 +50,9 @@ def samples(a: Tensor, neurons: Neurons = "position", channel_dim: int | None = 
 def check_neurons(neurons: str, channel_dim: int | None, dims: int | None = None) -> None:
     """Raise ValueError for what `samples` does not know."""
     if neurons not in {"position", "channel"}:
-        raise ValueError(f"neurons is {neurons!r}; choose 'position' or 'channel'")
+        raise ArgumentError(f"neurons is {neurons!r}; choose 'position' or 'channel'")
     if channel_dim is not None and dims is not None and not -dims <= channel_dim < dims:
-        raise ValueError(f"channel_dim is {channel_dim}, but the activation has {dims} dimensions")
+        raise ArgumentError(f"channel_dim is {channel_dim}, but the activation has {dims} dimensions")
 
 
 def _channels_last(dims: int) -> torch.memory_format:

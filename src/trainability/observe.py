@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainability.errors import UnsupportedModelError
+from trainability.errors import ArgumentTypeError, UnsupportedModelError
 from trainability.taps import pausing
 
 
@@ -25,7 +25,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the user's own module inside `torch.compile` and DistributedDataParallel, if it is one to work with."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+        raise ArgumentTypeError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
     while True:
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model = inner

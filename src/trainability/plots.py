@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from trainability.errors import MissingExtraError
+
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
@@ -13,7 +15,7 @@ def layer_figure(names: Sequence[str], panels: Sequence[tuple[str, Sequence[floa
     try:
         from plotly.subplots import make_subplots
     except ImportError as error:
-        raise ImportError("plot() needs plotly: pip install 'trainability[experiments]'") from error
+        raise MissingExtraError("plot() needs plotly: pip install 'trainability[experiments]'") from error
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[title for title, _, _ in panels])
     for column, (title, values, scale) in enumerate(panels, 1):
         labels = [escape(name) for name in names]

@@ -10,7 +10,8 @@ import torch
 import typer
 import yaml
 
-from trainability.experiments.validate import ConfigError, load_yaml
+from trainability.errors import ConfigError
+from trainability.experiments.validate import load_yaml
 
 _REPORT_BYTES = 20 * 10**6
 

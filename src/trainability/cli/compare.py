@@ -11,10 +11,10 @@ from rich.table import Table
 
 from trainability.cli.common import check_device, check_out, duration, fail, split
 from trainability.data import DataError, load
+from trainability.errors import ConfigError
 from trainability.experiments.arms import PARTS
 from trainability.experiments.compare import Comparison, compare
 from trainability.experiments.config import configure
-from trainability.experiments.validate import ConfigError
 from trainability.experiments.words import narrate
 from trainability.files import finite
 from trainability.report.html import table, write_report

@@ -19,16 +19,16 @@ from rich.table import Table
 
 from trainability.cli.common import changes, check_device, check_out, duration, fail
 from trainability.data import DataError, Dataset
+from trainability.errors import ConfigError, FolderError
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe, read_recipe
 from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_study, rows
 from trainability.experiments.sweep import capacity, progress_of, work
 from trainability.experiments.train import load_data, open_fabric
-from trainability.experiments.validate import ConfigError
 from trainability.files import finite
 from trainability.report.sweep import write_sweep_report
 from trainability.training.engine import Training
-from trainability.training.folder import FolderError, keep_recipe
+from trainability.training.folder import keep_recipe
 from trainability.training.runtime import tune_allocator
 
 # Settings of the workers, which may change while a sweep goes on.

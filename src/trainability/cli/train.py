@@ -13,11 +13,10 @@ from rich.table import Table
 
 from trainability.cli.common import changes, check_device, check_out, duration, fail, is_first
 from trainability.data import DataError
+from trainability.errors import ConfigError, FolderError
 from trainability.experiments.recipe import read_recipe
 from trainability.experiments.train import train
-from trainability.experiments.validate import ConfigError
 from trainability.training.engine import Training
-from trainability.training.folder import FolderError
 from trainability.training.record import Record
 from trainability.training.runtime import tune_allocator
 

@@ -1,10 +1,10 @@
 """Data sets as tensors of uint8 on the device, with seeded splits and augmentation in batch."""
 
 from trainability.data.dataset import Dataset, Split
-from trainability.data.errors import DataError
 from trainability.data.folder import FolderOptions, folder_options
 from trainability.data.load import NAMES, check_name, load
 from trainability.data.pln import PLN, per_location_normalise
+from trainability.errors import DataError
 
 __all__ = [
     "NAMES",

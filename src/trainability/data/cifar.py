@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from trainability.data.dataset import Split
-from trainability.data.errors import DataError
+from trainability.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainability.data.errors import DataError
 from trainability.data.pln import per_location_normalise
+from trainability.errors import DataError
 
 
 @dataclass(frozen=True)

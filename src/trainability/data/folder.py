@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainability.data.dataset import Split
-from trainability.data.errors import DataError
+from trainability.errors import DataError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
 

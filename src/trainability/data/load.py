@@ -11,8 +11,8 @@ from torch import Tensor
 
 from trainability.data.cifar import CIFAR, official, read_cifar
 from trainability.data.dataset import Dataset, Split, split
-from trainability.data.errors import DataError
 from trainability.data.folder import FolderOptions, read_folder
+from trainability.errors import ArgumentError, DataError
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ NAMES = ("digits", *_IDX, *CIFAR, "folder")
 def check_name(name: str) -> str:
     """Return the name of a data set that there is, or raise ValueError."""
     if name not in NAMES:
-        raise ValueError(f"there is no data set {name!r}; choose from {', '.join(NAMES)}")
+        raise ArgumentError(f"there is no data set {name!r}; choose from {', '.join(NAMES)}")
     return name
 
 

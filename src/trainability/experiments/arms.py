@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+from trainability.errors import ArgumentError
 from trainability.remedies import DKS, EOC, IC, SELU, TAT, Init, Normalize, Remedy, Residual
 
 
@@ -121,20 +122,20 @@ def arm(name: str) -> Arm:
     >>> arm("tat+he")
     Traceback (most recent call last):
     ...
-    ValueError: tat+he cannot be: tat and he both set the weights
+    trainability.errors.ArgumentError: tat+he cannot be: tat and he both set the weights
     """
     names = [part.strip().lower() for part in name.split("+")]
     for part in names:
         if not part and len(names) > 1:
-            raise ValueError(f"{name}: a name is missing beside +")
+            raise ArgumentError(f"{name}: a name is missing beside +")
         if part not in PARTS:
             near = difflib.get_close_matches(part, PARTS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"there is no remedy {part!r}; {hint}choose from {', '.join(PARTS)}, or join some by +")
+            raise ArgumentError(f"there is no remedy {part!r}; {hint}choose from {', '.join(PARTS)}, or join some by +")
     for number, second in enumerate(names):
         for first in names[:number]:
             if reason := _conflict(first, second):
-                raise ValueError(f"{name} cannot be: {reason}")
+                raise ArgumentError(f"{name} cannot be: {reason}")
     parts = [PARTS[part] for part in names]
     rest = [*names[:-1], *(["batchnorm"] if names[-1] in _UNITS and len(names) > 1 else [])]
     base = "+".join(rest) or (None if name == "default" else parts[0].against)

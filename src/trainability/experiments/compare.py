@@ -11,10 +11,10 @@ from torch import nn
 
 from trainability.data import Dataset
 from trainability.data.augment import usual_augmentation
+from trainability.errors import ConfigError
 from trainability.experiments.arms import Arm, arm
 from trainability.experiments.config import CompareConfig
 from trainability.experiments.environment import describe_environment
-from trainability.experiments.validate import ConfigError
 from trainability.models import cnn, fnn, resnet
 from trainability.remedies import DKS, IC, TAT, Remedy, Residual, apply_
 from trainability.training.devices import fabric_on

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trainability.data import FolderOptions, check_name, folder_options
+from trainability.errors import ArgumentError
 from trainability.experiments.arms import arm
 from trainability.experiments.validate import read_yaml, validated
 from trainability.models import ACTIVATIONS
@@ -57,7 +58,7 @@ class CompareConfig(BaseModel):
     @classmethod
     def _not_empty_and_unique(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if not value:
-            raise ValueError("the list is empty")
+            raise ArgumentError("the list is empty")
         return tuple(dict.fromkeys(value))
 
     @field_validator("data")
@@ -69,7 +70,7 @@ class CompareConfig(BaseModel):
     @classmethod
     def _known_nonlinearity(cls, value: str) -> str:
         if value not in ACTIVATIONS:
-            raise ValueError(f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}")
+            raise ArgumentError(f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}")
         return value
 
     def images(self) -> FolderOptions | None:
@@ -80,15 +81,15 @@ class CompareConfig(BaseModel):
     def _fits(self) -> Self:
         self.images()
         if self.strides and self.model != "cnn":
-            raise ValueError("strides belong to model: cnn")
+            raise ArgumentError("strides belong to model: cnn")
         for name in self.remedies:
             unit = arm(name).model.get("unit")
             if unit and self.model != "resnet":
-                raise ValueError(f"the remedy {name}: {unit} is a unit of model: resnet")
+                raise ArgumentError(f"the remedy {name}: {unit} is a unit of model: resnet")
             if self.model == "resnet" and "residual" in name.split("+"):
-                raise ValueError(f"the remedy {name} belongs to fnn and cnn; model: resnet has its shortcuts")
+                raise ArgumentError(f"the remedy {name} belongs to fnn and cnn; model: resnet has its shortcuts")
         if self.convolutions == 3 and self.model != "resnet":
-            raise ValueError("convolutions belongs to model: resnet")
+            raise ArgumentError("convolutions belongs to model: resnet")
         if self.model == "resnet":
             for depth in self.depth:
                 check_depth(depth, self.convolutions)
@@ -111,6 +112,6 @@ def configure(flags: dict[str, Any], file: Path | None = None) -> CompareConfig:
     >>> configure({"depth": [0]})
     Traceback (most recent call last):
     ...
-    trainability.experiments.validate.ConfigError: depth should be greater than or equal to 1 (it is 0)
+    trainability.errors.ConfigError: depth should be greater than or equal to 1 (it is 0)
     """
     return validated(CompareConfig, {**(read_yaml(file, "config") if file else {}), **flags})

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from trainability.errors import ArgumentError, ConfigError
 from trainability.experiments.settings import (
     DataRecipe,
     EngineRecipe,
@@ -21,7 +22,7 @@ from trainability.experiments.settings import (
     ScheduleRecipe,
     Settings,
 )
-from trainability.experiments.validate import ConfigError, read_yaml, validated
+from trainability.experiments.validate import read_yaml, validated
 from trainability.training import loggers
 from trainability.training.updates import ELEMENTWISE
 
@@ -39,9 +40,9 @@ class Range(Settings):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not self.low < self.high:
-            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+            raise ArgumentError(f"low ({self.low:g}) must be below high ({self.high:g})")
         if self.log and self.low <= 0:
-            raise ValueError(f"low ({self.low:g}) must be above 0 on a logarithmic scale")
+            raise ArgumentError(f"low ({self.low:g}) must be above 0 on a logarithmic scale")
         return self
 
 
@@ -69,16 +70,16 @@ class SweepRecipe(Settings):
     def _fits(self) -> Self:
         for name, values in self.parameters.items():
             if not name.startswith(_VARIABLE):
-                raise ValueError(f"{name} cannot vary within a sweep; what can begins with {', '.join(_VARIABLE)}")
+                raise ArgumentError(f"{name} cannot vary within a sweep; what can begins with {', '.join(_VARIABLE)}")
             if not isinstance(values, Range) and len(set(map(repr, values))) < len(values):
-                raise ValueError(f"a value of {name} is there twice")
+                raise ArgumentError(f"a value of {name} is there twice")
         ranges = [name for name, values in self.parameters.items() if isinstance(values, Range)]
         if self.method == "grid" and ranges:
-            raise ValueError(f"a grid needs a list of values for {ranges[0]}, not a range; or take method: tpe")
+            raise ArgumentError(f"a grid needs a list of values for {ranges[0]}, not a range; or take method: tpe")
         if self.method == "grid" and self.trials is not None:
-            raise ValueError("trials belongs to method: tpe; a grid has as many as its lists give")
+            raise ArgumentError("trials belongs to method: tpe; a grid has as many as its lists give")
         if self.method == "tpe" and self.trials is None:
-            raise ValueError("method: tpe needs trials, how many to run")
+            raise ArgumentError("method: tpe needs trials, how many to run")
         return self
 
 
@@ -111,17 +112,17 @@ class Recipe(Settings):
     def _count(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             if not 1 <= value <= 10**6:
-                raise ValueError(f"{value} seeds cannot be; 3 means seeds 0, 1 and 2")
+                raise ArgumentError(f"{value} seeds cannot be; 3 means seeds 0, 1 and 2")
             return tuple(range(value))
         if not isinstance(value, list | tuple) or not value:
-            raise ValueError("write a number, or a list of numbers")
+            raise ArgumentError("write a number, or a list of numbers")
         return value
 
     @field_validator("seeds")
     @classmethod
     def _unique(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) < len(value):
-            raise ValueError("a seed is there twice")
+            raise ArgumentError("a seed is there twice")
         return value
 
     @field_validator("loggers")
@@ -133,47 +134,49 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.schedule.milestones and max(self.schedule.milestones) >= self.epochs:
-            raise ValueError(
+            raise ArgumentError(
                 f"schedule.milestones: {max(self.schedule.milestones)} is not within the {self.epochs} epochs"
             )
         if self.remedy and self.remedy.sets_weights and self.init != "default":
-            raise ValueError(
+            raise ArgumentError(
                 f"init: {self.init} would be undone by the weights of remedy: {self.remedy.name}; leave it out"
             )
         if self.remedy and self.remedy.shapes and self.model.batchnorm:
-            raise ValueError(f"remedy: {self.remedy.name} does not go with BatchNorm; set model.batchnorm: false")
+            raise ArgumentError(f"remedy: {self.remedy.name} does not go with BatchNorm; set model.batchnorm: false")
         if self.remedy and self.remedy.name == "ic" and (self.model.batchnorm or self.model.unit != "baseline"):
-            raise ValueError("remedy: ic takes the place of BatchNorm and of units with IC layers; leave those out")
+            raise ArgumentError("remedy: ic takes the place of BatchNorm and of units with IC layers; leave those out")
         if self.remedy and self.remedy.brings_shortcuts and self.model.residual:
-            raise ValueError(
+            raise ArgumentError(
                 f"remedy: {self.remedy.name} brings shortcuts, and the model has them; set residual: false"
             )
         if self.schedule.warmup >= self.epochs:
-            raise ValueError(f"schedule.warmup: {self.schedule.warmup:g} is not within the {self.epochs} epochs")
+            raise ArgumentError(f"schedule.warmup: {self.schedule.warmup:g} is not within the {self.epochs} epochs")
         if self.data.held_out == 0 and (self.sweep or self.schedule.kind == "plateau"):
             what = "a sweep" if self.sweep else "schedule.kind: plateau"
-            raise ValueError(f"{what} goes by validation accuracy, so data.held_out cannot be 0")
+            raise ArgumentError(f"{what} goes by validation accuracy, so data.held_out cannot be 0")
         if self.engine.strategy == "fsdp":
             if len(self.seeds) > 1:
-                raise ValueError(
+                raise ArgumentError(
                     f"engine.strategy: fsdp shares out one network, and seeds are {len(self.seeds)}; give one"
                 )
             if self.model.scale != "identity" or (self.remedy and self.remedy.name in ("rezero", "skipinit", "fixup")):
-                raise ValueError(
+                raise ArgumentError(
                     "engine.strategy: fsdp cannot share out the single numbers that scale branches; take ddp"
                 )
             if self.optimizer.name.lower() not in ELEMENTWISE:
-                raise ValueError(f"engine.strategy: fsdp takes optimizer.name: {', '.join(sorted(ELEMENTWISE))}")
+                raise ArgumentError(f"engine.strategy: fsdp takes optimizer.name: {', '.join(sorted(ELEMENTWISE))}")
         processes = self.engine.devices * self.engine.nodes
         if self.batch_size % processes:
-            raise ValueError(f"batch_size: {self.batch_size} cannot be shared by {processes} processes evenly")
+            raise ArgumentError(f"batch_size: {self.batch_size} cannot be shared by {processes} processes evenly")
         if self.batch_size < 2 * processes:
-            raise ValueError(f"batch_size: {self.batch_size} leaves {processes} processes less than two samples each")
+            raise ArgumentError(
+                f"batch_size: {self.batch_size} leaves {processes} processes less than two samples each"
+            )
         if self.sweep is not None:
             if self.loggers:
-                raise ValueError("loggers: a sweep writes to its study; they belong to trainability train")
+                raise ArgumentError("loggers: a sweep writes to its study; they belong to trainability train")
             if processes > 1:
-                raise ValueError(f"a sweep takes its processes by --workers; engine asks each trial for {processes}")
+                raise ArgumentError(f"a sweep takes its processes by --workers; engine asks each trial for {processes}")
             self._check_trials(self.sweep)
         return self
 
@@ -186,17 +189,19 @@ class Recipe(Settings):
                 try:
                     self.with_values({name: values.low + 0.123456 * (values.high - values.low)})
                 except ConfigError:
-                    raise ValueError(f"sweep.parameters: {name} takes whole numbers, so give a list of them") from None
+                    raise ArgumentError(
+                        f"sweep.parameters: {name} takes whole numbers, so give a list of them"
+                    ) from None
         lists = {n: v for n, v in sweep.parameters.items() if not isinstance(v, Range)}
         if (count := prod(map(len, lists.values()))) > _MOST:
-            raise ValueError(f"sweep.parameters: {count} combinations are more than {_MOST}; take method: tpe")
+            raise ArgumentError(f"sweep.parameters: {count} combinations are more than {_MOST}; take method: tpe")
         for choice in islice(product(*lists.values()), _CHECKED):
             trial = dict(zip(lists, choice, strict=True))
             try:
                 self.with_values(trial)
             except ConfigError as error:
                 shown = ", ".join(f"{n} = {v}" for n, v in trial.items())
-                raise ValueError(f"sweep.parameters: with {shown}: {error}") from None
+                raise ArgumentError(f"sweep.parameters: with {shown}: {error}") from None
 
     def with_values(self, values: dict[str, Any]) -> "Recipe":
         """The recipe of one trial: with these values at dotted names, and without a sweep.
@@ -213,7 +218,7 @@ class Recipe(Settings):
                     place[part] = {}
                 place = place.get(part)
                 if not isinstance(place, dict):
-                    raise ValueError(f"sweep.parameters: {name} is not a setting of a recipe")
+                    raise ArgumentError(f"sweep.parameters: {name} is not a setting of a recipe")
             place[last] = value
         return validated(Recipe, content)
 

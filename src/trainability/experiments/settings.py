@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from trainability.data import FolderOptions, check_name, folder_options
+from trainability.errors import ArgumentError
 from trainability.models import ACTIVATIONS
 from trainability.models.resnet import Unit, check_depth
 from trainability.modules.shortcut import Scale
@@ -76,23 +77,23 @@ class ModelRecipe(Settings):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in ACTIVATIONS:
-            raise ValueError(f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}")
+            raise ArgumentError(f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}")
         return value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.strides and self.name != "cnn":
-            raise ValueError("strides belong to name: cnn")
+            raise ArgumentError("strides belong to name: cnn")
         if self.residual and self.name == "cnn":
-            raise ValueError("residual belongs to name: fnn or resnet")
+            raise ArgumentError("residual belongs to name: fnn or resnet")
         if self.unit != "baseline" and self.name != "resnet":
-            raise ValueError(f"unit: {self.unit} belongs to name: resnet")
+            raise ArgumentError(f"unit: {self.unit} belongs to name: resnet")
         if self.name != "resnet" and (self.scale != "identity" or self.convolutions != 2):
-            raise ValueError("scale and convolutions belong to name: resnet")
+            raise ArgumentError("scale and convolutions belong to name: resnet")
         if self.name == "resnet":
             check_depth(self.depth, self.convolutions)
             if self.scale != "identity" and not self.residual:
-                raise ValueError(f"scale: {self.scale} is of branches beside a shortcut; set residual: true")
+                raise ArgumentError(f"scale: {self.scale} is of branches beside a shortcut; set residual: true")
         return self
 
 
@@ -141,7 +142,7 @@ class RemedyRecipe(Settings):
         }.get(self.name, ())
         other = [key for key, value in defaults.items() if key not in takes and getattr(self, key) != value]
         if other:
-            raise ValueError(f"{self.name} takes no {', '.join(other)}")
+            raise ArgumentError(f"{self.name} takes no {', '.join(other)}")
         return self
 
     def remedy(self) -> Remedy:
@@ -207,7 +208,7 @@ class OptimizerRecipe(Settings):
     @classmethod
     def _not_twice(cls, value: dict[str, Any]) -> dict[str, Any]:
         if taken := {"lr", "weight_decay"} & value.keys():
-            raise ValueError(f"{taken.pop()} belongs beside options, not among them")
+            raise ArgumentError(f"{taken.pop()} belongs beside options, not among them")
         return value
 
     @model_validator(mode="after")
@@ -228,9 +229,9 @@ class ScheduleRecipe(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.kind == "step") != bool(self.milestones):
-            raise ValueError("milestones belong to kind: step, and it needs them")
+            raise ArgumentError("milestones belong to kind: step, and it needs them")
         if self.warmup and self.kind != "cosine":
-            raise ValueError("warmup belongs to kind: cosine")
+            raise ArgumentError("warmup belongs to kind: cosine")
         return self
 
 
@@ -256,21 +257,21 @@ class EngineRecipe(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.tf32 and not self.device.startswith("cuda"):
-            raise ValueError(f"tf32 needs device: cuda, and device is {self.device}")
+            raise ArgumentError(f"tf32 needs device: cuda, and device is {self.device}")
         if self.members == "streams" and not self.device.startswith("cuda"):
-            raise ValueError(f"members: streams needs device: cuda, and device is {self.device}")
+            raise ArgumentError(f"members: streams needs device: cuda, and device is {self.device}")
         if self.cuda_graph == "on" and (not self.device.startswith("cuda") or self.devices * self.nodes > 1):
-            raise ValueError(
+            raise ArgumentError(
                 f"cuda_graph: on needs device: cuda and one process; device is {self.device}, devices × nodes is "
                 f"{self.devices * self.nodes}"
             )
         if self.device.startswith("cpu:"):
-            raise ValueError(f"device: {self.device} cannot be: CPUs have no numbers; write cpu")
+            raise ArgumentError(f"device: {self.device} cannot be: CPUs have no numbers; write cpu")
         if ":" in self.device and self.devices > 1:
-            raise ValueError(f"device: {self.device} names one device, and devices is {self.devices}")
+            raise ArgumentError(f"device: {self.device} names one device, and devices is {self.devices}")
         if self.strategy == "fsdp":
             if self.devices * self.nodes < 2:
-                raise ValueError("strategy: fsdp shares the weights out over processes; set devices to 2 or more")
+                raise ArgumentError("strategy: fsdp shares the weights out over processes; set devices to 2 or more")
             if self.precision == "64-true" or self.compile == "on":
-                raise ValueError("strategy: fsdp goes with neither precision: 64-true nor compile: on")
+                raise ArgumentError("strategy: fsdp goes with neither precision: 64-true nor compile: on")
         return self

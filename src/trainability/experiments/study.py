@@ -18,8 +18,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from trainability.errors import ConfigError
 from trainability.experiments.recipe import Range, Recipe
-from trainability.experiments.validate import ConfigError
 
 # Members of one stack may differ in these; whatever else differs needs a stack of its own.
 STACKABLE = ("optimizer.lr", "optimizer.weight_decay", "lbe.alpha", "lbe.beta", "lbe.alpha_min")

@@ -13,10 +13,10 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from trainability.data import Dataset
+from trainability.errors import ConfigError
 from trainability.experiments.recipe import Range, Recipe
 from trainability.experiments.study import STACKABLE, claim, fail_lost, heartbeat, refill, total_trials
 from trainability.experiments.train import build_training, member_bytes
-from trainability.experiments.validate import ConfigError
 from trainability.training.engine import Training
 from trainability.training.memory import members_that_fit
 from trainability.training.record import Record

@@ -14,17 +14,16 @@ from torch import nn
 
 from trainability.data import Dataset, load
 from trainability.data.augment import usual_augmentation
-from trainability.errors import UnsupportedModelError
+from trainability.errors import ConfigError, FolderError, UnsupportedModelError
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
-from trainability.experiments.validate import ConfigError
 from trainability.files import finite
 from trainability.layers import select
 from trainability.models import cnn, fnn, resnet
 from trainability.remedies import Init, Remedy, apply_
 from trainability.training.devices import fabric_on, launched
 from trainability.training.engine import Training
-from trainability.training.folder import FolderError, RunFolder
+from trainability.training.folder import RunFolder
 from trainability.training.loggers import Logger, loggers
 from trainability.training.memory import bytes_per_member, free_bytes, least_bytes, members_that_fit
 from trainability.training.optimisers import Schedule

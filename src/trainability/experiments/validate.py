@@ -8,10 +8,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-
-class ConfigError(ValueError):
-    """Settings that cannot be, or a file of settings that cannot be read."""
-
+from trainability.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=BaseModel)
 

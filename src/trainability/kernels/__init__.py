@@ -1,5 +1,6 @@
 """Kernel theory of deep networks: Q and C maps, networks as graphs, and solving for shaped activations. No training."""
 
+from trainability.errors import InfeasibleError
 from trainability.kernels.activation import Activation, as_activation
 from trainability.kernels.gaussian import expectation
 from trainability.kernels.graph import Graph, Node, chain, residual, series
@@ -7,7 +8,7 @@ from trainability.kernels.maps import c_curvature, c_map, c_slope, kernel, mean,
 from trainability.kernels.predict import Prediction, measured, predict
 from trainability.kernels.read import read
 from trainability.kernels.solve import Solution, solve
-from trainability.kernels.targets import DKSTarget, EOCTarget, InfeasibleError, Target, TATTarget
+from trainability.kernels.targets import DKSTarget, EOCTarget, Target, TATTarget
 
 __all__ = [
     "Activation",

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainability.errors import ArgumentError
 from trainability.kernels.kinks import find_kinks
 
 Function: TypeAlias = Callable[[Tensor], Tensor]
@@ -166,9 +167,9 @@ def as_activation(phi: Any, name: str = "") -> Activation:
     if isinstance(phi, nn.GELU):
         return _by_name("gelu_tanh" if phi.approximate == "tanh" else "gelu")
     if isinstance(phi, nn.RReLU):
-        raise ValueError("rrelu draws its slope at random in training, so it is no fixed function; use leaky_relu")
+        raise ArgumentError("rrelu draws its slope at random in training, so it is no fixed function; use leaky_relu")
     if not callable(phi):
-        raise ValueError(f"an activation is a name, a module or an elementwise function, not {phi!r}")
+        raise ArgumentError(f"an activation is a name, a module or an elementwise function, not {phi!r}")
     if isinstance(phi, nn.Module):
         name = name or type(phi).__name__
         phi = copy.deepcopy(phi).double().eval()
@@ -187,7 +188,7 @@ def _by_name(name: str) -> Activation:
     if name == "relu":
         return leaky_relu(0.0)
     if name not in _NAMED:
-        raise ValueError(f"there is no activation {name!r}; choose from {', '.join(names())}, or pass the function")
+        raise ArgumentError(f"there is no activation {name!r}; choose from {', '.join(names())}, or pass the function")
     function, kinks = _NAMED[name]
     return Activation(name, function, kinks)
 
@@ -204,22 +205,22 @@ def _check(function: Function, name: str) -> None:
         with torch.no_grad():
             once, again = function(z.clone()), function(z.clone())
     except Exception as error:
-        raise ValueError(f"{name} cannot be called on a float64 tensor: {type(error).__name__}: {error}") from error
+        raise ArgumentError(f"{name} cannot be called on a float64 tensor: {type(error).__name__}: {error}") from error
     if not isinstance(once, Tensor) or once.shape != z.shape or once.dtype != torch.float64:
         what = f"shape {tuple(once.shape)}, {once.dtype}" if isinstance(once, Tensor) else type(once).__name__
-        raise ValueError(f"{name} is not elementwise: a float64 tensor of shape (4, 6) became {what}")
+        raise ArgumentError(f"{name} is not elementwise: a float64 tensor of shape (4, 6) became {what}")
     if not once.isfinite().all():
-        raise ValueError(f"{name} is not finite at {float(z[~once.isfinite()][0]):.3g}")
+        raise ArgumentError(f"{name} is not finite at {float(z[~once.isfinite()][0]):.3g}")
     if not torch.equal(once, again):
-        raise ValueError(f"{name} gives another value each time; kernels need a fixed function (eval mode?)")
+        raise ArgumentError(f"{name} gives another value each time; kernels need a fixed function (eval mode?)")
     order = torch.randperm(24, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     with torch.no_grad():
         some = order[:14]  # others in their company, and fewer
         mixed = function(z.flatten()[some].view(2, 7).clone())
     if not torch.allclose(mixed.flatten(), once.flatten()[some], rtol=1e-10, atol=1e-12):
-        raise ValueError(f"{name} is not elementwise: a value depends on the others of its tensor")
+        raise ArgumentError(f"{name} is not elementwise: a value depends on the others of its tensor")
     slope = Activation(name, function).derivatives(z, 1)[1]
     if not slope.isfinite().all():
-        raise ValueError(f"the derivative of {name} is not finite at {float(z[~slope.isfinite()][0]):.3g}")
+        raise ArgumentError(f"the derivative of {name} is not finite at {float(z[~slope.isfinite()][0]):.3g}")
     if math.isclose(float(once.std()), 0.0, abs_tol=1e-300):
-        raise ValueError(f"{name} is constant")
+        raise ArgumentError(f"{name} is constant")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from trainability.errors import ArgumentError
+
 REACH = 9.5  # beyond it lies 2e-21 of the normal distribution
 NODES = 16
 
@@ -81,10 +83,10 @@ def expectation(
         values = function(x)
         value = float((w * values).sum())
         if not math.isfinite(value):
-            raise ValueError(f"the function is not finite at x = {float(x[~values.isfinite()][0]):.6g}")
+            raise ArgumentError(f"the function is not finite at x = {float(x[~values.isfinite()][0]):.6g}")
         if abs(value - before) <= tolerance * max(float((w * values.abs()).sum()), 1e-300):
             return value
         before = value
-    raise ValueError(
+    raise ArgumentError(
         "the integral does not settle; name the points where the function or its derivative jumps as kinks"
     )

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import count
 from typing import Literal
 
-from trainability.errors import UnsupportedModelError
+from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.kernels.activation import Activation
 
 Kind = Literal["input", "affine", "nonlinear", "sum", "concat", "scale", "shift", "pass", "normalise", "output"]
@@ -253,7 +253,7 @@ def chain(depth: int, activation: Activation | None = None) -> Graph:
     3
     """
     if depth < 1:
-        raise ValueError(f"a chain has at least one nonlinear layer (depth is {depth})")
+        raise ArgumentError(f"a chain has at least one nonlinear layer (depth is {depth})")
     nodes = [Node("input")]
     for k in range(depth):
         nodes.append(Node("affine", (len(nodes) - 1,), f"affine.{k}"))
@@ -277,7 +277,7 @@ def residual(branch: Graph, shortcut: float) -> Graph:
     4.0
     """
     if not 0 <= shortcut <= 1:
-        raise ValueError(f"the shortcut's weight lies between 0 and 1 (it is {shortcut})")
+        raise ArgumentError(f"the shortcut's weight lies between 0 and 1 (it is {shortcut})")
     nodes = [Node("input"), *_moved(branch, entry=0, offset=1)]
     nodes.append(Node("sum", (0, len(nodes) - 1), weights=(shortcut, (1 - shortcut**2) ** 0.5)))
     return Graph((*nodes, Node("output", (len(nodes) - 1,))))
@@ -288,7 +288,7 @@ def _moved(graph: Graph, entry: int, offset: int) -> list[Node]:
     numbers = count(offset)
     position = {k: entry if node.kind == "input" else next(numbers) for k, node in enumerate(graph.nodes[:-1])}
     if graph.nodes[-1].inputs != (len(graph.nodes) - 2,):
-        raise ValueError("only networks whose one output comes last can be put together")
+        raise ArgumentError("only networks whose one output comes last can be put together")
     return [
         replace(node, inputs=tuple(position[i] for i in node.inputs))
         for node in graph.nodes[:-1]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainability.errors import ArgumentError
 from trainability.kernels.activation import Activation, as_activation
 from trainability.kernels.gaussian import edges, normal_rule
 
@@ -80,7 +81,7 @@ def c_slope(phi: Any, c: float = 1.0, q: float = 1.0) -> float:
     """
     act = _checked(phi, q, c)
     if act.jumps(0):
-        raise ValueError(f"{act.name} jumps, so its C map has no finite slope")
+        raise ArgumentError(f"{act.name} jumps, so its C map has no finite slope")
     if act.leaky:
         (s, _), angle = act.leaky, math.acos(max(-1.0, min(1.0, c)))
         return 1.0 - (1 - s) ** 2 / (1 + s * s) * angle / math.pi
@@ -98,7 +99,7 @@ def c_curvature(phi: Any, c: float = 1.0, q: float = 1.0) -> float:
     """
     act = _checked(phi, q)
     if act.jumps(0) or act.jumps(1):
-        raise ValueError(f"the derivative of {act.name} jumps, so its C map has no finite curvature")
+        raise ArgumentError(f"the derivative of {act.name} jumps, so its C map has no finite curvature")
     return q * q * kernel(act, c, q, order=2) / q_map(act, q)
 
 
@@ -156,7 +157,7 @@ def _panels(act: Activation, kinks: Tensor, scale: float, grading: float | None 
 
 def _checked(phi: Any, q: float, c: float = 0.0) -> Activation:
     if not -1 <= c <= 1:
-        raise ValueError(f"a cosine lies between -1 and 1 (it is {c})")
+        raise ArgumentError(f"a cosine lies between -1 and 1 (it is {c})")
     if not (math.isfinite(q) and q > 0):
-        raise ValueError(f"a mean square q is positive and finite (it is {q})")
+        raise ArgumentError(f"a mean square q is positive and finite (it is {q})")
     return as_activation(phi)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainability.errors import ArgumentError
 from trainability.kernels import maps
 from trainability.kernels.graph import Graph, Node
 from trainability.kernels.operations import BATCH_NORMALISATION
@@ -203,7 +204,7 @@ def _of_inputs(inputs: Any) -> tuple[float, float]:
     )
     signals = [t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()]
     if not signals or len(signals[0]) < 2:
-        raise ValueError("a prediction needs a batch of two inputs or more, of floating-point numbers")
+        raise ArgumentError("a prediction needs a batch of two inputs or more, of floating-point numbers")
     return kernel_of(signals[0])
 
 

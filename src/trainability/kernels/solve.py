@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from trainability.errors import ArgumentTypeError, InfeasibleError
 from trainability.kernels import maps
 from trainability.kernels.activation import Activation, as_activation
 from trainability.kernels.gaussian import NODES, edges, normal_rule
 from trainability.kernels.graph import Graph
-from trainability.kernels.targets import DKSTarget, EOCTarget, InfeasibleError, Target, TATTarget, floor
+from trainability.kernels.targets import DKSTarget, EOCTarget, Target, TATTarget, floor
 
 
 class _Conditions(Protocol):
@@ -74,9 +75,9 @@ def solve(activation: Any, target: Target, graph: Graph) -> Solution:
     """
     phi = as_activation(activation)
     if not isinstance(target, DKSTarget | TATTarget | EOCTarget):
-        raise TypeError(f"the target is DKS(...), TAT(...) or EOC(), not {target!r}")
+        raise ArgumentTypeError(f"the target is DKS(...), TAT(...) or EOC(), not {target!r}")
     if not isinstance(graph, Graph):
-        raise TypeError(f"the network is a graph, such as chain(50) or read(model, inputs), not {graph!r}")
+        raise ArgumentTypeError(f"the network is a graph, such as chain(50) or read(model, inputs), not {graph!r}")
     if isinstance(target, EOCTarget):
         return _edge_of_chaos(phi, target)
     solution = _solve(phi, target, graph)

@@ -4,12 +4,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from trainability.errors import ArgumentError, InfeasibleError
 from trainability.kernels.graph import Graph
 from trainability.kernels.maps import leaky_c_map
-
-
-class InfeasibleError(ValueError):
-    """No constants meet the conditions. The message says why, and what the nearest value is that can be met."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class DKSTarget:
 
     def __post_init__(self) -> None:
         if not (_is_number(self.zeta) and math.isfinite(self.zeta) and self.zeta > 1):
-            raise ValueError(f"DKS needs zeta above 1, such as 1.5 (it is {self.zeta!r})")
+            raise ArgumentError(f"DKS needs zeta above 1, such as 1.5 (it is {self.zeta!r})")
 
     def slope(self, graph: Graph) -> float:
         """C'(1) of each layer.
@@ -53,9 +50,9 @@ class TATTarget:
 
     def __post_init__(self) -> None:
         if not (_is_number(self.eta) and 0 < self.eta < 1):
-            raise ValueError(f"TAT needs eta between 0 and 1, such as 0.9 (it is {self.eta!r})")
+            raise ArgumentError(f"TAT needs eta between 0 and 1, such as 0.9 (it is {self.eta!r})")
         if not (_is_number(self.tau) and math.isfinite(self.tau) and self.tau > 0):
-            raise ValueError(f"TAT needs tau above 0, such as 0.3 (it is {self.tau!r})")
+            raise ArgumentError(f"TAT needs tau above 0, such as 0.3 (it is {self.tau!r})")
 
     def curvature(self, graph: Graph) -> float:
         """C''(1) of each layer of a smooth activation."""
@@ -136,4 +133,4 @@ def _is_number(value: object) -> bool:
 
 def _needs_layers(graph: Graph) -> None:
     if not graph.nonlinear:
-        raise ValueError("the network has no nonlinear layer to shape")
+        raise ArgumentError("the network has no nonlinear layer to shape")

@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
+from trainability.errors import ArgumentError
 from trainability.models.parts import activation, check_sizes
 
 
@@ -46,9 +47,9 @@ def cnn(
     into, height, width = shape
     check_sizes(channels=channels, classes=classes, height=height, width=width)
     if depth < 2:
-        raise ValueError(f"depth must be at least 2, a convolution and a fully connected layer (it is {depth})")
+        raise ArgumentError(f"depth must be at least 2, a convolution and a fully connected layer (it is {depth})")
     if not 0 <= strides <= depth - 2 or min(height, width) < 2**strides:
-        raise ValueError(f"strides={strides} does not fit {depth - 1} convolutions of {height} × {width} inputs")
+        raise ArgumentError(f"strides={strides} does not fit {depth - 1} convolutions of {height} × {width} inputs")
     layers: list[tuple[str, nn.Module]] = []
     for number in range(1, depth):
         stride = 2 if 2 <= number < 2 + strides else 1

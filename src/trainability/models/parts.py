@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from trainability.errors import ArgumentError
+
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -23,7 +25,7 @@ def activation(name: str) -> nn.Module:
     Tanh()
     """
     if name not in _ACTIVATIONS:
-        raise ValueError(f"there is no activation {name!r} for a model; choose from {', '.join(ACTIVATIONS)}")
+        raise ArgumentError(f"there is no activation {name!r} for a model; choose from {', '.join(ACTIVATIONS)}")
     return _ACTIVATIONS[name]()
 
 
@@ -31,4 +33,4 @@ def check_sizes(**sizes: int) -> None:
     """Raise ValueError for a size below 1."""
     for name, value in sizes.items():
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+            raise ArgumentError(f"{name} must be at least 1, not {value}")

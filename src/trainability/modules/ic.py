@@ -4,6 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from trainability.errors import ArgumentError, ArgumentTypeError
 from trainability.modules.norms import FeatureBatchNorm
 
 Kind = Literal["1d", "2d", "3d", "tokens"]
@@ -61,9 +62,9 @@ class ICLayer(nn.Module):
         super().__init__()
         check_keep(keep)
         if kind not in get_args(Kind):
-            raise ValueError(f"kind is {kind!r}; choose from {', '.join(map(repr, get_args(Kind)))}")
+            raise ArgumentError(f"kind is {kind!r}; choose from {', '.join(map(repr, get_args(Kind)))}")
         if dropout not in get_args(DropoutKind):
-            raise ValueError(f"dropout is {dropout!r}; choose 'element' or 'channel'")
+            raise ArgumentError(f"dropout is {dropout!r}; choose 'element' or 'channel'")
         self.kind: Kind = kind
         self.norm = FeatureBatchNorm(features, last=kind == "tokens", place=place, affine=affine)
         dropped = min(round(1 - keep, 12), 1 - keep) or 0.0  # 0.05 and not 0.050000000000000044
@@ -85,6 +86,6 @@ class ICLayer(nn.Module):
 def check_keep(keep: float) -> None:
     """Raise ValueError for what is not a probability of keeping."""
     if not isinstance(keep, int | float):
-        raise TypeError(f"keep is the probability of keeping an entry, a number in (0, 1], not {keep!r}")
+        raise ArgumentTypeError(f"keep is the probability of keeping an entry, a number in (0, 1], not {keep!r}")
     if not 0 < keep <= 1:
-        raise ValueError(f"keep is the probability of keeping an entry, in (0, 1], not {keep}")
+        raise ArgumentError(f"keep is the probability of keeping an entry, in (0, 1], not {keep}")

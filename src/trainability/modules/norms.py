@@ -5,6 +5,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainability.errors import ArgumentError
+
 
 class FeatureBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm over inputs of any number of dimensions.
@@ -39,12 +41,12 @@ class FeatureBatchNorm(nn.modules.batchnorm._BatchNorm):
         place = f" {self.place}" if self.place else ""
         found = x.shape[-1 if self.last else 1] if x.dim() >= 2 else None
         if found != self.num_features:
-            raise ValueError(
+            raise ArgumentError(
                 f"the BatchNorm{place} takes {self.num_features} features in "
                 f"{'the last dimension' if self.last else 'dimension 1'}, not inputs of shape {tuple(x.shape)}"
             )
         if self.training and x.numel() // self.num_features < 2:
-            raise ValueError(
+            raise ArgumentError(
                 f"the BatchNorm{place} got one sample per feature (shape {tuple(x.shape)}), of which there is no "
                 "variance: train on batches of two at the least, or call model.eval()"
             )

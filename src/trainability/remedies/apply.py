@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from trainability.errors import ArgumentError, ArgumentTypeError, StateError
 from trainability.layers import Selection, Where, select
 from trainability.observe import unwrap
 
@@ -56,10 +57,10 @@ class Report:
     def undo(self) -> None:
         """Put the model back as it was before: its modules, the code that they run, and the weights."""
         if self._before is None:
-            raise RuntimeError("there is nothing to undo: this was a dry run, or undo() has run already")
+            raise StateError("there is nothing to undo: this was a dry run, or undo() has run already")
         later = self._later()
         if later is not None:
-            raise RuntimeError(f"{later.remedy} was applied after {self.remedy}; undo that first")
+            raise StateError(f"{later.remedy} was applied after {self.remedy}; undo that first")
         self._before.restore()
         self._before = None
         self.applied = False
@@ -146,20 +147,22 @@ def apply_(
     from trainability.lbe import LBE
 
     if isinstance(remedy, LBE) or (isinstance(remedy, type) and issubclass(remedy, LBE)):
-        raise TypeError(
+        raise ArgumentTypeError(
             "LBE changes the loss and not the model, so apply_ has nothing to do; write lbe = LBE(model) and then "
             "loss = lbe(loss) in the training loop"
         )
     if isinstance(remedy, type) and issubclass(remedy, Remedy):
-        raise TypeError(f"{remedy.__name__} is a class; make one: apply_(model, {remedy.__name__}())")
+        raise ArgumentTypeError(f"{remedy.__name__} is a class; make one: apply_(model, {remedy.__name__}())")
     if not isinstance(remedy, Remedy):
-        raise TypeError(f"apply_ needs a remedy such as Init('he') or TAT(), not {remedy!r}")
+        raise ArgumentTypeError(f"apply_ needs a remedy such as Init('he') or TAT(), not {remedy!r}")
     wrapper, model = model, unwrap(model)
     planned, skipped = remedy.plan(model, where, inputs)
     if not planned:
         reasons = [f"\n{path or 'the model'}: {reason}" for path, reason in skipped.items()]
         more = f"\nand {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-        raise ValueError(f"{remedy} found nothing to change in {type(model).__name__}{''.join(reasons[:_SHOWN])}{more}")
+        raise ArgumentError(
+            f"{remedy} found nothing to change in {type(model).__name__}{''.join(reasons[:_SHOWN])}{more}"
+        )
     changes = tuple(change for change, _ in planned)
     if dry_run:
         return Report(remedy, changes, skipped, applied=False)
@@ -171,7 +174,7 @@ def apply_(
             for _, change in planned:
                 change()
         if isinstance(wrapper, nn.parallel.DistributedDataParallel) and not known >= set(map(id, model.parameters())):
-            raise ValueError(
+            raise ArgumentError(
                 f"{remedy} adds parameters, which a DistributedDataParallel around the model would not keep the same "
                 "on all ranks; apply it first, and wrap the model then"
             )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainability.errors import UnsupportedModelError
+from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.layers import Where, select
 from trainability.modules.ic import DropoutKind, ICLayer, Kind, check_keep
 from trainability.modules.norms import FeatureBatchNorm
@@ -60,7 +60,7 @@ class IC:
         check_keep(self.keep)
         ICLayer(1, self.keep, dropout=self.dropout)
         if self.batchnorm not in ("remove", "keep"):
-            raise ValueError(f"batchnorm is 'remove' or 'keep', not {self.batchnorm!r}")
+            raise ArgumentError(f"batchnorm is 'remove' or 'keep', not {self.batchnorm!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from trainability.activations import fan_in, is_weight_layer
+from trainability.errors import ArgumentError
 from trainability.kernels import maps
 from trainability.layers import Where
 from trainability.observe import call, observing
@@ -59,7 +60,7 @@ class Init:
 
     def __post_init__(self) -> None:
         if self.scheme not in _SCHEMES:
-            raise ValueError(f"Init has no scheme {self.scheme!r}; choose from {', '.join(map(repr, _SCHEMES))}")
+            raise ArgumentError(f"Init has no scheme {self.scheme!r}; choose from {', '.join(map(repr, _SCHEMES))}")
         self._gain()
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +70,7 @@ class Init:
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan one change per weight layer."""
         if self.scheme == "lsuv" and inputs is None:
-            raise ValueError("Init('lsuv') scales each layer's outputs on a batch: apply_(model, remedy, inputs=x)")
+            raise ArgumentError("Init('lsuv') scales each layer's outputs on a batch: apply_(model, remedy, inputs=x)")
         paths, skipped = chosen(model, where, is_weight_layer, "not a weight layer")
         owners: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -152,7 +153,9 @@ def _unit_variance(model: nn.Module, inputs: Any, paths: list[str]) -> None:
             done.add(path)
             std = output.std(correction=0)
             if not (std.isfinite() and std > 0):
-                raise ValueError(f"lsuv: the outputs of {path} have a standard deviation of {float(std)} on this batch")
+                raise ArgumentError(
+                    f"lsuv: the outputs of {path} have a standard deviation of {float(std)} on this batch"
+                )
             weight = module._parameters["weight"]
             assert weight is not None
             weight.div_(std)

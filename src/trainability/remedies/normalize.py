@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from trainability.errors import UnsupportedModelError
+from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.layers import Where, select
 from trainability.modules.norms import FeatureBatchNorm, FeatureGroupNorm
 from trainability.remedies.apply import Change, Changes, Plan
@@ -61,9 +61,11 @@ class Normalize:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise ValueError(f"kind is {self.kind!r}; choose from {', '.join(map(repr, get_args(Kind)))}")
+            raise ArgumentError(f"kind is {self.kind!r}; choose from {', '.join(map(repr, get_args(Kind)))}")
         if self.groups is not None and (self.kind != "group" or self.groups < 1):
-            raise ValueError(f"groups belongs to kind 'group' and is at least 1, not {self.groups} for {self.kind!r}")
+            raise ArgumentError(
+                f"groups belongs to kind 'group' and is at least 1, not {self.groups} for {self.kind!r}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

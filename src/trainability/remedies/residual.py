@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainability.activations import is_nonlinearity, is_weight_layer
-from trainability.errors import UnsupportedModelError
+from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.layers import Where, select
 from trainability.modules.shortcut import Add, Scale, ScaledAdd, fixup_factors, shortcut
 from trainability.remedies.apply import Change, Changes, Plan
@@ -71,9 +71,9 @@ class Residual:
 
     def __post_init__(self) -> None:
         if self.scale not in get_args(Scale):
-            raise ValueError(f"scale is {self.scale!r}; choose from {', '.join(map(repr, get_args(Scale)))}")
+            raise ArgumentError(f"scale is {self.scale!r}; choose from {', '.join(map(repr, get_args(Scale)))}")
         if self.layers < 1:
-            raise ValueError(f"layers is at least 1, not {self.layers}")
+            raise ArgumentError(f"layers is at least 1, not {self.layers}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -82,7 +82,7 @@ class Residual:
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan one change per branch, and for Fixup one per weight layer."""
         if inputs is None:
-            raise ValueError("Residual reads the shapes of layers off one call: apply_(model, remedy, inputs=x)")
+            raise ArgumentError("Residual reads the shapes of layers off one call: apply_(model, remedy, inputs=x)")
         calls = watch_calls(model, inputs)
         weight_layers(model, calls)  # refuses quantised ones
         spans, skipped = self._spans(model, calls) if where is None else _modules(model, calls, where)

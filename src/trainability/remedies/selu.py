@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import fx, nn
 
 from trainability.activations import find_activation_calls, is_nonlinearity
+from trainability.errors import ArgumentError
 from trainability.layers import Where, select
 from trainability.remedies.apply import Change, Changes, Plan
 from trainability.remedies.calls import check_not_quantised, nested_tensor_changes
@@ -42,7 +43,7 @@ class SELU:
 
     def __post_init__(self) -> None:
         if self.init not in ("lecun", None):
-            raise ValueError(f"init is 'lecun' or None, not {self.init!r}")
+            raise ArgumentError(f"init is 'lecun' or None, not {self.init!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -91,7 +92,7 @@ class SELU:
         if calls is None or not (calls.callers or calls.at):
             return []
         if inputs is None:
-            raise ValueError(
+            raise ArgumentError(
                 "activations are called as functions in this model, and to replace them it has to run: "
                 "apply_(model, remedy, inputs=x)"
             )

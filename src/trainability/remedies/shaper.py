@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from trainability.activations import fan_in, is_nonlinearity
-from trainability.errors import UnsupportedModelError
+from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.kernels import (
     DKSTarget,
     EOCTarget,
@@ -63,11 +63,11 @@ class Shaping:
         if (check := getattr(super(), "__post_init__", None)) is not None:
             check()
         if self.shortcut is not None and not 0 <= self.shortcut <= 1:
-            raise ValueError(f"the shortcut's weight lies between 0 and 1 (it is {self.shortcut})")
+            raise ArgumentError(f"the shortcut's weight lies between 0 and 1 (it is {self.shortcut})")
         if self.batchnorm not in ("refuse", "remove"):
-            raise ValueError(f"batchnorm is 'refuse' or 'remove', not {self.batchnorm!r}")
+            raise ArgumentError(f"batchnorm is 'refuse' or 'remove', not {self.batchnorm!r}")
         if self.init not in (None, own := type(self).init):
-            raise ValueError(f"init is {own!r} or None, not {self.init!r}")
+            raise ArgumentError(f"init is {own!r} or None, not {self.init!r}")
 
 
 class Shaper:
@@ -75,7 +75,9 @@ class Shaper:
 
     def __init__(self, remedy: Shaping, model: nn.Module, where: Where | None, inputs: Any) -> None:
         if inputs is None:
-            raise ValueError(f"{type(remedy).__name__} reads the model off one call: apply_(model, remedy, inputs=x)")
+            raise ArgumentError(
+                f"{type(remedy).__name__} reads the model off one call: apply_(model, remedy, inputs=x)"
+            )
         assert isinstance(remedy, DKSTarget | TATTarget | EOCTarget)
         self.target: Target = remedy
         self.remedy = remedy

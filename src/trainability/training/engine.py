@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from trainability.data import Dataset, Split
-from trainability.errors import UnsupportedModelError
+from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.flow import measure
 from trainability.layers import select
 from trainability.training.batches import Batches
@@ -89,11 +89,11 @@ class Training:
     ) -> None:
         if not len(models) == len(members) == len(records):
             counts = f"{len(models)} models, {len(members)} members and {len(records)} records"
-            raise ValueError(f"there are {counts}; give one of each for every network")
+            raise ArgumentError(f"there are {counts}; give one of each for every network")
         self.members, self.records, self.plan = list(members), list(records), plan
         self.fabric = fabric = fabric or fabric_on("cpu")
         if plan.cuda_graph == "on" and make_graph is None and fabric.device.type != "cuda":
-            raise ValueError(f"cuda_graph: on needs a CUDA device, and this is {fabric.device.type}")
+            raise ArgumentError(f"cuda_graph: on needs a CUDA device, and this is {fabric.device.type}")
         self.data = data = data.to(fabric.device)
         self.batches = Batches(
             data,
@@ -323,7 +323,7 @@ class Training:
         own = {name: tuple(t.shape) for name, t in self.stack.module.state_dict().items()}
         if found != own or len(state["records"]) != len(self.records):
             differ = sorted(name for name in found.keys() | own.keys() if found.get(name) != own.get(name))
-            raise ValueError(
+            raise ArgumentError(
                 f"the state is of other networks; they differ in {', '.join(differ[:3]) or 'their number'}"
             )
         load_weights(self.stack.module, state["weights"])

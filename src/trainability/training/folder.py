@@ -13,13 +13,10 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
+from trainability.errors import FolderError
 from trainability.files import finite, write_atomically
 
 _KEPT = 2  # checkpoints; the older one is for when the newer turns out to be damaged
-
-
-class FolderError(ValueError):
-    """A directory that cannot be used for a run, or a checkpoint that does not belong to it."""
 
 
 class RunFolder:

@@ -8,6 +8,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from trainability.errors import StateError
+
 T = TypeVar("T")
 
 
@@ -85,7 +87,7 @@ class CudaGraph:
                 with torch.cuda.graph(self._graph, stream=self._stream):
                     return work()
             except UserWarning as error:
-                raise RuntimeError(str(error)) from None
+                raise StateError(str(error)) from None
 
     def replay(self) -> None:
         """Launch what was recorded."""

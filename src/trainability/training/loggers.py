@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from trainability.errors import ArgumentError
+
 
 class Logger(Protocol):
     """What a run sends its metrics to."""
@@ -80,9 +82,9 @@ def check(names: Sequence[str]) -> None:
     """Raise ValueError for a logger that is unknown or not installed, before anything is trained."""
     for name in names:
         if name not in _KINDS:
-            raise ValueError(f"there is no logger {name!r}; choose from {', '.join(_KINDS)}")
+            raise ArgumentError(f"there is no logger {name!r}; choose from {', '.join(_KINDS)}")
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"the logger {name!r} needs: pip install 'trainability[{name}]'")
+            raise ArgumentError(f"the logger {name!r} needs: pip install 'trainability[{name}]'")
 
 
 def loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> list[Logger]:

@@ -19,6 +19,8 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from trainability.errors import ArgumentError
+
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # on every device
 # They need a closure, or gradients of another kind, or hold no state that could be written down.
 _UNFIT = {"lbfgs", "sparseadam", "optimizer"}
@@ -30,7 +32,7 @@ def check_words(settings: object, *names: str) -> None:
     for name in names:
         words, value = get_args(hints[name]), getattr(settings, name)
         if value not in words:
-            raise ValueError(f"{name} is {value!r}; choose {', '.join(words[:-1])} or {words[-1]}")
+            raise ArgumentError(f"{name} is {value!r}; choose {', '.join(words[:-1])} or {words[-1]}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def optimiser_class(name: str) -> type[Optimizer]:
     key = name.lower().replace("-", "").replace("_", "")
     own = {n.lower(): c for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)}
     if key in _UNFIT:
-        raise ValueError(f"{name} cannot be used: it needs a closure or sparse gradients")
+        raise ArgumentError(f"{name} cannot be used: it needs a closure or sparse gradients")
     # torch's Muon refuses biases; the package's takes them in groups of another kind.
     if key in own and key != "muon":
         return own[key]
@@ -90,12 +92,12 @@ def optimiser_class(name: str) -> type[Optimizer]:
         near = difflib.get_close_matches(key, own, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         more = "More names need: pip install 'trainability[optimizers]'"
-        raise ValueError(f"torch.optim has no {name}; {hint}{more}") from None
+        raise ArgumentError(f"torch.optim has no {name}; {hint}{more}") from None
     known = [str(n).lower() for n in pytorch_optimizer.get_supported_optimizers()]
     if key not in known:
         near = difflib.get_close_matches(key, [*own, *known], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"there is no optimiser {name}{hint}")
+        raise ArgumentError(f"there is no optimiser {name}{hint}")
     found: type[Optimizer] = pytorch_optimizer.load_optimizer(key)
     return found
 
@@ -121,11 +123,11 @@ def build(
         if option not in accepted:
             near = difflib.get_close_matches(option, accepted, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{kind.__name__} has no option {option}{hint}")
+            raise ArgumentError(f"{kind.__name__} has no option {option}{hint}")
     if "weight_decay" in accepted:
         given["weight_decay"] = weight_decay
     elif weight_decay:
-        raise ValueError(f"{kind.__name__} has no weight_decay")
+        raise ArgumentError(f"{kind.__name__} has no weight_decay")
     if kind in _FUSED and not {"fused", "foreach"} & given.keys():
         given["fused"] = True
     weights = [p for p in weights if p.requires_grad]
@@ -143,7 +145,7 @@ def build(
         make: Callable[..., Optimizer] = kind
         return make([g for g in groups if g["params"]], lr=lr, **given)
     except Exception as error:  # each of them checks in its own way
-        raise ValueError(f"{kind.__name__} cannot be made with these options: {error}") from None
+        raise ArgumentError(f"{kind.__name__} cannot be made with these options: {error}") from None
 
 
 def check(name: str, *, lr: float, weight_decay: float, options: Mapping[str, Any]) -> None:
@@ -157,13 +159,13 @@ def check(name: str, *, lr: float, weight_decay: float, options: Mapping[str, An
         optimizer.step()
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{name} cannot be used: a step from gradients alone fails ({reason})") from None
+        raise ArgumentError(f"{name} cannot be used: a step from gradients alone fails ({reason})") from None
     kept = io.BytesIO()
     torch.save(optimizer.state_dict(), kept)
     kept.seek(0)
     try:
         torch.load(kept, weights_only=True)
     except Exception:  # it holds objects of its own
-        raise ValueError(
+        raise ArgumentError(
             f"{name} cannot be used: its state could not be read back without running code from it"
         ) from None

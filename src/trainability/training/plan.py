@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from trainability.data.augment import Augment
 from trainability.entropy import Convention
+from trainability.errors import ArgumentError
 from trainability.moments import Neurons
 from trainability.training.optimisers import Schedule, check_words
 
@@ -59,7 +60,7 @@ class Plan:
 
     >>> Plan(epochs=1, batch_size=64, members="vmapp")
     Traceback (most recent call last):
-    ValueError: members is 'vmapp'; choose auto, direct, vmap, loop or streams
+    trainability.errors.ArgumentError: members is 'vmapp'; choose auto, direct, vmap, loop or streams
     """
 
     epochs: int
@@ -77,5 +78,5 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
-            raise ValueError(f"epochs is {self.epochs} and batch_size {self.batch_size}; take at least 1 and 2")
+            raise ArgumentError(f"epochs is {self.epochs} and batch_size {self.batch_size}; take at least 1 and 2")
         check_words(self, "members", "compile", "cuda_graph", "convention", "neurons")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.func import functional_call, vmap
 
-from trainability.errors import UnsupportedModelError
+from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.moments import Neurons
 from trainability.observe import observing, unwrap
 from trainability.readings import Batch, Reader
@@ -67,10 +67,10 @@ class Stack(nn.Module):
     def __init__(self, models: Sequence[nn.Module], *, taps: Sequence[str] = (), neurons: Neurons = "position") -> None:
         super().__init__()
         if not models:
-            raise ValueError("a stack needs at least one model")
+            raise ArgumentError("a stack needs at least one model")
         members = [unwrap(model) for model in models]
         if len({id(m) for m in members}) < len(members):
-            raise ValueError("the members of a stack must be models of their own, not one model several times")
+            raise ArgumentError("the members of a stack must be models of their own, not one model several times")
         self.__dict__["models"] = members  # not submodules: their weights are views of this module's
         self.turn = Turn("alone" if len(members) == 1 else "vmap")
         self.turn.generators = [torch.Generator().manual_seed(number) for number in range(len(members))]
@@ -110,7 +110,7 @@ class Stack(nn.Module):
 
     def _check_inputs(self, x: Tensor) -> None:
         if x.dim() < 2 or len(x) != len(self):
-            raise ValueError(f"a stack of {len(self)} takes inputs ({len(self)}, B, ...), not {tuple(x.shape)}")
+            raise ArgumentError(f"a stack of {len(self)} takes inputs ({len(self)}, B, ...), not {tuple(x.shape)}")
 
     @property
     def how(self) -> Way:
@@ -263,7 +263,9 @@ class Stack(nn.Module):
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        raise TypeError("a stack cannot be pickled: its models are views of it; pickle stack.models, or state_dict()")
+        raise ArgumentTypeError(
+            "a stack cannot be pickled: its models are views of it; pickle stack.models, or state_dict()"
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Stack":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant
+from trainability.errors import ArgumentError
 from trainability.readings import Batch, join
 from trainability.term import Total, over_ranks
 
@@ -62,7 +63,9 @@ class StackLBE(nn.Module):
         """Return each member's loss · (1 + L_BE), ``(E,)``, from losses ``(E,)`` and moments ``(E, readings, n)``."""
         for reading in readings:
             if reading.count < 2:
-                raise ValueError(f"{reading.names[0]} has one sample per neuron; LBE needs a batch of two at the least")
+                raise ArgumentError(
+                    f"{reading.names[0]} has one sample per neuron; LBE needs a batch of two at the least"
+                )
         runs = join(list(readings), dim=1)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             variances, counts, mean_losses = over_ranks(runs, losses.detach())

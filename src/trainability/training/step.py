@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainability.errors import UnsupportedModelError
+from trainability.errors import StateError, UnsupportedModelError
 from trainability.training.batches import Batches
 from trainability.training.graphs import Graph
 from trainability.training.hidden import python_state
@@ -109,12 +109,12 @@ class Step:
             return
         try:
             if not self._stack.recordable:
-                raise RuntimeError("its members draw random numbers by functions, each from a seed of its own")
+                raise StateError("its members draw random numbers by functions, each from a seed of its own")
             before = python_state(self._stack.module, self._fabric.device)
             self._graph.check(work)
             after = python_state(self._stack.module, self._fabric.device)
             if moved := [name for name, value in after.items() if before.get(name) != value]:
-                raise RuntimeError(f"a pass changes {moved[0]}, which a recording would not")
+                raise StateError(f"a pass changes {moved[0]}, which a recording would not")
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
