@@ -60,9 +60,6 @@ HAZARDS = {
     "a whole module that adds and activates": Module(lambda m, x: m.c(m.join(m.a(x), m.b(x))), join=AddRelu()),
     "a module that pools, too": Module(lambda m, x: m.c(torch.cat([m.act(m.a(x))] * 2, 1)), act=Pooled()),
     "summands in another order": Module(lambda m, x: m.c(torch.tanh(m.join(m.a(x), m.b(x)))), join=Swapped()),
-    "an activation of an affine function": Module(lambda m, x: m.b(torch.tanh(2 * m.a(x) + 1))),
-    "two activations in a row": Module(lambda m, x: m.b(torch.tanh(F.softplus(m.a(x))))),
-    "a factor before a sum": Module(lambda m, x: m.c(torch.tanh(m.a(x) + 0.5 * m.b(x)))),
     "an input changed in place and used again": Module(
         lambda m, x: m.b(m.act(h := m.a(x))) + m.c(h), act=nn.ELU(inplace=True)
     ),
@@ -109,12 +106,18 @@ class InTraining(Forward):
 
 
 @pytest.mark.parametrize(
-    ("make", "words"), [(NoGrad, "works under no_grad"), (Counts, "sets attributes"), (InTraining, "in training than")]
+    ("make", "code"),
+    [
+        (NoGrad, "forward-under-a-context"),
+        (Counts, "forward-sets-attributes"),
+        (InTraining, "forward-not-understood"),
+    ],
 )
-def test_a_forward_that_a_rewritten_one_would_not_match(make, words):
+def test_a_forward_that_a_rewritten_one_would_not_match(make, code):
     model = nn.Sequential(make(), nn.Tanh(), nn.Linear(8, 2))
-    with pytest.raises(UnsupportedModelError, match=words):
+    with pytest.raises(UnsupportedModelError) as caught:
         tr.apply_(model, tr.DKS(1.2), inputs=torch.randn(4, 8))
+    assert caught.value.code == code
     assert "last" not in vars(model[0])
 
 
@@ -166,3 +169,131 @@ def test_functions_that_are_no_part_of_torch_nn_functional():
     model, x = nn.Sequential(Erf(), nn.Linear(8, 2)), torch.randn(4, 8)
     tr.apply_(model, tr.DKS(1.2), inputs=x)
     assert {"shaped_erf", "shaped_asinh"} <= dict(model[0].named_children()).keys()
+
+
+def _stacked(m, x):
+    return m.c(torch.tanh(torch.stack([m.a(x), m.b(x)]).sum(0)))
+
+
+def _in_place_and_used(m, x):
+    h = m.a(x)
+    h.tanh_()
+    return m.b(h)
+
+
+# Ways to write what another way of writing means: an activation in several operations, constants beside sums.
+SAME = {
+    "two activations in a row": (
+        lambda m, x: m.b(torch.tanh(F.softplus(m.a(x)))),
+        lambda m, x: m.b(m.act(m.a(x))),
+        lambda z: torch.tanh(F.softplus(z)),
+    ),
+    "an activation of an affine function": (
+        lambda m, x: m.b(torch.tanh(2 * m.a(x) + 1)),
+        lambda m, x: m.b(m.act(m.a(x))),
+        lambda z: torch.tanh(2 * z + 1),
+    ),
+    "swish written out": (
+        lambda m, x: m.b((h := m.a(x)) * torch.sigmoid(h)),
+        lambda m, x: m.b(m.act(m.a(x))),
+        F.silu,
+    ),
+    "a constant after it": (
+        lambda m, x: m.b(1.7 * torch.tanh(m.a(x))),
+        lambda m, x: m.b(m.act(m.a(x))),
+        lambda z: 1.7 * torch.tanh(z),
+    ),
+    "in place, by its argument": (_in_place_and_used, lambda m, x: m.b(m.act(m.a(x))), torch.tanh),
+    "a cast before it": (
+        lambda m, x: m.b(torch.tanh(m.a(x).float())),
+        lambda m, x: m.b(m.act(m.a(x))),
+        torch.tanh,
+    ),
+}
+
+
+class Own(nn.Module):
+    """An activation as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_an_activation_is_shaped_however_it_is_written(name):
+    written, plain, function = SAME[name]
+    x, outputs = torch.randn(4, 8), []
+    for forward, modules in ((written, {}), (plain, {"act": Own(function)})):
+        torch.manual_seed(0)
+        model = nn.Sequential(Module(forward, **modules), nn.Tanh(), nn.Linear(8, 2))
+        tr.apply_(model, tr.DKS(1.2, init=None), inputs=x)
+        outputs.append(model(x))
+    assert torch.allclose(*outputs, atol=1e-5)
+
+
+SUMS = {
+    "a factor before a sum": lambda m, x: m.c(torch.tanh(m.a(x) + 0.5 * m.b(x))),
+    "a factor behind it": lambda m, x: m.c(torch.tanh((2 * m.a(x) + m.b(x)) * 0.5)),
+    "a quotient": lambda m, x: m.c(torch.tanh((m.a(x) + m.b(x) / 2) / 3)),
+    "alpha": lambda m, x: m.c(torch.tanh(torch.add(m.a(x), m.b(x), alpha=0.5))),
+    "lerp": lambda m, x: m.c(torch.tanh(torch.lerp(m.a(x), m.b(x), 1 / 3))),
+    "a difference": lambda m, x: m.c(torch.tanh(m.a(x) - -0.5 * m.b(x))),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_a_sum_keeps_the_ratio_of_its_weights_however_it_is_written(name):
+    model, x = nn.Sequential(Module(SUMS[name]), nn.Tanh(), nn.Linear(8, 2)), torch.randn(4, 8)
+    tr.apply_(model, tr.DKS(1.2), inputs=x)
+    assert model[0].weighted_sum_0.weights == pytest.approx((2 / 5**0.5, 1 / 5**0.5))
+    assert torch.allclose(
+        model[0](x),
+        model[0].c(model[0].shaped_tanh(2 / 5**0.5 * model[0].a(x) + 1 / 5**0.5 * model[0].b(x))),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: m.c(torch.tanh(sum([m.a(x), m.b(x), x]))),
+        lambda m, x: m.c(torch.tanh(torch.stack([m.a(x), m.b(x), x], 1).mean(1))),
+        lambda m, x: m.c(torch.tanh(m.a(x) + (m.b(x) + x))),
+    ],
+)
+def test_a_sum_of_several_is_one_sum(forward):
+    model, x = nn.Sequential(Module(forward), nn.Tanh(), nn.Linear(8, 2)), torch.randn(4, 8)
+    tr.apply_(model, tr.DKS(1.2), inputs=x)
+    assert model[0].weighted_sum_0.weights == pytest.approx([3**-0.5] * 3)
+    tr_model = nn.Sequential(Module(forward), nn.Tanh(), nn.Linear(8, 2))
+    tr.apply_(tr_model, tr.DKS(1.2, shortcut=0.6), inputs=x)
+    assert sorted(tr_model[0].weighted_sum_0.weights) == pytest.approx([0.8 / 2**0.5] * 2 + [0.6])
+
+
+class Root(Forward):
+    def forward(self, xs, flag=False):
+        h = F.relu(self.a(xs["one"]) + xs["two"][0])
+        return {"h": self.b(h), "again": (h,)}
+
+
+class Rooted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.root, self.last = nn.Linear(8, 8), nn.Linear(8, 8), Root(), nn.Linear(8, 2)
+
+    def forward(self, x):
+        out = self.root({"one": self.first(x), "two": [self.second(x)]})
+        return self.last(torch.tanh(out["h"] + out["again"][0]))
+
+
+def test_a_forward_that_takes_tensors_in_lists_and_gives_tuples():
+    x, model = torch.randn(4, 8), Rooted()
+    tr.apply_(model, tr.DKS(1.2), inputs=x)
+    assert torch.equal(copy.deepcopy(model)(x), model(x))
+    h = model.root.shaped_relu(model.root.weighted_sum_0(model.root.a(model.first(x)), model.second(x)))
+    both = model.weighted_sum_0(model.root.b(h), h)
+    assert torch.allclose(model(x), model.last(model.shaped_tanh(both)), atol=1e-6)

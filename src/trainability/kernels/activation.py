@@ -167,9 +167,13 @@ def as_activation(phi: Any, name: str = "") -> Activation:
     if isinstance(phi, nn.GELU):
         return _by_name("gelu_tanh" if phi.approximate == "tanh" else "gelu")
     if isinstance(phi, nn.RReLU):
-        raise ArgumentError("rrelu draws its slope at random in training, so it is no fixed function; use leaky_relu")
+        raise ArgumentError(
+            "rrelu draws its slope at random in training, so it is no fixed function; use leaky_relu", code="random"
+        )
     if not callable(phi):
-        raise ArgumentError(f"an activation is a name, a module or an elementwise function, not {phi!r}")
+        raise ArgumentError(
+            f"an activation is a name, a module or an elementwise function, not {phi!r}", code="activation"
+        )
     if isinstance(phi, nn.Module):
         name = name or type(phi).__name__
         phi = copy.deepcopy(phi).double().eval()
@@ -178,7 +182,22 @@ def as_activation(phi: Any, name: str = "") -> Activation:
     name = name or getattr(phi, "__name__", type(phi).__name__)
     _check(phi, name)
     kinks, resolution = find_kinks(Activation(name, phi).derivatives)
-    return Activation(name, phi, kinks, resolution)
+    leaky = _slopes(phi) if kinks == (0.0,) else None
+    if leaky is not None and leaky[1] == 1:
+        name = "leaky_relu" if leaky[0] else "relu"
+    return Activation(name, phi, kinks, resolution, leaky)
+
+
+def _slopes(phi: Function) -> tuple[float, float] | None:
+    """``leaky`` of a function that is a leaky ReLU, whatever it is called: b z above 0, a z with a / b ≥ 0 below."""
+    z = torch.logspace(-3, 2, 16, dtype=torch.float64, device="cpu")
+    with torch.no_grad():
+        above, below = phi(z.clone()) / z, phi(-z) / -z
+    gain, other = float(above[-1]), float(below[-1])
+    straight = torch.allclose(above, above[-1:], rtol=1e-9) and torch.allclose(below, below[-1:], rtol=1e-9)
+    return (
+        (abs(other) / gain, gain) if straight and gain > 0 and other >= 0 and abs(float(phi(0 * z)[0])) == 0 else None
+    )
 
 
 def _by_name(name: str) -> Activation:
@@ -188,7 +207,10 @@ def _by_name(name: str) -> Activation:
     if name == "relu":
         return leaky_relu(0.0)
     if name not in _NAMED:
-        raise ArgumentError(f"there is no activation {name!r}; choose from {', '.join(names())}, or pass the function")
+        raise ArgumentError(
+            f"there is no activation {name!r}; choose from {', '.join(names())}, or pass the function",
+            code="unknown-activation",
+        )
     function, kinks = _NAMED[name]
     return Activation(name, function, kinks)
 
@@ -205,22 +227,32 @@ def _check(function: Function, name: str) -> None:
         with torch.no_grad():
             once, again = function(z.clone()), function(z.clone())
     except Exception as error:
-        raise ArgumentError(f"{name} cannot be called on a float64 tensor: {type(error).__name__}: {error}") from error
+        raise ArgumentError(
+            f"{name} cannot be called on a float64 tensor: {type(error).__name__}: {error}", code="activation-fails"
+        ) from error
     if not isinstance(once, Tensor) or once.shape != z.shape or once.dtype != torch.float64:
         what = f"shape {tuple(once.shape)}, {once.dtype}" if isinstance(once, Tensor) else type(once).__name__
-        raise ArgumentError(f"{name} is not elementwise: a float64 tensor of shape (4, 6) became {what}")
+        raise ArgumentError(
+            f"{name} is not elementwise: a float64 tensor of shape (4, 6) became {what}", code="not-elementwise"
+        )
     if not once.isfinite().all():
-        raise ArgumentError(f"{name} is not finite at {float(z[~once.isfinite()][0]):.3g}")
+        raise ArgumentError(f"{name} is not finite at {float(z[~once.isfinite()][0]):.3g}", code="not-finite")
     if not torch.equal(once, again):
-        raise ArgumentError(f"{name} gives another value each time; kernels need a fixed function (eval mode?)")
+        raise ArgumentError(
+            f"{name} gives another value each time; kernels need a fixed function (eval mode?)", code="random"
+        )
     order = torch.randperm(24, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     with torch.no_grad():
         some = order[:14]  # others in their company, and fewer
         mixed = function(z.flatten()[some].view(2, 7).clone())
     if not torch.allclose(mixed.flatten(), once.flatten()[some], rtol=1e-10, atol=1e-12):
-        raise ArgumentError(f"{name} is not elementwise: a value depends on the others of its tensor")
+        raise ArgumentError(
+            f"{name} is not elementwise: a value depends on the others of its tensor", code="not-elementwise"
+        )
     slope = Activation(name, function).derivatives(z, 1)[1]
     if not slope.isfinite().all():
-        raise ArgumentError(f"the derivative of {name} is not finite at {float(z[~slope.isfinite()][0]):.3g}")
+        raise ArgumentError(
+            f"the derivative of {name} is not finite at {float(z[~slope.isfinite()][0]):.3g}", code="not-finite"
+        )
     if math.isclose(float(once.std()), 0.0, abs_tol=1e-300):
-        raise ArgumentError(f"{name} is constant")
+        raise ArgumentError(f"{name} is constant", code="constant")

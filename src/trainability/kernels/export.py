@@ -5,22 +5,48 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from trainability.errors import UnsupportedModelError
 from trainability.observe import observing
 
 
-def record(model: nn.Module, inputs: Any) -> tuple[fx.Graph, dict[str, torch.Tensor | None]]:
-    """The operations of ``model(inputs)`` at evaluation, and what its placeholders are: tensors of the model, or None.
+@dataclass(frozen=True)
+class Recording:
+    """The operations of one call.
+
+    Attributes:
+        module: runs them, on the tensors and inputs in the order of its placeholders.
+        tensors: by placeholder, the tensors that the model holds, and None for inputs.
+        names: of those that are parameters or buffers; one that has several names has the first.
+        parameters: which of the names are of parameters.
+        inputs: by placeholder, the tensors among the inputs of the call.
+    """
+
+    module: fx.GraphModule
+    tensors: dict[str, Tensor | None]
+    names: dict[str, str]
+    parameters: frozenset[str]
+    inputs: dict[str, Tensor]
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The operations."""
+        return self.module.graph
+
+
+def record(model: nn.Module, inputs: Any) -> Recording:
+    """The operations of ``model(inputs)`` at evaluation.
 
     Raises:
         UnsupportedModelError: the model's code cannot be recorded, as where it decides on the values of activations.
     """
     from torch.export.graph_signature import InputKind  # takes a second to import
+    from torch.utils._pytree import tree_leaves
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] | None = None
@@ -35,11 +61,23 @@ def record(model: nn.Module, inputs: Any) -> tuple[fx.Graph, dict[str, torch.Ten
             program = torch.export.export(model, args, kwargs, strict=False)
         except Exception as error:  # the model's own code runs in there, on tensors without values
             raise _explained(error, running[-1]) from error
-    tensors: dict[str, torch.Tensor | None] = {}
+    tensors: dict[str, Tensor | None] = {}
+    names: dict[str, str] = {}
+    parameters: set[str] = set()
+    first: dict[int, str] = {}
+    given: dict[str, Tensor] = {}
+    leaves = iter(tree_leaves(program.example_inputs))
     held = {**program.state_dict, **program.constants}
     for spec in program.graph_signature.input_specs:
-        tensors[spec.arg.name] = None if spec.kind == InputKind.USER_INPUT else held.get(str(spec.target))
-    return program.graph, tensors
+        tensor = None if spec.kind == InputKind.USER_INPUT else held.get(str(spec.target))
+        tensors[spec.arg.name] = tensor
+        if spec.kind == InputKind.USER_INPUT and isinstance(value := next(leaves), Tensor):
+            given[spec.arg.name] = value
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            names[spec.arg.name] = name = first.setdefault(id(tensor), str(spec.target))
+            if spec.kind == InputKind.PARAMETER:
+                parameters.add(name)
+    return Recording(program.graph_module, tensors, names, frozenset(parameters), given)
 
 
 def _explained(error: Exception, path: str) -> UnsupportedModelError:
@@ -49,8 +87,11 @@ def _explained(error: Exception, path: str) -> UnsupportedModelError:
             path,
             "its forward decides on the values of activations (dynamic control flow), so it is a different network for "
             "every input and has no graph; take the decision out of forward, or shape the parts on their own",
+            code="dynamic-control-flow",
         )
-    return UnsupportedModelError(path, f"its operations cannot be recorded ({type(error).__name__}: {text})")
+    return UnsupportedModelError(
+        path, f"its operations cannot be recorded ({type(error).__name__}: {text})", code="not-recordable"
+    )
 
 
 @contextmanager

@@ -29,17 +29,17 @@ def gauss_legendre(nodes: int = NODES) -> tuple[Tensor, Tensor]:
     return x, 2 * vectors[0] ** 2
 
 
-def edges(kinks: Tensor, width: float, grading: float | None = None) -> Tensor:
+def edges(kinks: Tensor, width: float, grading: float | None = None, finest: float = 1e-9) -> Tensor:
     """Panels of the real line for rows of kinks ``(..., K)``: equal ones, split at every kink, as ``(..., edges)``.
 
-    ``grading``: towards every kink the panels shrink by that factor at a time, down to 1e-9, for functions that
-    change quickly near it without having a kink there.
+    ``grading``: towards every kink the panels shrink by that factor at a time, down to ``finest`` of a panel, for
+    functions that change quickly near it without having a kink there.
     """
     count = max(2, math.ceil(2 * REACH / width))
     even = torch.linspace(-REACH, REACH, count + 1, dtype=torch.float64, device="cpu")
     parts = [even.expand(*kinks.shape[:-1], count + 1), kinks]
     if grading is not None:
-        count = math.ceil(30 / math.log2(grading))
+        count = max(1, math.ceil(-math.log(finest) / math.log(grading)))
         steps = width * grading ** -torch.arange(count, dtype=torch.float64, device="cpu")
         around = torch.cat([-steps, steps])
         parts.append((kinks.unsqueeze(-1) + around).flatten(-2))
@@ -83,10 +83,13 @@ def expectation(
         values = function(x)
         value = float((w * values).sum())
         if not math.isfinite(value):
-            raise ArgumentError(f"the function is not finite at x = {float(x[~values.isfinite()][0]):.6g}")
+            raise ArgumentError(
+                f"the function is not finite at x = {float(x[~values.isfinite()][0]):.6g}", code="not-finite"
+            )
         if abs(value - before) <= tolerance * max(float((w * values.abs()).sum()), 1e-300):
             return value
         before = value
     raise ArgumentError(
-        "the integral does not settle; name the points where the function or its derivative jumps as kinks"
+        "the integral does not settle; name the points where the function or its derivative jumps as kinks",
+        code="not-settled",
     )

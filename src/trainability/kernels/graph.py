@@ -1,10 +1,10 @@
 """A network as a graph of what matters to its kernel, and the subnetwork-maximising function of that graph."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.kernels.activation import Activation
@@ -24,7 +24,10 @@ class Node:
         path: the module that it belongs to.
         weights: of the summands; of a concatenation the shares of the features; of a scale its root mean square.
         activation: of a nonlinear layer.
-        detail: the operation, as PyTorch calls it.
+        detail: the operation, as PyTorch calls it; ``constant`` of a scale or shift by what is written in the code.
+        weight: of an affine node, the name of the parameter that it multiplies by.
+        derived: whether that is changed on the way (standardized, scaled, masked).
+        at: the recorded operation that gives its values.
     """
 
     kind: Kind
@@ -33,6 +36,9 @@ class Node:
     weights: tuple[float, ...] = ()
     activation: Activation | None = None
     detail: str = ""
+    weight: str = ""
+    derived: bool = False
+    at: Any = field(default=None, repr=False, compare=False)
 
     def mix(self, values: Sequence[float]) -> float:
         """C value of a sum or concatenation of summands of equal q, from theirs."""
@@ -153,7 +159,7 @@ class Graph:
                 closed = all(
                     set(self.nodes[k].inputs) <= inside and (k == merge or set(after[k]) <= inside) for k in nodes[1:]
                 )
-                if closed and not set(ways) <= inside:
+                if nodes and closed and not set(ways) <= inside:  # no nodes: the fork does not reach it
                     end = _last(merge, following)
                     parts.append((fork, sorted({*nodes, *self._between(merge, end, after)})))
         return parts
@@ -169,9 +175,15 @@ class Graph:
                 needed.update(i for i in self.nodes[k].inputs if i in reached)
         return sorted(needed & reached)
 
+    def summands(self, node: Node) -> list[int]:
+        """What a node takes, without the summands whose weight is 0."""
+        return (
+            [i for i, w in zip(node.inputs, node.weights, strict=True) if w] if node.kind == "sum" else [*node.inputs]
+        )
+
     def dependent(self, node: Node) -> bool:
         """Whether summands come from one weight layer, or input, with no other weight layer between."""
-        sources = [self._sources[i] for i in node.inputs]
+        sources = [self._sources[i] for i in self.summands(node)]
         return any(a & b for k, a in enumerate(sources) for b in sources[:k])
 
     def check_sums(self, zero_mean: bool) -> None:
@@ -179,7 +191,7 @@ class Graph:
 
         Summands must come from different weight layers, or they depend on one another; and at most one of them may
         have a mean, which a nonlinear layer leaves that no weight layer follows, unless every nonlinear layer is
-        shaped to have none.
+        shaped to have none (``zero_mean``).
         """
         for node in self.nodes:
             if node.kind != "sum":
@@ -189,13 +201,19 @@ class Graph:
                     node.path,
                     "it adds two values that come from the same weight layer with no other between them, so they "
                     "depend on one another and the rule for sums does not hold; put a weight layer on one of the ways",
+                    code="dependent-sum",
                 )
-            if sum(self._means[i] for i in node.inputs) > 1 and not zero_mean:
+            if sum(self._means[i] for i in self.summands(node)) > 1 and not zero_mean:
                 raise UnsupportedModelError(
                     node.path,
                     "it adds two values that both end in a nonlinear layer, whose means add up and break the rule for "
                     "sums; end one of the branches in a weight layer, or use DKS, under which the means are zero",
+                    code="sum-of-means",
                 )
+
+    def carries_mean(self, node: Node) -> bool:
+        """Whether what a node takes has a mean over the random weights."""
+        return any(self._means[i] for i in self.summands(node))
 
     @cached_property
     def _sources(self) -> list[set[int]]:
@@ -203,7 +221,7 @@ class Graph:
         found: list[set[int]] = []
         for k, node in enumerate(self.nodes):
             fresh = node.kind in ("affine", "input")
-            found.append({k} if fresh else set().union(*(found[i] for i in node.inputs)))
+            found.append({k} if fresh else set().union(*(found[i] for i in self.summands(node))))
         return found
 
     @cached_property
@@ -211,8 +229,22 @@ class Graph:
         """Whether each node's values have a mean over the random weights."""
         found: list[bool] = []
         for node in self.nodes:
-            below = any(found[i] for i in node.inputs)
-            found.append(node.kind == "nonlinear" or (below and node.kind not in ("affine", "input")))
+            below = any(found[i] for i in self.summands(node))
+            centered = node.kind == "normalise" and node.detail != "rms_norm"
+            stays = below and node.kind not in ("affine", "input") and not centered
+            found.append(node.kind == "nonlinear" or stays)
+        return found
+
+    @cached_property
+    def gaussian(self) -> list[bool]:
+        """Whether each node's values are normal of mean 0 over the random weights: an affine node's, and their sums."""
+        found: list[bool] = []
+        for node in self.nodes:
+            below = all(found[i] for i in self.summands(node))
+            if node.kind == "sum":
+                found.append(below and not self.dependent(node))
+            else:
+                found.append(node.kind in ("affine", "input") or (node.kind in ("pass", "scale") and below))
         return found
 
 
@@ -253,7 +285,7 @@ def chain(depth: int, activation: Activation | None = None) -> Graph:
     3
     """
     if depth < 1:
-        raise ArgumentError(f"a chain has at least one nonlinear layer (depth is {depth})")
+        raise ArgumentError(f"a chain has at least one nonlinear layer (depth is {depth})", code="depth")
     nodes = [Node("input")]
     for k in range(depth):
         nodes.append(Node("affine", (len(nodes) - 1,), f"affine.{k}"))
@@ -277,7 +309,7 @@ def residual(branch: Graph, shortcut: float) -> Graph:
     4.0
     """
     if not 0 <= shortcut <= 1:
-        raise ArgumentError(f"the shortcut's weight lies between 0 and 1 (it is {shortcut})")
+        raise ArgumentError(f"the shortcut's weight lies between 0 and 1 (it is {shortcut})", code="shortcut")
     nodes = [Node("input"), *_moved(branch, entry=0, offset=1)]
     nodes.append(Node("sum", (0, len(nodes) - 1), weights=(shortcut, (1 - shortcut**2) ** 0.5)))
     return Graph((*nodes, Node("output", (len(nodes) - 1,))))
@@ -288,7 +320,7 @@ def _moved(graph: Graph, entry: int, offset: int) -> list[Node]:
     numbers = count(offset)
     position = {k: entry if node.kind == "input" else next(numbers) for k, node in enumerate(graph.nodes[:-1])}
     if graph.nodes[-1].inputs != (len(graph.nodes) - 2,):
-        raise ArgumentError("only networks whose one output comes last can be put together")
+        raise ArgumentError("only networks whose one output comes last can be put together", code="several-outputs")
     return [
         replace(node, inputs=tuple(position[i] for i in node.inputs))
         for node in graph.nodes[:-1]

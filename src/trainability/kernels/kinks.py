@@ -35,7 +35,9 @@ def find_kinks(derivatives: Callable[[Tensor, int], tuple[Tensor, ...]]) -> tupl
         stacked = torch.stack(derivatives(z, 2))  # (3, panels, nodes)
         if not stacked.isfinite().all():
             bad = z[~stacked.isfinite().all(0)][0]
-            raise ArgumentError(f"the activation or its derivative is not finite at {float(bad):.6g}")
+            raise ArgumentError(
+                f"the activation or its derivative is not finite at {float(bad):.6g}", code="not-finite"
+            )
         if sizes is None:
             sizes = stacked.abs().amax((1, 2)).clamp(min=1e-6).unsqueeze(1)
         rough = ((stacked @ last.T).abs().amax(-1) > 1e-9 * sizes).any(0)
@@ -50,7 +52,9 @@ def find_kinks(derivatives: Callable[[Tensor, int], tuple[Tensor, ...]]) -> tupl
         if not kinks or point - kinks[-1] > 1e-9:
             kinks.append(0.0 if abs(point) < 1e-12 else round(point, 12))
     if len(kinks) > 64:
-        raise ArgumentError("the activation has more than 64 kinks between -24 and 24; the kernel maps need fewer")
+        raise ArgumentError(
+            "the activation has more than 64 kinks between -24 and 24; the maps need fewer", code="too-many-kinks"
+        )
     return tuple(kinks), _shortest(resolved, torch.tensor(kinks, dtype=torch.float64, device="cpu"))
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainability.errors import ArgumentError
+from trainability.errors import ArgumentError, ArgumentTypeError
 from trainability.kernels.activation import Activation, as_activation
 from trainability.kernels.gaussian import edges, normal_rule
 
 _NARROW = 1 / 8
+_ROWS = 4096
 
 
 def mean(phi: Any, q: float = 1.0) -> float:
@@ -81,7 +82,7 @@ def c_slope(phi: Any, c: float = 1.0, q: float = 1.0) -> float:
     """
     act = _checked(phi, q, c)
     if act.jumps(0):
-        raise ArgumentError(f"{act.name} jumps, so its C map has no finite slope")
+        raise ArgumentError(f"{act.name} jumps, so its C map has no finite slope", code="jump")
     if act.leaky:
         (s, _), angle = act.leaky, math.acos(max(-1.0, min(1.0, c)))
         return 1.0 - (1 - s) ** 2 / (1 + s * s) * angle / math.pi
@@ -99,7 +100,7 @@ def c_curvature(phi: Any, c: float = 1.0, q: float = 1.0) -> float:
     """
     act = _checked(phi, q)
     if act.jumps(0) or act.jumps(1):
-        raise ArgumentError(f"the derivative of {act.name} jumps, so its C map has no finite curvature")
+        raise ArgumentError(f"the derivative of {act.name} jumps, so its C map has no finite curvature", code="jump")
     return q * q * kernel(act, c, q, order=2) / q_map(act, q)
 
 
@@ -128,18 +129,20 @@ def kernel(phi: Any, c: float, q: float = 1.0, order: int = 0) -> float:
     common, own = math.sqrt(abs(c)), math.sqrt(1 - abs(c))
     kinks = torch.tensor(act.kinks, dtype=torch.float64, device="cpu") / scale
     outer = torch.cat([kinks, -kinks]) / max(common, 1e-3)
-    z, w = normal_rule(_panels(act, outer, scale * common, grading=4.0 if act.kinks else None))
-    y, v = normal_rule(_panels(act, (kinks - common * z.unsqueeze(1)) / own, scale * own))
+    grading = 4.0 if act.kinks else None
+    # The mean over Y smooths over √(1-|c|), so that nothing changes more quickly near the kinks.
+    z, w = normal_rule(_panels(act, outer, scale * common, grading, min(1.0, own / 8)))
 
-    def g(at: Tensor, points: Tensor, weights: Tensor) -> Tensor:
-        inner = act.derivatives(scale * (common * at.unsqueeze(1) + own * points), order)[order]
-        return (weights * inner).sum(1)
+    def g(at: Tensor) -> Tensor:
+        y, v = normal_rule(_panels(act, (kinks - common * at.unsqueeze(1)) / own, scale * own))
+        inner = act.derivatives(scale * (common * at.unsqueeze(1) + own * y), order)[order]
+        return (v * inner).sum(1)
 
-    ahead = g(z, y, v)
-    if c >= 0:
-        return float((w * ahead * ahead).sum())
-    y, v = normal_rule(_panels(act, (kinks + common * z.unsqueeze(1)) / own, scale * own))
-    return float((w * ahead * g(-z, y, v)).sum())
+    total = 0.0
+    for at, weights in zip(z.split(_ROWS), w.split(_ROWS), strict=True):  # a few at a time, for memory's sake
+        ahead = g(at)
+        total += float((weights * ahead * (ahead if c >= 0 else g(-at))).sum())
+    return total
 
 
 def _rule(act: Activation, q: float) -> tuple[Tensor, Tensor]:
@@ -147,17 +150,20 @@ def _rule(act: Activation, q: float) -> tuple[Tensor, Tensor]:
     return normal_rule(_panels(act, torch.tensor(act.kinks, dtype=torch.float64, device="cpu") / scale, scale))
 
 
-def _panels(act: Activation, kinks: Tensor, scale: float, grading: float | None = None) -> Tensor:
+def _panels(act: Activation, kinks: Tensor, scale: float, grading: float | None = None, finest: float = 1e-9) -> Tensor:
     """Panels that resolve φ(scale x); of a large scale, where φ changes near the origin alone, graded ones there."""
     width = min(1.0, act.resolution / max(scale, 1e-12))
     if width >= _NARROW:
-        return edges(kinks, width, grading)
+        return edges(kinks, width, grading, finest)
     return edges(torch.cat([kinks, kinks.new_zeros(*kinks.shape[:-1], 1)], -1), 1.0, 2.0)
 
 
 def _checked(phi: Any, q: float, c: float = 0.0) -> Activation:
+    for name, value in (("cosine", c), ("mean square", q)):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ArgumentTypeError(f"a {name} is a number, not {value!r}", code="number")
     if not -1 <= c <= 1:
-        raise ArgumentError(f"a cosine lies between -1 and 1 (it is {c})")
+        raise ArgumentError(f"a cosine lies between -1 and 1 (it is {c})", code="cosine")
     if not (math.isfinite(q) and q > 0):
-        raise ArgumentError(f"a mean square q is positive and finite (it is {q})")
+        raise ArgumentError(f"a mean square q is positive and finite (it is {q})", code="mean-square")
     return as_activation(phi)

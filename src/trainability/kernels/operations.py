@@ -19,10 +19,10 @@ PASSING = {
     *("dropout", "feature_dropout", "alpha_dropout", "native_dropout", "max_pool1d", "max_pool2d", "max_pool3d"),
     *("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
     *("adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool2d_with_indices", "mean", "flatten", "view", "reshape"),
-    *("permute", "transpose", "t", "numpy_T", "movedim", "contiguous", "clone", "to", "_to_copy", "detach", "alias"),
+    *("permute", "transpose", "t", "numpy_T", "movedim", "unbind", "_unsafe_view"),
     *("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
     *("roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "upsample_nearest2d", "pad"),
-    *("upsample_bilinear2d", "constant_pad_nd", "unfold", "im2col", "lift_fresh", "lift_fresh_copy", "unflatten"),
+    *("upsample_bilinear2d", "constant_pad_nd", "unfold", "im2col", "unflatten"),
     *(
         "mT",
         "mH",
@@ -31,8 +31,6 @@ PASSING = {
         "swapdims",
         "broadcast_to",
         "view_as",
-        "type_as",
-        "amax",
         "reflection_pad2d",
         "replication_pad2d",
         "index_select",
@@ -57,6 +55,16 @@ VIEWS = {
     *("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
     *("detach", "movedim", "view_as", "swapaxes", "swapdims", "broadcast_to", "unbind", "getitem", "contiguous", "to"),
 }
+# What gives the same numbers in another type, or in another place of memory.
+CASTS = {"to", "_to_copy", "type_as", "clone", "contiguous", "detach", "alias", "lift_fresh", "lift_fresh_copy"}
+# What takes places together: the mean square that comes out depends on how alike they are.
+POOLING = {
+    *("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
+    *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "mean", "upsample_bilinear2d", "pad"),
+    *("constant_pad_nd", "fixed matrix"),
+}
+# Of one value the places that are largest or smallest, and which these are.
+CHOOSING = {"max", "min", "amax", "amin", "median", "kthvalue", "topk", "sort", "cummax", "cummin", "mode"}
 LINEAR = {"add", "sub", "rsub", "mul", "div", "neg"}
 ELEMENTWISE = {
     *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid", "log_sigmoid", "tanh"),

@@ -2,33 +2,39 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainability.errors import ArgumentError
-from trainability.kernels import maps
+from trainability.kernels.execute import Moments, moments_of, run
 from trainability.kernels.graph import Graph, Node
-from trainability.kernels.operations import BATCH_NORMALISATION
-from trainability.kernels.read import read
+from trainability.kernels.propagate import propagate
+from trainability.kernels.read import read_recorded
 from trainability.observe import call, observing, unwrap
 from trainability.taps import Taps, activation_of
 
 _COLLAPSED = 0.999  # two inputs whose outputs have this cosine differ by 4 % of their size
 _DEAD, _EXPLODED = 1e-4, 1e4  # of the mean square that comes in
+_SHOWN = ("affine", "nonlinear", "sum", "normalise", "concat")
 
 
 @dataclass(frozen=True)
 class KernelValue:
-    """Mean square q and cosine c between two inputs at one place; ``calls`` counts those of one module before it."""
+    """Mean square q and cosine c between two inputs at one place.
+
+    ``measured`` are the two as a run of the model shows them, where `predict` was asked to check. q and c are NaN
+    where the theory has ended before.
+    """
 
     path: str
     kind: str
     q: float
     c: float
     detail: str = ""
+    measured: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,36 +83,36 @@ class Prediction:
         return path
 
     def __str__(self) -> str:
-        lines = [f"{'layer':30s} {'kind':22s} {'q':>10s} {'c':>8s}"]
+        checked = any(value.measured for value in self.layers)
+        more = f" {'q measured':>11s} {'c':>8s}" if checked else ""
+        lines = [f"{'layer':30s} {'kind':22s} {'q':>10s} {'c':>8s}{more}"]
         for value in (self.start, *self.layers):
             kind = f"{value.kind} {value.detail}".strip()
-            lines.append(f"{value.path or '(the model)':30s} {kind:22s} {value.q:10.4g} {value.c:8.4f}")
+            seen = f" {value.measured[0]:11.4g} {value.measured[1]:8.4f}" if value.measured else ""
+            lines.append(f"{value.path or '(the model)':30s} {kind:22s} {value.q:10.4g} {value.c:8.4f}{seen}")
         return "\n".join([*lines, *([self.stopped] if self.stopped else [])])
 
 
-@dataclass(frozen=True)
-class _State:
-    q: float  # mean square
-    k: float  # mean product for two inputs
-    m: float  # mean over the weights
-    uneven: bool = False  # whether features have different q, as after a concatenation
-
-
-def predict(model: nn.Module, inputs: Any) -> Prediction:
+def predict(model: nn.Module, inputs: Any, *, check: bool = False) -> Prediction:
     """Predict q and c through every layer of a model at the scale of its present weights.
 
     A weight layer of mean square σ² of its weights, fan-in n and biases of mean square β² makes q into n σ² q + β². A
     nonlinear layer applies its Q and C map; a sum of weights w mixes Σ w² q, with 2 Σ w w' m m' for summands that have
-    means m. Inputs enter with their mean square and the mean cosine of two of the batch. Exact for wide layers of
-    independent random weights: at initialisation, not after training. Dropout is that of evaluation (in training it
-    multiplies q by 1 / (1 - p)), and pooling is taken to leave q and c alone, which averaging over places does not.
+    means m. A nonlinear layer that takes values which are not normal, as in relu(x + f(x)), maps draws of their
+    distribution (`trainability.kernels.propagate`). Every input enters with its own mean square and the mean cosine
+    of two of the batch. Exact for wide layers of independent random weights: at initialization, not after training.
+    Dropout is that of evaluation (in training it multiplies q by 1 / (1 - p)), and pooling is taken to leave q and c
+    alone, which averaging over places does not.
 
     Args:
         model: any module that `read` reads.
         inputs: a batch of two or more, as in `trainability.measure`.
+        check: run the model on the batch too, unobserved, and put the measured values beside the predicted ones, and
+            where the prediction ends before the output, in their place.
 
     Raises:
         UnsupportedModelError: the model cannot be read.
+        ArgumentError: there are not two inputs to compare.
 
     Reference: Poole et al. (2016), eq. 3 to 5; Martens et al. (2021), section 3.
 
@@ -120,104 +126,53 @@ def predict(model: nn.Module, inputs: Any) -> Prediction:
     3 0.03
     """
     model = unwrap(model)
-    graph = read(model, inputs)
-    return propagate(graph, *_of_inputs(inputs))
+    graph, recording = read_recorded(model, inputs)
+    starts: dict[str, tuple[float, float]] = {}
+    for name, tensor in recording.inputs.items():
+        if tensor.is_floating_point() and tensor.dim() > 0 and len(tensor) > 1 and not tensor.is_meta:
+            starts[name] = kernel_of(tensor)
+    reached = [node.detail for node in graph.nodes if node.kind == "input"]
+    if not starts or any(name not in starts for name in reached):
+        raise ArgumentError(
+            "a prediction needs a batch of two inputs or more, of floating-point numbers", code="two-inputs"
+        )
+    prediction = predicted(graph, {**starts, "": starts[reached[0]]})
+    if not check:
+        return prediction
+    with observing(model):
+        seen = run(recording, {node.at for node in graph.nodes if node.at is not None})
+    return _beside(prediction, graph, seen)
 
 
-def propagate(graph: Graph, q: float, c: float) -> Prediction:
-    """q and c through a graph whose affine nodes know the scale of their weights."""
-    start = KernelValue("", "input", q, c)
-    states: list[_State] = []
-    values: list[KernelValue] = []
-    known: dict[tuple[int, float, float], _State] = {}
-    for node in graph.nodes:
-        before = [states[i] for i in node.inputs]
-        if node.detail in BATCH_NORMALISATION:
-            stopped = f"The prediction ends at {node.path}: {node.detail} makes an output depend on the whole batch."
-            return Prediction(start, tuple(values), stopped, graph)
-        if node.kind == "nonlinear" and before[0].uneven:
-            stopped = f"The prediction ends at {node.path}: it follows a concatenation of features of different size."
-            return Prediction(start, tuple(values), stopped, graph)
-        if node.kind == "sum" and graph.dependent(node):
-            stopped = f"The prediction ends at {node.path}: it adds values that depend on one another."
-            return Prediction(start, tuple(values), stopped, graph)
-        state = _State(q, q * c, 0.0) if node.kind == "input" else _through(node, before, known)
-        states.append(state)
-        if not (math.isfinite(state.q) and 0 < state.q < 1e300):
-            fate = "vanishes" if state.q < 1 else "is beyond all bounds"
-            return Prediction(start, tuple(values), f"The signal {fate} at {node.path}.", graph)
-        if node.kind in ("affine", "nonlinear", "sum", "normalise", "concat"):
-            cosine = max(-1.0, min(1.0, state.k / state.q))
-            values.append(KernelValue(node.path, node.kind, state.q, cosine, _shown(node)))
-    return Prediction(start, tuple(values), None, graph)
+def predicted(graph: Graph, starts: Mapping[str, tuple[float, float]]) -> Prediction:
+    """The prediction for a graph, from q and c of its inputs."""
+    found = propagate(graph, starts)
+    values = tuple(
+        KernelValue(node.path, node.kind, state.q, state.c, _detail(node))
+        for node, state in zip(graph.nodes, found.states, strict=False)
+        if node.kind in _SHOWN and 0 < state.q < math.inf
+    )
+    return Prediction(KernelValue("", "input", *starts[""]), values, found.stopped, graph)
 
 
-def _shown(node: Node) -> str:
+def _detail(node: Node) -> str:
     return node.activation.name if node.activation is not None else node.detail if node.kind == "normalise" else ""
 
 
-def _through(node: Node, before: list[_State], known: dict[tuple[int, float, float], _State]) -> _State:
-    first = before[0]
-    if node.kind == "affine":
-        gain, shift = node.weights or (1.0, 0.0)
-        return _State(gain * first.q + shift, gain * first.k + shift, 0.0)
-    if node.kind == "nonlinear":
-        cosine = max(-1.0, min(1.0, first.k / first.q))
-        place = (id(node.activation), first.q, cosine)
-        if place not in known:
-            size = maps.q_map(node.activation, first.q)
-            covariance = size if cosine == 1 else maps.c_map(node.activation, cosine, first.q) * size
-            known[place] = _State(size, covariance, maps.mean(node.activation, first.q))
-        return known[place]
-    if node.kind == "sum":
-        w = node.weights
-        cross = sum(w[i] * w[j] * before[i].m * before[j].m for i in range(len(w)) for j in range(len(w)) if i != j)
-        square = [v * v for v in w]
-        return _State(
-            sum(v * s.q for v, s in zip(square, before, strict=True)) + cross,
-            sum(v * s.k for v, s in zip(square, before, strict=True)) + cross,
-            sum(v * s.m for v, s in zip(w, before, strict=True)),
-        )
-    if node.kind == "concat":
-        parts = list(zip(node.weights, before, strict=True))
-        size, covariance, centre = (sum(share * getattr(s, what) for share, s in parts) for what in ("q", "k", "m"))
-        uneven = any(abs(s.q - size) > 0.01 * size for _, s in parts)
-        return _State(size, covariance, centre, uneven)
-    if node.kind == "scale":
-        factor = node.weights[0]
-        return _State(factor**2 * first.q, factor**2 * first.k, factor * first.m)
-    if node.kind == "shift":
-        power, offset = node.weights
-        both = power + 2 * offset * first.m
-        return _State(first.q + both, first.k + both, first.m + offset)
-    if node.kind == "normalise":
-        gain, shift = [*node.weights, 1.0, 0.0][:2] if len(node.weights) != 1 else (node.weights[0], 0.0)
-        m = 0.0 if node.detail == "rms_norm" else first.m
-        spread = max(first.q - m * m, 1e-300)
-        return _State(gain + shift, gain * (first.k - m * m) / spread + shift, 0.0)
-    return first
-
-
-def _of_inputs(inputs: Any) -> tuple[float, float]:
-    tensors = (
-        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, list | tuple) else [inputs]
-    )
-    signals = [t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()]
-    if not signals or len(signals[0]) < 2:
-        raise ArgumentError("a prediction needs a batch of two inputs or more, of floating-point numbers")
-    return kernel_of(signals[0])
+def _beside(prediction: Prediction, graph: Graph, seen: Mapping[Any, Moments]) -> Prediction:
+    """The prediction with measured values, and with those alone where it has ended."""
+    layers = []
+    for k, node in enumerate(node for node in graph.nodes if node.kind in _SHOWN):
+        own = KernelValue(node.path, node.kind, math.nan, math.nan, _detail(node))
+        value = prediction.layers[k] if k < len(prediction.layers) else own
+        found = seen.get(node.at)
+        layers.append(replace(value, measured=found and found[:2]))
+    return replace(prediction, layers=tuple(layers))
 
 
 def kernel_of(values: Tensor) -> tuple[float, float]:
     """Mean square, and mean cosine of two different samples, of values ``(B, ...)``."""
-    rows = values.detach()[:256].flatten(1).double()
-    products = rows @ rows.T / rows.shape[1]
-    sizes = products.diagonal()
-    if not bool((sizes > 0).any()):
-        return 0.0, 1.0  # nothing is left, and so all inputs look alike
-    cosines = products / (sizes.sqrt().outer(sizes.sqrt())).clamp(min=1e-300)
-    count = len(rows)
-    return float(sizes.mean()), float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
+    return moments_of(values)[:2]
 
 
 def measured(model: nn.Module, inputs: Any, paths: list[str] | None = None) -> list[tuple[str, float, float]]:

@@ -1,27 +1,30 @@
-"""`read(model, inputs)`: the kernel graph of a model that was written without any thought of kernels."""
+"""`read(model, inputs)`: the signal graph of a model that was written without any thought of it."""
 
 import math
 import operator
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from trainability.errors import UnsupportedModelError
+from trainability.kernels import features
 from trainability.kernels.activation import Activation, as_activation
-from trainability.kernels.export import record
-from trainability.kernels.graph import Graph, Kind, Node
+from trainability.kernels.export import Recording, record
+from trainability.kernels.folding import folded
+from trainability.kernels.graph import Graph, Node
 from trainability.kernels.operations import (
     AFFINE,
     ATTENTION,
+    CASTS,
+    CHOOSING,
     ELEMENTWISE,
     LINEAR,
     NORMALISATION,
     PASSING,
     SHAPED_LIKE,
     VIEWS,
-    common_module,
     leaves,
     map_leaves,
     mean_of,
@@ -32,82 +35,109 @@ from trainability.kernels.operations import (
     raw_name,
     zeros_like_value,
 )
-from trainability.kernels.signals import Signal, as_identity, keyed, linear_of, recognised, without_factor
+from trainability.kernels.signals import Signal, Tracker, recognized
 from trainability.observe import unwrap
 
 
 def read(model: nn.Module, inputs: Any) -> Graph:
-    """Read the kernel graph of an unmodified model off one call of it.
+    """Read the signal graph of an unmodified model off one call of it.
 
     The call is recorded by `torch.export` at evaluation, without computing anything. Operations that act on single
     elements are put together until the next weight layer, sum or pooling, so that ``x * torch.sigmoid(x)`` is one
-    activation. Pooling, reshaping and dropout at evaluation leave a kernel as it is.
+    activation. Constants beside activations and sums are scales, and weights of the sums. Pooling, reshaping and
+    dropout at evaluation leave a signal as it is.
 
     Args:
         model: any module.
         inputs: a batch, as in `trainability.measure`.
 
     Raises:
-        UnsupportedModelError: something in it has no kernel: attention, gates that multiply two signals, weights that
-            are used twice, decisions on values. The message names the module and says what to do.
+        UnsupportedModelError: the theory has no rule for something in it: attention, gates that multiply two signals,
+            weights that are used twice, decisions on values. The message names the module and says what to do.
 
     >>> from torch import nn
     >>> graph = read(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3))
     >>> [(node.kind, node.path) for node in graph.nodes]
     [('input', ''), ('affine', '0'), ('nonlinear', '1'), ('affine', '2'), ('output', '')]
     """
-    model = unwrap(model)
-    recorded, tensors = record(model, inputs)
-    reader = _Reader(model, tensors)
-    for node in recorded.nodes:
+    return read_recorded(unwrap(model), inputs)[0]
+
+
+def read_recorded(model: nn.Module, inputs: Any) -> tuple[Graph, Recording]:
+    """The graph, and the recording that it was read off, whose operations its nodes name."""
+    recording = record(model, inputs)
+    reader = _Reader(model, recording)
+    for node in recording.graph.nodes:
         reader.visit(node)
-    return reader.graph()
+    return reader.graph(), recording
 
 
-class _Reader:
-    def __init__(self, model: nn.Module, tensors: dict[str, Tensor | None]) -> None:
+@dataclass
+class _Stacked:
+    """Signals that were stacked along a new dimension, until it is known what for."""
+
+    parts: list[Signal]
+    dim: int
+
+
+class _Reader(Tracker):
+    def __init__(self, model: nn.Module, recording: Recording) -> None:
+        super().__init__()
         self.model = model
-        self.tensors = tensors
+        self.recording = recording
         self.paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
-        self.nodes: list[Node] = []
         self.values: dict[fx.Node, Any] = {}
         self.used: dict[str, str] = {}  # parameter -> module that multiplied by it
         self.origins: dict[fx.Node, frozenset[str]] = {}  # of a value that no input reaches: the tensors of the model
+        self.features: dict[fx.Node, features.Dims] = {}
         self.outputs: list[int] = []
-        self.activations: dict[tuple[Any, ...], Activation] = {}
-        self.settled: dict[tuple[Any, ...], int] = {}
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            held = self.tensors.get(node.name)
-            self.values[node] = self.add("input") if held is None else held
-            self.origins[node] = frozenset([node.name])
+            self.placeholder(node)
         elif node.op == "get_attr":
             self.values[node] = getattr(node.graph.owning_module, str(node.target), None)
         elif node.op == "output":
             for value in leaves(fx.map_arg(node.args, self.values.__getitem__)):
-                if isinstance(value, Signal):
-                    self.outputs.append(self.settle(value))
-        elif node.op == "call_function":
-            path = self.place(node)
-            args = fx.map_arg(node.args, self.values.__getitem__)
-            kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
-            name = name_of(node)
-            signals = [v for v in leaves((args, kwargs)) if isinstance(v, Signal)]
-            if not signals:
-                self.values[node] = self.constant(node, args, kwargs)
-                known = [self.origins.get(source, frozenset()) for source in node.all_input_nodes]
-                self.origins[node] = frozenset[str]().union(*known)
-                return
-            if name in SHAPED_LIKE:
-                made = self.constant(node, map_leaves(zeros_like_value, node.args), kwargs)
-                alike = isinstance(made, Tensor) and made.numel() > 0 and bool((made == made.flatten()[0]).all())
-                self.values[node] = made.flatten()[0] if alike else made  # one number for all places
-                return
-            self.values[node] = self.signal(node, name, path, args, kwargs, signals)
-            if name != raw_name(node) and isinstance(first := node.args[0], fx.Node):
-                self.check_views(node, first, path)
-                self.values[first] = self.values[node]  # it was changed in place
+                parts = value.parts if isinstance(value, _Stacked) else [value]
+                self.outputs += [self.settle(part) for part in parts if isinstance(part, Signal)]
+        elif node.op == "call_function" and (node.users or name_of(node) != raw_name(node)):  # else of no effect
+            self.call(node)
+
+    def placeholder(self, node: fx.Node) -> None:
+        held = self.recording.tensors.get(node.name)
+        if held is None:
+            self.values[node] = self.add("input", (), "", node, detail=node.name)
+            self.features[node] = features.of_input(features.shape_of(node))
+        else:
+            self.values[node] = held
+            name = self.recording.names.get(node.name)
+            self.origins[node] = frozenset() if name is None else frozenset([name])
+
+    def call(self, node: fx.Node) -> None:
+        path, name = self.place(node), name_of(node)
+        args = fx.map_arg(node.args, self.values.__getitem__)
+        kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
+        if any(isinstance(v, _Stacked) for v in leaves((args, kwargs))):
+            self.values[node] = self.stacked(node, name, path, args)
+            return
+        signals = [v for v in leaves((args, kwargs)) if isinstance(v, Signal)]
+        if not signals:
+            self.values[node] = self.constant(node, args, kwargs)
+            known = [self.origins.get(source, frozenset()) for source in node.all_input_nodes]
+            self.origins[node] = frozenset[str]().union(*known)
+            return
+        if name in SHAPED_LIKE:
+            made = self.constant(node, map_leaves(zeros_like_value, node.args), kwargs)
+            alike = isinstance(made, Tensor) and made.numel() > 0 and bool((made == made.flatten()[0]).all())
+            self.values[node] = made.flatten()[0] if alike else made  # one number for all places
+            return
+        first = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        self.features[node] = self.features.get(first, frozenset()) if first is not None else frozenset()
+        self.values[node] = self.signal(node, name, path, args, kwargs, signals)
+        if name != raw_name(node) and first is not None:
+            self.check_views(node, first, path)
+            self.values[first] = self.values[node]  # it was changed in place
 
     def place(self, node: fx.Node) -> str:
         """Path of the module whose code called the operation."""
@@ -131,6 +161,7 @@ class _Reader:
                 path,
                 f"it changes a value in place ({raw_name(node)}) that is used later under another shape, so which "
                 "values are meant cannot be told; use the result of an operation that is not in place",
+                code="changed-in-place",
             )
 
     def constant(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
@@ -143,52 +174,96 @@ class _Reader:
 
     def signal(self, node: fx.Node, name: str, path: str, args: Any, kwargs: Any, signals: list[Signal]) -> Any:
         if node.target is operator.getitem:
-            if isinstance(args[0], list | tuple):
-                return args[0][args[1]]
-            place = (args[0].node, "part", args[1])
-            if place not in self.settled:
-                self.settled[place] = self.add("pass", (args[0].node,), path, detail="part").node
-            return Signal(self.settled[place])
-        if name in ATTENTION or name == "embedding":
+            return self.part(node, path, args)
+        if name in ATTENTION or name in ("embedding", "prelu", "_prelu_kernel"):
             raise _refusal(name, path)
+        if name in CASTS and len(signals) == 1:
+            return self.cast(node, path, signals[0])
         if name in AFFINE:
             return self.affine(node, name, path, args, signals)
+        if name in CHOOSING and len(signals) == 1 and (node.kwargs or len(node.args) > 1):
+            self.check_places(node, name, path)
+            return self.add("pass", (self.settle(signals[0]),), path, node, detail=name)
         if name in PASSING and len(signals) == 1:
-            self.check_features(node, name, path)
-            return self.add("pass", (self.settle(signals[0]),), path, detail=name)
+            self.check_places(node, name, path)
+            return self.add("pass", (self.settle(signals[0]),), path, node, detail=name)
         if name in NORMALISATION:
             weights = [mean_square(t) for t in args[1:3] if isinstance(t, Tensor)]
-            return self.add("normalise", (self.settle(signals[0]),), path, weights=tuple(weights), detail=name)
+            return self.add("normalise", (self.settle(signals[0]),), path, node, weights=tuple(weights), detail=name)
         if name in ("cat", "concat"):
-            return self.concat(node, path, args, signals)
+            return self.concat(node, path, args, kwargs, signals)
+        if name == "stack" and all(isinstance(v, Signal) for v in args[0]):
+            return _Stacked(list(args[0]), (*args, kwargs.get("dim", 0))[1])
         if name in ("add", "sub", "rsub") and len(signals) == 2 and signals[0].node != signals[1].node:
-            return self.sum(name, path, kwargs, signals)
-        others = [v for v in leaves((args, kwargs)) if isinstance(v, Tensor) and v.numel() > 1]
+            return self.sum_of(signals, _signs(name, kwargs), path, node)
+        if name == "lerp" and len(signals) == 2 and isinstance(args[2], int | float):
+            return self.sum_of(signals, [1 - args[2], args[2]], path, node)
+        others = [(v, a) for v, a in zip(args, node.args, strict=True) if isinstance(v, Tensor) and self.held(v, a)]
         if others:
-            return self.with_parameter(name, path, signals, others[0], args)
+            return self.with_parameter(node, name, path, signals, others[0][0], args)
         if name in LINEAR | ELEMENTWISE and len({s.node for s in signals}) == 1:
-            return self.elementwise(node, name, path, args, kwargs, signals)
+            whole = not [*(module := self.model.get_submodule(path)).children(), *module.parameters()]
+            return self.elementwise(name, out_of_place(node), args, kwargs, path, node, whole)
         raise _refusal(name, path)
 
-    def check_features(self, node: fx.Node, name: str, path: str) -> None:
-        """Refuse means over, and padding of, the features, which change what every neuron is."""
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
-        dims = len(source.meta["val"].shape) if isinstance(source.meta.get("val"), Tensor) else 0
+    def held(self, value: Tensor, source: object) -> bool:
+        """Whether a tensor beside a signal is one of the model's own, or has several values."""
+        return value.numel() > 1 or (isinstance(source, fx.Node) and bool(self.origins.get(source)))
+
+    def cast(self, node: fx.Node, path: str, signal: Signal) -> Signal:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool:
+            raise UnsupportedModelError(
+                path, f"it makes whole numbers of an activation ({value.dtype}), which no rule covers", code="no-rule"
+            )
+        return signal
+
+    def part(self, node: fx.Node, path: str, args: Any) -> Any:
+        if isinstance(args[0], list | tuple):
+            return args[0][args[1]]
+        source = self.settle(args[0])
+        place = (source, "part", args[1])
+        if place not in self.settled:
+            self.settled[place] = self.add("pass", (source,), path, node, detail="part").node
+        return Signal(self.settled[place], at=node)
+
+    def stacked(self, node: fx.Node, name: str, path: str, args: Any) -> Any:
+        """A sum or mean of what was stacked, or its parts again."""
+        stack = args[0]
+        dims = len(features.shape_of(node.args[0]))
+        over = [d % dims for d in features.reduced(node)] if isinstance(stack, _Stacked) and dims else []
+        if name in ("sum", "mean") and over == [stack.dim % dims] and len({s.node for s in stack.parts}) > 1:
+            share = 1.0 if name == "sum" else 1 / len(stack.parts)
+            self.features[node] = self.features.get(_first(node).all_input_nodes[0], frozenset())
+            return self.sum_of(stack.parts, [share] * len(stack.parts), path, node)
+        if name == "unbind" and (*args, 0)[1] % dims == stack.dim % dims:
+            return stack.parts
+        if name == "select" and args[1] % dims == stack.dim % dims:
+            return stack.parts[args[2]]
+        raise UnsupportedModelError(
+            path,
+            f"it stacks activations and then takes {name} of them, for which the theory has no rule; it has one for "
+            "the sum and the mean over the stacked dimension, and for taking it apart",
+            code="no-rule",
+        )
+
+    def check_places(self, node: fx.Node, name: str, path: str) -> None:
+        """Refuse means and maxima over, and padding of, features or the batch; keep account of where features are."""
+        source = _first(node)
+        before, dims = self.features.get(source, frozenset()), len(features.shape_of(source))
         over: list[int] = []
-        if name in ("mean", "amax") and dims:
-            given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-            listed = given if isinstance(given, list | tuple) else [given]
-            over = [d % dims for d in listed if isinstance(d, int)] if any(isinstance(d, int) for d in listed) else [0]
+        if name in {"mean"} | CHOOSING and dims:
+            over = [d % dims for d in features.reduced(node)]
         elif name in ("pad", "constant_pad_nd") and isinstance(node.args[1], list | tuple):
             over = [dims - 1 - i // 2 for i, size in enumerate(node.args[1]) if size]
-        # Maps keep their features first or last, and the other dimensions are places.
-        if over and (0 in over or dims == 2 or {1, dims - 1} <= set(over)):
+        if 0 in over or before & set(over):
             raise UnsupportedModelError(
                 path,
                 f"{name} there is over the features, or over the batch, for which the theory has no rule; do it over "
                 "places alone",
+                code="over-features",
             )
+        self.features[node] = features.after(node, before) if dims else before
 
     def affine(self, node: fx.Node, name: str, path: str, args: Any, signals: list[Signal]) -> Signal:
         if len(signals) > 1:
@@ -196,170 +271,170 @@ class _Reader:
                 path,
                 f"it multiplies two activations with one another ({name}), as attention does; the theory has no rule "
                 "for that. Shape the parts without it: apply_(model, ..., where=...), or read them on their own",
+                code="product-of-activations",
             )
         weights = [(v, a) for v, a in zip(args, node.args, strict=True) if isinstance(v, Tensor) and v.dim() >= 2]
-        if not weights:
+        if not weights or not isinstance(weights[-1][1], fx.Node):
             raise _refusal(name, path)
         weight, source = weights[-1]
-        parameters = self.origins.get(source, frozenset([str(source)])) if isinstance(source, fx.Node) else frozenset()
+        assert isinstance(source, fx.Node)
+        left = args[0] is weight
+        parameters = self.origins.get(source, frozenset()) & self.recording.parameters
+        if not parameters:
+            return self.fixed(node, name, path, weight, left, signals[0])
         if taken := next((self.used[p] for p in parameters if p in self.used), None):
             where = "its weight" if taken == path else f"its weight, which {taken} has too,"
             raise UnsupportedModelError(
                 path,
                 f"{where} is used more than once in a call; the theory needs weights that are independent of one "
                 "another, so give each place a layer of its own",
+                code="weights-shared",
             )
         self.used |= dict.fromkeys(parameters, path)
+        self.features[node] = features.of_product(node, left)
         bias = next((v for v in args if isinstance(v, Tensor) and v.dim() == 1), None)
-        outputs = output_count(name, weight, node, left=args[0] is weight)
-        gain = mean_square(weight) * weight.numel() / outputs
+        gain = mean_square(weight) * weight.numel() / output_count(name, weight, node, left)
         shift = 0.0 if bias is None else mean_square(bias)
-        return self.add("affine", (self.settle(signals[0]),), path, weights=(gain, shift), detail=str(source))
+        plain = self.plain(source)
+        return self.add(
+            "affine",
+            (self.settle(signals[0]),),
+            path,
+            node,
+            weights=(gain, shift),
+            detail=str(source),
+            weight=plain or min(parameters),
+            derived=plain is None,
+        )
 
-    def concat(self, node: fx.Node, path: str, args: Any, signals: list[Signal]) -> Signal:
-        parts, dim = args[0], args[1] if len(args) > 1 else 0
+    def plain(self, source: fx.Node) -> str | None:
+        """Name of the parameter that a value is, in whatever shape or type; None where it is made of one."""
+        while source.op == "call_function" and name_of(source) in VIEWS | CASTS and len(source.all_input_nodes) == 1:
+            source = source.all_input_nodes[0]
+        return self.recording.names.get(source.name) if source.op == "placeholder" else None
+
+    def fixed(self, node: fx.Node, name: str, path: str, matrix: Tensor, left: bool, signal: Signal) -> Signal:
+        """A product with what is no parameter: an average over places (adjacency, blur), or a rotation of them."""
+        source = next(a for a in node.all_input_nodes if self.values.get(a) is not matrix)
+        if name in ("matmul", "mm", "bmm", "addmm", "baddbmm"):
+            rows = matrix if left else matrix.transpose(-1, -2)
+        else:
+            rows = matrix.flatten(1)
+        values = rows.detach().double()
+        averages = name.startswith("conv") and bool((values.sum(-1) - 1).abs().max() < 1e-3)
+        turns = bool((values.square().sum(-1).log().abs() < math.log(1.5)).all())
+        keeps = matrix.is_meta or averages or turns
+        over = features.of_product(node, left) & self.features.get(source, frozenset())
+        depthwise = name.startswith("conv") and matrix.shape[1] == 1
+        if not keeps or (over and not depthwise):
+            raise UnsupportedModelError(
+                path,
+                f"it multiplies by a tensor that is no parameter ({name} with {node.all_input_nodes[-1]}), "
+                + ("over the features" if keeps else "whose rows have squares that do not add up to 1")
+                + ", so what it leaves of the signal depends on how alike the values are that it takes together; the "
+                "theory takes weights to be random and independent. Make it a parameter if it is drawn at random",
+                code="fixed-matrix",
+            )
+        self.features[node] = self.features.get(source, frozenset())
+        return self.add("pass", (self.settle(signal),), path, node, detail="fixed matrix")
+
+    def concat(self, node: fx.Node, path: str, args: Any, kwargs: Any, signals: list[Signal]) -> Signal:
+        parts, dim = args[0], kwargs.get("dim", args[1] if len(args) > 1 else 0)
         assert isinstance(node.args[0], list | tuple)
-        shapes = [part.meta["val"].shape for part in node.args[0] if isinstance(part, fx.Node)]
+        sources = [part for part in node.args[0] if isinstance(part, fx.Node)]
+        shapes = [features.shape_of(part) for part in sources]
         dims = len(shapes[0])
-        if len(parts) != len(signals) or dim % dims not in (1, dims - 1) or (dims == 3 and dim % dims == 1):
+        known = self.features.get(sources[0], frozenset()) or features.of_input(shapes[0])
+        where = ", ".join(map(str, sorted(known)))
+        if len(parts) != len(signals) or dim % dims not in known:
             raise UnsupportedModelError(
                 path,
                 f"it concatenates along dimension {dim} of shape {tuple(shapes[0])}, or with something that is not an "
-                "activation; the theory has a rule for features alone (dimension 1 or the last)",
+                f"activation; the theory has a rule for features alone (dimension {where})",
+                code="concatenation",
             )
+        self.features[node] = known
         shares = [shape[dim] / sum(s[dim] for s in shapes) for shape in shapes]
-        return self.add("concat", tuple(self.settle(s) for s in signals), path, weights=tuple(shares), detail="cat")
+        inputs = tuple(self.settle(s) for s in signals)
+        return self.add("concat", inputs, path, node, weights=tuple(shares), detail="cat")
 
-    def sum(self, name: str, path: str, kwargs: Any, signals: list[Signal]) -> Signal:
-        factors = [1.0, float(kwargs.get("alpha", 1))]
-        if name == "sub":
-            factors[1] *= -1
-        if name == "rsub":
-            factors = [-factors[1], 1.0]
-        inputs, weights = [], []
-        for signal, factor in zip(signals, factors, strict=True):
-            bare, own = without_factor(signal)
-            inputs.append(self.settle(bare))
-            weights.append(factor * own)
-        return self.add("sum", tuple(inputs), path, weights=tuple(weights), detail="add")
-
-    def with_parameter(self, name: str, path: str, signals: list[Signal], other: Tensor, args: Any) -> Signal:
+    def with_parameter(
+        self, node: fx.Node, name: str, path: str, signals: list[Signal], other: Tensor, args: Any
+    ) -> Signal:
         size, mean = mean_square(other), mean_of(other)
         if len(signals) > 1 or name not in ("add", "sub", "rsub", "mul", "div"):
             raise UnsupportedModelError(
                 path,
                 f"{name} there takes a tensor of the model's own beside the activation (a learned activation, a "
                 "mask); the theory has no rule for it. Put a fixed activation in its place",
+                code="learned-activation",
             )
+        inputs = (self.settle(signals[0]),)
         if name in ("add", "sub", "rsub"):
             sign = -1 if name == "sub" else 1
-            return self.add("shift", (self.settle(signals[0]),), path, weights=(size, sign * mean), detail=name)
+            return self.add("shift", inputs, path, node, weights=(size, sign * mean), detail=name)
         if name == "div" and args[0] is not signals[0]:
             raise _refusal(name, path)
         factor = (
             math.sqrt(size) if name == "mul" else float(other.detach().double().reciprocal().square().mean()) ** 0.5
         )
-        return self.add("scale", (self.settle(signals[0]),), path, weights=(factor,), detail=name)
-
-    def elementwise(self, node: fx.Node, name: str, path: str, args: Any, kwargs: Any, signals: list[Signal]) -> Signal:
-        function = out_of_place(node)
-
-        def composed(z: Tensor) -> Tensor:
-            def at(value: Any) -> Any:
-                if isinstance(value, Signal):
-                    return value(z)
-                return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-            result: Tensor = function(*map_leaves(at, args), **map_leaves(at, kwargs))
-            return result
-
-        only = signals[0]
-        if len(signals) == 1 and only.linear is None and path != only.path and name in LINEAR:
-            line = linear_of(name, *map_leaves(as_identity, (args, kwargs)))
-            if line is not None:
-                a, b = line
-                return replace(only, after=(a * only.after[0], a * only.after[1] + b))
-        key = (name, keyed(args), keyed(kwargs))
-        linear = linear_of(name, args, kwargs)
-        known = [s.path for s in signals if s.path is not None]
-        return Signal(signals[0].node, composed, linear, key, common_module([path, *known]), self.shaped_at(path))
-
-    def shaped_at(self, path: str) -> Activation | None:
-        """The activation of a module that knows its own, as those of `trainability.remedies` do."""
-        try:
-            known = getattr(self.model.get_submodule(path), "activation", None)
-        except ValueError as error:
-            raise UnsupportedModelError(path, f"its activation has no kernel: {error}") from error
-        return known if isinstance(known, Activation) else None
-
-    def settle(self, signal: Signal) -> int:
-        """The node of a signal, with its waiting function as a nonlinear layer, a scale or a shift; one for each."""
-        if signal.linear == (1.0, 0.0):
-            return signal.node
-        place = (signal.node, signal.key, signal.path, signal.after)
-        if place not in self.settled:
-            self.settled[place] = self.settle_anew(signal, signal.path or "")
-        return self.settled[place]
-
-    def settle_anew(self, signal: Signal, path: str) -> int:
-        if signal.linear is not None:
-            factor, offset = signal.linear
-            node = signal.node
-            if factor != 1:
-                node = self.add("scale", (node,), path, weights=(factor,), detail="mul").node
-            if offset:
-                node = self.add("shift", (node,), path, weights=(offset**2, offset), detail="add").node
-            return node
-        if signal.after != (1.0, 0.0):
-            inner = self.settle(replace(signal, after=(1.0, 0.0)))
-            return self.settle(Signal(inner, linear=signal.after, key=("after", *signal.after), path=signal.path))
-        activation = signal.shaped or self.activation(signal, path)
-        return self.add("nonlinear", (signal.node,), path, activation=activation, detail=signal.key[0]).node
+        if other.numel() == 1:
+            factor = mean if name == "mul" else 1 / mean  # with its sign
+        return self.add("scale", inputs, path, node, weights=(factor,), detail=name)
 
     def activation(self, signal: Signal, path: str) -> Activation:
-        if signal.key not in self.activations:
-            assert signal.function is not None
-            module = self.model.get_submodule(path)
-            try:
-                self.activations[signal.key] = recognised(signal.key, module) or as_activation(
-                    signal.function, type(module).__name__ if not any(module.children()) else signal.key[0]
-                )
-            except ValueError as error:
-                raise UnsupportedModelError(path, f"its activation has no kernel: {error}") from error
-        return self.activations[signal.key]
-
-    def add(self, kind: Kind, inputs: tuple[int, ...] = (), path: str = "", **details: Any) -> Signal:
-        self.nodes.append(Node(kind, inputs, path, **details))
-        return Signal(len(self.nodes) - 1)
+        module = self.model.get_submodule(path)
+        try:
+            known = getattr(module, "activation", None)
+            if isinstance(known, Activation):  # it knows its own, as those of `trainability.remedies` do
+                return known
+            key = (signal.key, signal.base if signal.base != (1.0, 0.0) else None)
+            if key not in self.activations:
+                name = type(module).__name__ if not any(module.children()) else signal.key[0]
+                self.activations[key] = recognized(signal, module) or as_activation(signal.of_base, name)
+            return self.activations[key]
+        except ValueError as error:
+            raise UnsupportedModelError(
+                path, f"its activation has no place in the theory: {error}", code="activation"
+            ) from error
 
     def graph(self) -> Graph:
         if not self.outputs:
-            raise UnsupportedModelError("", "no output of it depends on its inputs, so there is no network to read")
+            raise UnsupportedModelError(
+                "", "no output of it depends on its inputs, so there is no network to read", code="no-network"
+            )
         if not any(node.kind == "affine" for node in self.nodes):
-            raise UnsupportedModelError("", "it has no weight layer")
-        needed: set[int] = set(self.outputs)
-        for k in range(len(self.nodes) - 1, -1, -1):
-            if k in needed:
-                needed.update(self.nodes[k].inputs)
-        position = {k: i for i, k in enumerate(sorted(needed))}
-        kept = [replace(self.nodes[k], inputs=tuple(position[i] for i in self.nodes[k].inputs)) for k in position]
-        ends = tuple(dict.fromkeys(position[k] for k in self.outputs))
-        return Graph((*kept, Node("output", ends)))
+            raise UnsupportedModelError("", "it has no weight layer", code="no-weight-layer")
+        kept, ends = folded(self.nodes, self.outputs)
+        return Graph((*kept, Node("output", tuple(dict.fromkeys(ends)))))
+
+
+def _first(node: fx.Node) -> fx.Node:
+    first = node.args[0]
+    assert isinstance(first, fx.Node)
+    return first
+
+
+def _signs(name: str, kwargs: dict[str, Any]) -> list[float]:
+    alpha = float(kwargs.get("alpha", 1))
+    return {"add": [1.0, alpha], "sub": [1.0, -alpha], "rsub": [-alpha, 1.0]}[name]
 
 
 def _refusal(name: str, path: str) -> UnsupportedModelError:
+    code = "no-rule"
     if name in ATTENTION:
-        what = f"{name} there is attention or the like, for which the theory of kernels has no rule"
+        what, code = f"{name} there is attention or the like, for which the theory has no rule", "attention"
     elif name == "mul":
-        what = "it multiplies two activations with one another (a gate), for which the theory has no rule"
+        what, code = "it multiplies two activations with one another (a gate), for which the theory has no rule", "gate"
     elif name == "embedding":
-        what = "an embedding takes tokens and not a signal; read the part of the model behind it"
+        what, code = "an embedding takes tokens and not a signal; read the part of the model behind it", "embedding"
     elif name in ("rrelu", "bernoulli", "rand_like", "randn_like"):
-        what = f"{name} there is random, so it is no fixed function"
+        what, code = f"{name} there is random, so it is no fixed function", "random"
     elif name in ("prelu", "_prelu_kernel"):
-        what = "prelu learns its own form, so its kernel changes; put a leaky_relu in its place"
+        what = "prelu learns its own form, so its maps change; put a leaky_relu in its place"
+        code = "learned-activation"
     else:
-        what = f"the operation {name} there has no rule in the theory of kernels"
+        what = f"the operation {name} there has no rule in the theory"
     return UnsupportedModelError(
-        path, f"{what}. Shape the parts without it, each read on its own, or choose another architecture"
+        path, f"{what}. Shape the parts without it, each read on its own, or choose another architecture", code=code
     )

@@ -75,15 +75,19 @@ def solve(activation: Any, target: Target, graph: Graph) -> Solution:
     """
     phi = as_activation(activation)
     if not isinstance(target, DKSTarget | TATTarget | EOCTarget):
-        raise ArgumentTypeError(f"the target is DKS(...), TAT(...) or EOC(), not {target!r}")
+        raise ArgumentTypeError(f"the target is DKS(...), TAT(...) or EOC(), not {target!r}", code="target")
     if not isinstance(graph, Graph):
-        raise ArgumentTypeError(f"the network is a graph, such as chain(50) or read(model, inputs), not {graph!r}")
+        raise ArgumentTypeError(
+            f"the network is a graph, such as chain(50) or read(model, inputs), not {graph!r}", code="graph"
+        )
     if isinstance(target, EOCTarget):
         return _edge_of_chaos(phi, target)
     solution = _solve(phi, target, graph)
     worst = max(solution.residuals, key=lambda name: abs(solution.residuals[name]))
     if not abs(solution.residuals[worst]) < 1e-8:
-        raise InfeasibleError(f"{phi.name}: {worst} is off by {solution.residuals[worst]:.2g} at the best constants")
+        raise InfeasibleError(
+            f"{phi.name}: {worst} is off by {solution.residuals[worst]:.2g} at the best constants", code="not-solved"
+        )
     return solution
 
 
@@ -96,14 +100,15 @@ def _solve(phi: Activation, target: DKSTarget | TATTarget, graph: Graph) -> Solu
 
 def _edge_of_chaos(phi: Activation, target: EOCTarget) -> Solution:
     if phi.jumps(0):
-        raise InfeasibleError(f"{phi.name} jumps, so E φ'² is infinite and it has no edge of chaos")
+        raise InfeasibleError(f"{phi.name} jumps, so E φ'² is infinite and it has no edge of chaos", code="jump")
     size = maps.q_map(phi)
     slope = maps.c_slope(phi) * size
     weight, bias = 1 / slope, 1 - size / slope
     if bias < -1e-12:
         raise InfeasibleError(
             f"{phi.name} has no edge of chaos at q = 1: E φ² = {size:.4g} exceeds E φ'² = {slope:.4g}, so the "
-            "biases would need a negative variance; use DKS or TAT, which shift and scale it"
+            "biases would need a negative variance; use DKS or TAT, which shift and scale it",
+            code="no-edge-of-chaos",
         )
     bias = max(bias, 0.0)
     residuals = {"q": weight * size + bias - 1, "max C'(1)": weight * slope - 1}
@@ -113,14 +118,14 @@ def _edge_of_chaos(phi: Activation, target: EOCTarget) -> Solution:
 def _dks(phi: Activation, target: DKSTarget, graph: Graph) -> Solution:
     psi = target.slope(graph)
     if phi.jumps(0):
-        raise InfeasibleError(f"{phi.name} jumps, so its C map has no finite slope; DKS cannot shape it")
+        raise InfeasibleError(f"{phi.name} jumps, so its C map has no finite slope; DKS cannot shape it", code="jump")
     if phi.leaky:
         constants = _dks_leaky(psi, target, graph)
     else:
         found = _dks_root(phi, psi)
         if found is None:
             reached = _nearest(lambda zeta: _dks_root(phi, DKSTarget(zeta).slope(graph)) is not None, 1.0, target.zeta)
-            raise InfeasibleError(_out_of_reach(phi, f"zeta = {target.zeta}", reached))
+            raise InfeasibleError(_out_of_reach(phi, f"zeta = {target.zeta}", reached), code="zeta-out-of-reach")
         scale, shift, _ = found
         mean, size = _mean_and_square(phi, scale, shift)
         constants = {
@@ -151,7 +156,8 @@ def _dks_leaky(psi: float, target: DKSTarget, graph: Graph) -> dict[str, float]:
         most = graph.maximum(lambda y: math.pi / (math.pi - 1) * y, 1.0)
         raise InfeasibleError(
             f"no leaky ReLU reaches zeta = {target.zeta} in this network; with a negative slope of 0 the largest "
-            f"C'(1) is {most:.6f}, so the nearest value that can be met is zeta = {floor(most)}"
+            f"C'(1) is {most:.6f}, so the nearest value that can be met is zeta = {floor(most)}",
+            code="zeta-out-of-reach",
         )
     slope = (1 - share) / (1 + math.sqrt(1 - (1 - share) ** 2))
     mean = (1 - slope) / math.sqrt(2 * math.pi)
@@ -179,12 +185,13 @@ def _tat_smooth(phi: Activation, target: TATTarget, graph: Graph) -> Solution:
     if phi.jumps(1):
         raise InfeasibleError(
             f"the derivative of {phi.name} jumps, so its C map has no finite curvature and TAT cannot shape it; "
-            "use DKS, or a leaky ReLU"
+            "use DKS, or a leaky ReLU",
+            code="jump",
         )
     constants = _tat_root(phi, target.curvature(graph))
     if constants is None:
         reached = _nearest(lambda tau: _tat_root(phi, TATTarget(tau=tau).curvature(graph)) is not None, 0.0, target.tau)
-        raise InfeasibleError(_out_of_reach(phi, f"tau = {target.tau}", reached))
+        raise InfeasibleError(_out_of_reach(phi, f"tau = {target.tau}", reached), code="tau-out-of-reach")
     shaped = phi.shaped(constants)
     curvature = maps.c_curvature(shaped)
     residuals = {

@@ -20,7 +20,7 @@ class DKSTarget:
 
     def __post_init__(self) -> None:
         if not (_is_number(self.zeta) and math.isfinite(self.zeta) and self.zeta > 1):
-            raise ArgumentError(f"DKS needs zeta above 1, such as 1.5 (it is {self.zeta!r})")
+            raise ArgumentError(f"DKS needs zeta above 1, such as 1.5 (it is {self.zeta!r})", code="zeta")
 
     def slope(self, graph: Graph) -> float:
         """C'(1) of each layer.
@@ -50,9 +50,9 @@ class TATTarget:
 
     def __post_init__(self) -> None:
         if not (_is_number(self.eta) and 0 < self.eta < 1):
-            raise ArgumentError(f"TAT needs eta between 0 and 1, such as 0.9 (it is {self.eta!r})")
+            raise ArgumentError(f"TAT needs eta between 0 and 1, such as 0.9 (it is {self.eta!r})", code="eta")
         if not (_is_number(self.tau) and math.isfinite(self.tau) and self.tau > 0):
-            raise ArgumentError(f"TAT needs tau above 0, such as 0.3 (it is {self.tau!r})")
+            raise ArgumentError(f"TAT needs tau above 0, such as 0.3 (it is {self.tau!r})", code="tau")
 
     def curvature(self, graph: Graph) -> float:
         """C''(1) of each layer of a smooth activation."""
@@ -74,7 +74,8 @@ class TATTarget:
         if (room := excess(0.0)) > 0:
             raise InfeasibleError(
                 f"no leaky ReLU reaches eta = {self.eta} in this network: with a negative slope of 0 the largest C(0) "
-                f"is {self.eta - room:.6f}, so the nearest value that can be met is eta = {floor(self.eta - room)}"
+                f"is {self.eta - room:.6f}, so the nearest value that can be met is eta = {floor(self.eta - room)}",
+                code="eta-out-of-reach",
             )
         return rising_root(excess, 0.0, 1.0)
 
@@ -93,23 +94,29 @@ Target = DKSTarget | TATTarget | EOCTarget
 
 
 def rising_root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Root of an increasing function between two points (Illinois variant of the false position).
+    """Root of an increasing function between two points; that point beyond which it lies, if it does.
+
+    The false position in its Illinois variant, with a bisection wherever that has not halved the interval in three
+    steps: where the function is huge at one end, as the slope of a deep network is, the false position alone creeps.
 
     >>> round(rising_root(lambda x: x**3 - 2, 0.0, 2.0), 12) == round(2 ** (1 / 3), 12)
     True
+    >>> round(rising_root(lambda x: x**500 - 1.5, 1.0, 2.0) ** 500, 9)
+    1.5
     """
     below, above = function(low), function(high)
     if below >= 0:
         return low
     if above <= 0:
         return high
-    side = 0
-    for _ in range(200):
-        middle = (low * above - high * below) / (above - below)
-        if not low < middle < high or high - low < 1e-15 * max(1.0, abs(high)):
-            return middle
+    side, steps, width = 0, 0, high - low
+    while high - low > 4e-16 * max(1.0, abs(high)):
+        middle = (low + high) / 2
+        if steps < 3 and math.isfinite(above):
+            guess = (low * above - high * below) / (above - below)
+            middle = guess if low < guess < high else middle
         value = function(middle)
-        if abs(value) < 1e-15:
+        if value == 0 or not low < middle < high:
             return middle
         if value < 0:
             low, below = middle, value
@@ -119,6 +126,9 @@ def rising_root(function: Callable[[float], float], low: float, high: float) -> 
             high, above = middle, value
             below = below / 2 if side > 0 else below
             side = 1
+        steps += 1
+        if high - low <= width / 2:
+            steps, width = 0, high - low
     return (low + high) / 2
 
 
@@ -133,4 +143,4 @@ def _is_number(value: object) -> bool:
 
 def _needs_layers(graph: Graph) -> None:
     if not graph.nonlinear:
-        raise ArgumentError("the network has no nonlinear layer to shape")
+        raise ArgumentError("the network has no nonlinear layer to shape", code="no-activation")

@@ -61,7 +61,8 @@ class ShapedActivation(nn.Module):
     @property
     def activation(self) -> Activation:
         """The function in double precision, for kernels."""
-        base = as_activation(self.name if self.function is None else self.function, self.name)
+        name = "leaky_relu" if "negative_slope" in self.constants else self.name
+        base = as_activation(name if self.function is None else self.function, name)
         return base.shaped(self.constants)
 
     def extra_repr(self) -> str:

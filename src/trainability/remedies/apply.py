@@ -4,15 +4,18 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from trainability.errors import ArgumentError, ArgumentTypeError, StateError
+from trainability.errors import ArgumentError, ArgumentTypeError, StateError, UnsupportedModelError
 from trainability.layers import Selection, Where, select
 from trainability.observe import unwrap
+
+if TYPE_CHECKING:
+    from trainability.remedies.check import Check
 
 _SHOWN = 8  # reasons, in an error
 
@@ -43,14 +46,26 @@ class Remedy(Protocol):
         """Return the JSON form."""
 
 
+@runtime_checkable
+class Checked(Remedy, Protocol):
+    """A remedy that predicts what it makes of the signal, and can be held to it."""
+
+    def plan_checked(self, model: nn.Module, where: Where | None, inputs: Any) -> tuple[Plan, "Check | None"]:
+        """Plan as `plan` does, and measure what the planned model does."""
+
+
 @dataclass
 class Report:
-    """What `apply_` changed and skipped. ``undo()`` puts everything back, to the bit, until the report is dropped."""
+    """What `apply_` changed and skipped. ``undo()`` puts everything back, to the bit, until the report is dropped.
+
+    ``check`` is what DKS, TAT and EOC predict of every layer beside what was measured.
+    """
 
     remedy: Remedy
     changes: tuple[Change, ...]
     skipped: dict[str, str]
     applied: bool
+    check: "Check | None" = None
     _before: "_Before | None" = field(default=None, repr=False)
     _model: nn.Module | None = field(default=None, repr=False)
 
@@ -77,6 +92,7 @@ class Report:
         lines = [f"{self.remedy}: {len(self.changes)} changed" + ("" if self.applied else " (not applied)")]
         lines += [f"  {c.path or 'the model'}: {c.before} -> {c.after} ({c.why})" for c in self.changes]
         lines += [f"  skipped {path or 'the model'}: {reason}" for path, reason in self.skipped.items()]
+        lines += [str(self.check)] if self.check is not None else []
         return "\n".join(lines)
 
 
@@ -119,7 +135,13 @@ def _inner(module: nn.Module) -> dict[str, dict[Any, Any]]:
 
 
 def apply_(
-    model: nn.Module, remedy: Remedy, *, inputs: Any = None, where: Where | None = None, dry_run: bool = False
+    model: nn.Module,
+    remedy: Remedy,
+    *,
+    inputs: Any = None,
+    where: Where | None = None,
+    dry_run: bool = False,
+    check: bool = True,
 ) -> Report:
     """Apply a remedy to a model, in place.
 
@@ -129,6 +151,9 @@ def apply_(
         inputs: a batch, as in `trainability.measure`, for remedies that have to see how the model runs.
         where: which layers (`trainability.select`); the default is every layer that the remedy is for.
         dry_run: report only.
+        check: refuse DKS, TAT and EOC where the shaped model does not do what they predict: where the mean square of
+            the signal in a layer, over draws of the weights, departs from the prediction by more than a factor of 1.5
+            and 4 standard errors. Without it the report has the numbers.
 
     Raises:
         ValueError: nothing matched, or the remedy needs ``inputs``.
@@ -156,7 +181,20 @@ def apply_(
     if not isinstance(remedy, Remedy):
         raise ArgumentTypeError(f"apply_ needs a remedy such as Init('he') or TAT(), not {remedy!r}")
     wrapper, model = model, unwrap(model)
-    planned, skipped = remedy.plan(model, where, inputs)
+    checked = None
+    if isinstance(remedy, Checked):
+        (planned, skipped), checked = remedy.plan_checked(model, where, inputs)
+        if check and checked is not None and (departure := checked.departure) is not None:
+            raise UnsupportedModelError(
+                departure.path,
+                f"{remedy} would not do what it predicts there: over {checked.draws} draws of the weights the mean "
+                f"square of the signal is {departure.measured_q:.4g}, and {departure.q:.4g} is predicted. Likely: "
+                f"{departure.reason}. Change that, keep the weights with init=None, or apply it all the same with "
+                "check=False, whose report has the numbers of every layer",
+                code="prediction-departs",
+            )
+    else:
+        planned, skipped = remedy.plan(model, where, inputs)
     if not planned:
         reasons = [f"\n{path or 'the model'}: {reason}" for path, reason in skipped.items()]
         more = f"\nand {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
@@ -165,9 +203,9 @@ def apply_(
         )
     changes = tuple(change for change, _ in planned)
     if dry_run:
-        return Report(remedy, changes, skipped, applied=False)
+        return Report(remedy, changes, skipped, applied=False, check=checked)
     known = {id(parameter) for parameter in model.parameters()}
-    report = Report(remedy, changes, skipped, True, _Before(model), model)
+    report = Report(remedy, changes, skipped, True, checked, _Before(model), model)
     _reports.setdefault(model, []).append(weakref.ref(report))
     try:
         with torch.no_grad():

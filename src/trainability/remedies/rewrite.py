@@ -2,22 +2,20 @@
 
 import copy
 import inspect
-import operator
-from collections.abc import Callable, Mapping
+import warnings
+from dataclasses import dataclass
 from importlib import import_module
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx._symbolic_trace import PH
+from torch.fx.graph import CodeGen
+from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten, treespec_dumps, treespec_loads
 
-from trainability.activations import called_activation
 from trainability.errors import UnsupportedModelError
 from trainability.observe import call, observing
-
-# Functions that are activations where kernels are concerned, besides those of torch.nn.functional.
-_FURTHER = {"erf": "erf", "atan": "atan", "arctan": "atan", "asinh": "asinh", "arcsinh": "asinh", "sin": "sin"}
-_ADDITIONS = {operator.add, operator.iadd, torch.add}
 
 
 class _OwnForward(fx.Tracer):
@@ -34,9 +32,10 @@ class RewrittenForward:
     evaluation, since what ``forward`` does may depend on the mode.
     """
 
-    def __init__(self, module: nn.Module, graphs: Mapping[bool, fx.Graph]) -> None:
+    def __init__(self, module: nn.Module, traced: "Traced") -> None:
         self.module = module
-        code = {mode: graph.python_code("self") for mode, graph in graphs.items()}
+        self.output = traced.output
+        code = {mode: graph.python_code("self") for mode, graph in traced.graphs.items()}
         self.sources = {mode: (c.src, dict(c.globals)) for mode, c in code.items()}
         self.functions = {mode: _compiled(*source) for mode, source in self.sources.items()}
         self.arguments = _arguments(module)
@@ -47,7 +46,10 @@ class RewrittenForward:
             given = inspect.Signature(list(self.arguments)).bind(*args, **kwargs)
             given.apply_defaults()
             args = tuple(given.arguments.values())
-        return self.functions[self.module.training](self.module, *args)
+        function = self.functions[self.module.training]
+        if self.output is None:
+            return function(self.module, *args)
+        return tree_unflatten(function(self.module, *tree_leaves(args)), treespec_loads(self.output))
 
     @property
     def __code__(self) -> CodeType:
@@ -69,10 +71,10 @@ class RewrittenForward:
             mode: (text, {k: _ModuleName(v.__name__) if isinstance(v, ModuleType) else v for k, v in names.items()})
             for mode, (text, names) in self.sources.items()
         }
-        return {"module": self.module, "sources": sources, "arguments": self.arguments}
+        return {"module": self.module, "sources": sources, "arguments": self.arguments, "output": self.output}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.module, self.arguments = state["module"], state["arguments"]
+        self.module, self.arguments, self.output = state["module"], state["arguments"], state["output"]
         self.sources = {
             mode: (text, {k: import_module(v) if isinstance(v, _ModuleName) else v for k, v in names.items()})
             for mode, (text, names) in state["sources"].items()
@@ -95,10 +97,26 @@ def _compiled(source: str, names: dict[str, Any]) -> FunctionType:
     return function
 
 
-def trace(model: nn.Module, path: str, inputs: Any) -> dict[bool, fx.Graph]:
+@dataclass(frozen=True)
+class Traced:
+    """What a ``forward`` does itself.
+
+    Attributes:
+        graphs: in training (True) and at evaluation.
+        constants: tensors that it makes, by the names under which the graphs take them.
+        output: the structure of its output, where it takes lists or dictionaries of tensors; the graphs take and
+            give those one by one.
+    """
+
+    graphs: dict[bool, fx.Graph]
+    constants: dict[str, Tensor]
+    output: str | None
+
+
+def trace(model: nn.Module, path: str, inputs: Any) -> Traced:
     """What the ``forward`` of the module at ``path`` does itself, in training and at evaluation.
 
-    Arguments that are not tensors are taken as they are in one call of the model.
+    Arguments that are not tensors, nor hold any, are taken as they are in one call of the model.
 
     Raises:
         UnsupportedModelError: it cannot be traced, or the trace computes something else.
@@ -108,21 +126,26 @@ def trace(model: nn.Module, path: str, inputs: Any) -> dict[bool, fx.Graph]:
     args, kwargs, output = _one_call(model, module, path, inputs)
     given = inspect.Signature(list(_arguments(module))).bind(*args, **kwargs)
     given.apply_defaults()
-    fixed = {key: value for key, value in given.arguments.items() if not isinstance(value, Tensor)}
-    graphs = {}
+    fixed = {key: _with_places(value) for key, value in given.arguments.items() if not isinstance(value, Tensor)}
+    graphs: dict[bool, fx.Graph] = {}
     before = dict(vars(module))
     try:
         for mode in (True, False):
             module.training = mode
-            graphs[mode] = _OwnForward().trace(module, concrete_args=fixed or None)
-        made = sorted(set(vars(module)) - set(before))
-        if made:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of arguments that the trace takes as they are, which is meant
+                graphs[mode] = _OwnForward().trace(module, concrete_args=fixed or None)
+        made = {name: value for name, value in vars(module).items() if name not in before}
+        if others := sorted(name for name in made if not name.startswith("_tensor_constant")):
             raise UnsupportedModelError(
-                path, f"its forward sets attributes or makes tensors ({', '.join(made)}); a rewritten one would not"
+                path,
+                f"its forward sets attributes ({', '.join(others)}), which a rewritten one would not",
+                code="forward-sets-attributes",
             )
+        traced = Traced(graphs, made, _taken_apart(graphs))
         with observing(model), torch.no_grad():
             model.eval()
-            again = RewrittenForward(module, graphs)(*args, **kwargs)
+            again = RewrittenForward(module, traced)(*args, **kwargs)
     except UnsupportedModelError:
         raise
     except Exception as error:  # tracing runs the module's own code on proxies, which may fail in any way
@@ -131,18 +154,38 @@ def trace(model: nn.Module, path: str, inputs: Any) -> dict[bool, fx.Graph]:
             path,
             f"its forward calls activations or adds branches, and cannot be rewritten ({text}); make these "
             "modules of their own, such as nn.ReLU() for F.relu",
+            code="forward-not-traceable",
         ) from error
     finally:
         vars(module).clear()
         vars(module).update(before)
-    if isinstance(output, Tensor) and not (isinstance(again, Tensor) and torch.allclose(again, output, equal_nan=True)):
-        raise UnsupportedModelError(path, "its forward, when traced, computes something else; it cannot be rewritten")
-    counts = {mode: (len(activation_calls(graph)), len(additions(graph))) for mode, graph in graphs.items()}
-    if counts[True] != counts[False]:
+    pairs = zip(_tensors(output), _tensors(again), strict=False)
+    if not all(torch.allclose(a, b, equal_nan=True) for a, b in pairs):
         raise UnsupportedModelError(
-            path, "its forward calls other activations or additions in training than at evaluation; give each a module"
+            path,
+            "its forward, when traced, computes something else; it cannot be rewritten",
+            code="forward-not-traceable",
         )
-    return graphs
+    return traced
+
+
+def _with_places(value: Any) -> Any:
+    """An argument with a place for each tensor in it."""
+    return tree_map(lambda leaf: PH if isinstance(leaf, Tensor) else leaf, value)
+
+
+def _taken_apart(graphs: dict[bool, fx.Graph]) -> str | None:
+    """Make graphs take tensors one by one that the tracer packs and unpacks; the structure of their output."""
+    structure = None
+    for graph in graphs.values():
+        if (info := getattr(graph._codegen, "pytree_info", None)) is not None:
+            structure = treespec_dumps(info.out_spec)
+            graph.set_codegen(CodeGen())
+    return structure
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 _CONTEXTS = {"no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "autocast", "checkpoint"}
@@ -150,55 +193,22 @@ _CONTEXTS = {"no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "au
 
 def _check_forward(path: str, module: nn.Module) -> None:
     if "forward" in vars(module):
-        raise UnsupportedModelError(path, "its forward has been replaced already; undo that first")
+        raise UnsupportedModelError(
+            path, "its forward has been replaced already; undo that first", code="forward-replaced"
+        )
     if found := _CONTEXTS & set(type(module).forward.__code__.co_names):
         raise UnsupportedModelError(
             path,
             f"its forward works under {', '.join(sorted(found))}, which a rewritten one would not; make its "
             "activations and additions modules of their own",
+            code="forward-under-a-context",
         )
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in _arguments(module)):
         raise UnsupportedModelError(
             path,
             "its forward takes *args or **kwargs and cannot be rewritten; make its activations and additions modules",
+            code="forward-takes-any-arguments",
         )
-
-
-def activation_calls(graph: fx.Graph) -> list[tuple[fx.Node, str]]:
-    """Calls of activations as functions, with the name of each."""
-    found = []
-    for node in graph.nodes:
-        name = called_activation(node) if node.op in ("call_function", "call_method") else None
-        if name is None and node.op == "call_function":
-            name = _FURTHER.get(getattr(node.target, "__name__", ""))
-        elif name is None and node.op == "call_method":
-            name = _FURTHER.get(str(node.target).rstrip("_"))
-        if name is not None:
-            found.append((node, name))
-    return found
-
-
-def additions(graph: fx.Graph) -> list[fx.Node]:
-    """Additions of two values that are not parameters or constants."""
-    found = []
-    for node in graph.nodes:
-        adds = node.target in _ADDITIONS or (node.op == "call_method" and node.target in ("add", "add_"))
-        operands = [a for a in node.args[:2] if isinstance(a, fx.Node) and a.op != "get_attr"]
-        if adds and len(operands) == 2:
-            found.append(node)
-    return found
-
-
-def replace_call(graph: fx.Graph, path: str, node: fx.Node, name: str, operands: tuple[Any, ...]) -> None:
-    """Call the submodule ``name`` in place of a node."""
-    if not node.users:
-        raise UnsupportedModelError(
-            path, f"{node.target} works in place and its result is not used; use what it returns instead"
-        )
-    with graph.inserting_after(node):
-        substitute = graph.call_module(name, operands)
-    node.replace_all_uses_with(substitute)
-    graph.erase_node(node)
 
 
 def replace_module(model: nn.Module, module: nn.Module, substitute: nn.Module) -> None:
@@ -210,27 +220,6 @@ def replace_module(model: nn.Module, module: nn.Module, substitute: nn.Module) -
                 parent._modules[name] = substitute
                 if isinstance(parent, nn.TransformerEncoderLayer) and name == "activation":
                     parent.activation_relu_or_gelu = 0  # by which torch's fused path knows what it computes
-
-
-def function_of(node: fx.Node) -> Callable[[Tensor], Tensor]:
-    """The function that a node calls, with its other arguments, out of place."""
-    keywords = {key: value for key, value in node.kwargs.items() if key != "inplace"}
-    name = str(getattr(node.target, "__name__", node.target))
-    if node.op == "call_method":
-        return _Called(getattr(Tensor, name.rstrip("_")), node.args[1:], keywords)
-    target = getattr(torch, name[:-1]) if name.endswith("_") else node.target
-    assert callable(target)
-    return _Called(target, node.args[1:], keywords) if len(node.args) > 1 or keywords else target
-
-
-class _Called:
-    """A function with the arguments that come after its first."""
-
-    def __init__(self, function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.function, self.args, self.kwargs = function, args, kwargs
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.args, **self.kwargs)
 
 
 def _one_call(
@@ -255,9 +244,9 @@ def _one_call(
         for handle in handles:
             handle.remove()
     if not returned:
-        raise UnsupportedModelError(path, "it did not run on these inputs")
+        raise UnsupportedModelError(path, "it did not run on these inputs", code="did-not-run")
     return (*given[0], returned[0])
 
 
 def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)

@@ -12,7 +12,8 @@ from trainability.layers import Where, select
 from trainability.remedies.apply import Change, Changes, Plan
 from trainability.remedies.calls import check_not_quantised, nested_tensor_changes
 from trainability.remedies.init import Init
-from trainability.remedies.rewrite import RewrittenForward, activation_calls, replace_call, replace_module, trace
+from trainability.remedies.regions import Region, regions
+from trainability.remedies.rewrite import RewrittenForward, Traced, replace_module, trace
 
 _GATES = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.LogSigmoid, nn.Softsign, nn.Hardtanh)
 _GATE_NAMES = {"sigmoid", "tanh", "hardsigmoid", "logsigmoid", "softsign", "hardtanh", "erf", "atan", "sin", "glu"}
@@ -99,17 +100,18 @@ class SELU:
         changes: Changes = []
         for path in sorted(calls.callers):
             module = model.get_submodule(path)
-            graphs = trace(model, path, inputs)
+            traced = trace(model, path, inputs)
             replaced: list[str] = []
-            for graph in graphs.values():
-                names = [(node, name) for node, name in activation_calls(graph) if name not in _GATE_NAMES]
-                for node, _ in names:
-                    replace_call(graph, path, node, "selu", (node.args[0],))
+            for graph in traced.graphs.values():
+                found = [region for region in regions(graph, traced.constants) if _is_called(region)]
+                put: dict[fx.Node, fx.Node] = {}
+                for region in found:
+                    region.replace(graph, "selu", put)
                 graph.lint()
-                replaced = [name for _, name in names]
+                replaced = [region.node.detail for region in found]
             if replaced:
                 change = Change(f"{path}.selu".lstrip("."), ", ".join(replaced), "SELU", "called in its forward")
-                changes.append((change, partial(_rewrite, module, graphs)))
+                changes.append((change, partial(_rewrite, module, traced)))
             else:
                 skipped[path] = "the functions that its forward calls may be gates"
         return changes
@@ -122,6 +124,12 @@ def _may_be_a_gate(model: nn.Module, path: str, module: nn.Module) -> bool:
     return isinstance(module, _GATES) and not isinstance(module, nn.ReLU6) and not goes_on
 
 
-def _rewrite(module: nn.Module, graphs: dict[bool, fx.Graph]) -> None:
+def _is_called(region: Region) -> bool:
+    """Whether it is an activation of torch.nn.functional, and none that may be a gate."""
+    name = region.node.detail
+    return region.node.kind == "nonlinear" and hasattr(nn.functional, name) and name not in _GATE_NAMES
+
+
+def _rewrite(module: nn.Module, traced: Traced) -> None:
     module.add_module("selu", nn.SELU().train(module.training))
-    module.forward = RewrittenForward(module, graphs)
+    module.forward = RewrittenForward(module, traced)

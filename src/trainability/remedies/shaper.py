@@ -1,7 +1,7 @@
 """Planning what DKS, TAT and EOC change in a model: weights, normalisation, sums and activations."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -25,19 +25,14 @@ from trainability.kernels import (
     solve,
 )
 from trainability.kernels.operations import BATCH_NORMALISATION
-from trainability.kernels.read import read
+from trainability.kernels.propagate import propagate
+from trainability.kernels.read import read_recorded
 from trainability.layers import Where, select
 from trainability.remedies.activation import ShapedActivation
 from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.rewrite import (
-    RewrittenForward,
-    activation_calls,
-    additions,
-    function_of,
-    replace_call,
-    replace_module,
-    trace,
-)
+from trainability.remedies.check import FACTOR
+from trainability.remedies.regions import Region, regions
+from trainability.remedies.rewrite import RewrittenForward, Traced, replace_module, trace
 from trainability.remedies.weighted_sum import WeightedSum
 from trainability.remedies.weights import (
     check_delta,
@@ -63,57 +58,99 @@ class Shaping:
         if (check := getattr(super(), "__post_init__", None)) is not None:
             check()
         if self.shortcut is not None and not 0 <= self.shortcut <= 1:
-            raise ArgumentError(f"the shortcut's weight lies between 0 and 1 (it is {self.shortcut})")
+            raise ArgumentError(f"the shortcut's weight lies between 0 and 1 (it is {self.shortcut})", code="shortcut")
         if self.batchnorm not in ("refuse", "remove"):
-            raise ArgumentError(f"batchnorm is 'refuse' or 'remove', not {self.batchnorm!r}")
+            raise ArgumentError(f"batchnorm is 'refuse' or 'remove', not {self.batchnorm!r}", code="batchnorm-option")
         if self.init not in (None, own := type(self).init):
-            raise ArgumentError(f"init is {own!r} or None, not {self.init!r}")
+            raise ArgumentError(f"init is {own!r} or None, not {self.init!r}", code="init")
 
 
 class Shaper:
     """Plans the changes of one remedy to one model."""
 
-    def __init__(self, remedy: Shaping, model: nn.Module, where: Where | None, inputs: Any) -> None:
+    def __init__(
+        self,
+        remedy: Shaping,
+        model: nn.Module,
+        where: Where | None,
+        inputs: Any,
+        factors: Mapping[str, float] | None = None,
+    ) -> None:
         if inputs is None:
             raise ArgumentError(
-                f"{type(remedy).__name__} reads the model off one call: apply_(model, remedy, inputs=x)"
+                f"{type(remedy).__name__} reads the model off one call: apply_(model, remedy, inputs=x)",
+                code="inputs-needed",
             )
         assert isinstance(remedy, DKSTarget | TATTarget | EOCTarget)
         self.target: Target = remedy
         self.remedy = remedy
+        self.factors = factors or {}  # of weights that forward changes, to draw them with
         self.shaping = not isinstance(remedy, EOCTarget)
         self.model = model
         self.inputs = inputs
         self.skipped: dict[str, str] = {}
         self.changes: Changes = []
+        self.draws: list[Callable[[], None]] = []  # those of the changes that draw weights
+        self.scales: dict[str, tuple[float, float]] = {}  # of weights drawn: gain, and mean square of the biases
         self.chosen = None if where is None else set(select(model, where).paths)
-        self.read = read(model, inputs)
+        self.read, self.recording = read_recorded(model, inputs)
         self.graph = self._normalised(self._without_unselected(self.read))
         self._check_scales()
 
     def plan(self) -> Plan:
         """Weights, then structure: normalisation, sums, activations."""
         solutions = self._solutions()
+        self._check_means(solutions)
         if not self.shaping:
             self.graph.check_sums(zero_mean=False)
             self._check_sizes(solutions)
         if self.remedy.init is not None:
             self._plan_weights(solutions)
+        self.draws = [draw for _, draw in self.changes]
         self._plan_batchnorm()
         self._plan_owners(solutions)
         self.expected = self._expected(solutions)
         self._note(solutions)
         return self.changes, self.skipped
 
+    def _check_means(self, solutions: dict[int, Solution]) -> None:
+        """Refuse where means that come to activations make the signal grow, which TAT takes to be of mean square 1."""
+        if not isinstance(self.target, TATTarget):
+            return
+        nodes = [
+            replace(n, weights=(1.0, 0.0))
+            if n.kind == "affine"
+            else replace(n, activation=solutions[id(n.activation)].shaped)
+            if n.kind == "nonlinear"
+            else replace(n, detail="identity")
+            if n.detail in BATCH_NORMALISATION
+            else n
+            for n in self.graph.nodes
+        ]
+        states = propagate(Graph(tuple(nodes)), {"": (1.0, 0.5)}).states
+        for node, state in zip(nodes, states, strict=False):
+            if node.kind == "nonlinear" and self.graph.carries_mean(node) and not 1 / FACTOR < state.q < FACTOR:
+                raise UnsupportedModelError(
+                    node.path,
+                    "its activation takes a value that has a mean, since an activation came before it and no weight "
+                    "layer between, as in relu(x + f(x)) of ResNet v1. TAT takes the mean to be 0; here the mean "
+                    f"square becomes {state.q:.3g} instead of 1, and grows from block to block. Use DKS, under which "
+                    "means are 0; or put the activation before the addition (pre-activation order); or leave the "
+                    "shortcuts out with shortcut=0",
+                    code="mean-into-activation",
+                )
+
     def _note(self, solutions: dict[int, Solution]) -> None:
         """What the result depends on and is not taken care of."""
         if len({solution.activation.leaky is None for solution in solutions.values()}) > 1:
             self.skipped["(several activations)"] = "each is solved as if all were like it, as the method has it"
-        given = self.inputs if isinstance(self.inputs, Tensor) else None
-        if given is not None and given.is_floating_point() and not given.is_meta and given.numel():
+        for node in self.read.nodes:
+            given = self.recording.inputs.get(node.detail) if node.kind == "input" else None
+            if given is None or not given.is_floating_point() or given.is_meta or not given.numel():
+                continue
             q = float(given.detach().double().square().mean())
             if q > 0 and not 0.5 < q < 2:
-                self.skipped["(inputs)"] = (
+                self.skipped["(inputs)" if len(self.recording.inputs) == 1 else f"(input {node.detail})"] = (
                     f"their mean square is {q:.3g}, where the theory takes 1: normalise them, or use "
                     "trainability.data.PLN; what comes after keeps the wrong size"
                 )
@@ -159,6 +196,7 @@ class Shaper:
                     node.path,
                     f"its forward {what}, which would undo that the mean square of the signal stays 1; where a "
                     f"parameter does it (a layer scale, an embedding), set that to {int(node.kind == 'scale')} first",
+                    code="scaled-signal",
                 )
 
     def _selected(self, path: str) -> bool:
@@ -169,7 +207,8 @@ class Shaper:
 
     def _without_unselected(self, graph: Graph) -> Graph:
         """Activations that are not to be shaped count as linear: those not selected, and one that is the output."""
-        ends = set(graph.nodes[-1].inputs)
+        taken = {i for node in graph.nodes[:-1] for i in node.inputs}
+        ends = set(graph.nodes[-1].inputs) - taken  # a feature that is returned and used further is hidden
         nodes = []
         for k, node in enumerate(graph.nodes):
             reason = None
@@ -194,12 +233,21 @@ class Shaper:
         return Graph(tuple(nodes))
 
     def _sum_weights(self, node: Node, layers: list[int]) -> tuple[float, ...]:
-        shortcut = self.remedy.shortcut
-        if shortcut is None or layers[0] == layers[1]:
-            size = math.hypot(*node.weights)
-            return tuple(w / size for w in node.weights)
-        rest = math.sqrt(1 - shortcut**2)
-        return (shortcut, rest) if layers[0] < layers[1] else (rest, shortcut)
+        """Weights whose squares add up to 1, the shortcut being the one summand with the fewest weight layers."""
+        shortcut, weights = self.remedy.shortcut, node.weights
+        if shortcut is not None and layers.count(min(layers)) == 1:
+            size = math.hypot(*(w for w, n in zip(weights, layers, strict=True) if n > min(layers)))
+            rest = math.sqrt(1 - shortcut**2) / (size or 1.0)
+            return tuple(
+                math.copysign(shortcut, w or 1.0) if n == min(layers) else rest * (w if size else 1.0)
+                for w, n in zip(weights, layers, strict=True)
+            )
+        size = math.hypot(*weights)
+        if not size:
+            raise UnsupportedModelError(
+                node.path, "all summands of its sum are multiplied by 0, so nothing comes through", code="empty-sum"
+            )
+        return tuple(w / size for w in weights)
 
     def _solutions(self) -> dict[int, Solution]:
         """The solution of every activation in the graph, by its identity."""
@@ -212,44 +260,55 @@ class Shaper:
             try:
                 found[id(phi)] = solve(phi, self.target, self.graph)
             except InfeasibleError as error:
-                raise InfeasibleError(f"{phi.name}: {error}" if phi.name not in str(error) else str(error)) from error
+                raise InfeasibleError(
+                    f"{phi.name}: {error}" if phi.name not in str(error) else str(error), code=error.code
+                ) from error
         if not found:
-            raise UnsupportedModelError("", "it has no hidden activation to shape")
+            raise UnsupportedModelError("", "it has no hidden activation to shape", code="no-activation")
         return found
 
     def _plan_weights(self, solutions: dict[int, Solution]) -> None:
         layers = [node for node in self.graph.nodes if node.kind == "affine" and self._selected(node.path)]
         after = self._activation_before(solutions)
-        for node in dict.fromkeys(layers):
-            module = self.model.get_submodule(node.path)
+        for node in layers:
+            owner, _, name = node.weight.rpartition(".")
+            module = self.model.get_submodule(owner)
             weight = module._parameters.get("weight")
-            if weight is None or matrices(module) is None:
+            if name != "weight" or weight is None or matrices(module) is None:
                 raise UnsupportedModelError(
                     node.path,
-                    f"{type(module).__name__} keeps weights of an unknown layout, or none of its own (a "
-                    "parametrisation?), so they cannot be initialised; keep them with init=None",
+                    f"{type(module).__name__} multiplies by its {name!r}, whose layout is unknown, or which is none of "
+                    "its own (a parametrization?), so it cannot be initialized; keep the weights with init=None",
+                    code="weight-layout",
                 )
             before = weight_std(weight)
             if isinstance(self.target, EOCTarget):
-                self.changes.append(_gaussian(node.path, module, before, after[node]))
+                change, draw = _gaussian(owner, module, before, after[id(node)])
+                self.scales[node.weight] = after[id(node)]["weight_variance"], after[id(node)]["bias_variance"]
             else:
-                check_delta(node.path, module)
-                change = Change(node.path, before, "orthogonal, scaled to keep the mean square", "weights drawn anew")
-                self.changes.append((change, partial(fill_delta, module, scaled_uniform_orthogonal)))
+                self.scales[node.weight] = 1.0, 0.0
+                check_delta(owner, module)
+                change = Change(owner, before, "orthogonal, scaled to keep the mean square", "weights drawn anew")
+                draw = partial(fill_delta, module, scaled_uniform_orthogonal)
+            factor = self.factors.get(node.weight, 1.0)
+            if factor != 1:
+                why = f"{change.why}; times {factor:.4g}, as its forward changes what it multiplies by"
+                change, draw = replace(change, why=why), partial(_draw_times, draw, module, factor)
+            self.changes.append((change, draw))
 
-    def _activation_before(self, solutions: dict[int, Solution]) -> dict[Node, dict[str, float]]:
-        """For every affine node the variances of the activation that feeds it.
+    def _activation_before(self, solutions: dict[int, Solution]) -> dict[int, dict[str, float]]:
+        """For every affine node, by its identity, the variances of the activation that feeds it.
 
         Inputs have mean square 1 where an activation gives E φ², so the layers that they feed need other weights.
         """
         first = next(iter(solutions.values())).constants
         of_inputs = {**first, "weight_variance": 1 - first["bias_variance"]} if not self.shaping else first
-        found: dict[Node, dict[str, float]] = {}
+        found: dict[int, dict[str, float]] = {}
         feeding: list[dict[str, float]] = []
         for node in self.graph.nodes:
             before = feeding[node.inputs[0]] if node.inputs else of_inputs
             if node.kind == "affine":
-                found[node] = before
+                found[id(node)] = before
             feeding.append(solutions[id(node.activation)].constants if node.kind == "nonlinear" else before)
         return found
 
@@ -257,7 +316,7 @@ class Shaper:
         """Refuse sums of summands of different mean square, which at the edge of chaos differ before and after φ."""
         sizes: list[float] = []
         for node in self.graph.nodes:
-            before = [sizes[i] for i in node.inputs]
+            before = [sizes[i] for i in self.graph.summands(node)]
             if node.kind == "nonlinear":
                 sizes.append(q_map(solutions[id(node.activation)].activation))
             elif node.kind == "sum":
@@ -266,6 +325,7 @@ class Shaper:
                         node.path,
                         "it adds a value before an activation to one after it, whose mean squares differ at the "
                         "edge of chaos, so that no weights keep it; use DKS or TAT, under which both are 1",
+                        code="uneven-sum",
                     )
                 sizes.append(before[0])
             else:
@@ -281,6 +341,7 @@ class Shaper:
                         f"{type(module).__name__} makes an output depend on the whole batch and undoes what "
                         f"{type(self.target).__name__} sets up, which makes it unnecessary; take it out with "
                         f"{type(self.target).__name__}(batchnorm='remove')",
+                        code="batchnorm",
                     )
                 change = Change(path, type(module).__name__, "Identity", "not needed, and not compatible")
                 self.changes.append((change, partial(replace_module, self.model, module, nn.Identity())))
@@ -288,7 +349,9 @@ class Shaper:
         for node in self.read.nodes:
             if node.path in used and node.detail in BATCH_NORMALISATION:
                 raise UnsupportedModelError(
-                    node.path, f"its forward calls {node.detail} as a function, which cannot be taken out; use a module"
+                    node.path,
+                    f"its forward calls {node.detail} as a function, which cannot be taken out; use a module",
+                    code="batchnorm-function",
                 )
 
     def _why(self) -> str:
@@ -321,10 +384,12 @@ class Shaper:
         if node.kind == "sum":
             substitute = WeightedSum(node.weights)
         elif isinstance(module, ShapedActivation):
-            raise UnsupportedModelError(node.path, "it is shaped already; undo that first")
+            raise UnsupportedModelError(node.path, "it is shaped already; undo that first", code="shaped-already")
         elif any(True for _ in module.parameters()):
             raise UnsupportedModelError(
-                node.path, f"{type(module).__name__} learns its own form; put a fixed activation in its place"
+                node.path,
+                f"{type(module).__name__} learns its own form; put a fixed activation in its place",
+                code="learned-activation",
             )
         else:
             _check_module(node.path, module)
@@ -335,52 +400,61 @@ class Shaper:
         self.changes.append((change, partial(replace_module, self.model, module, substitute)))
 
     def _plan_owner(self, path: str, nodes: list[Node], solutions: dict[int, Solution]) -> None:
+        """Put modules in the place of the functions and sums that the forward of one module computes itself."""
         module = self.model.get_submodule(path)
-        graphs = trace(self.model, path, self.inputs)
-        wanted_sums = [node for node in nodes if node.kind == "sum"]
-        all_sums = [node for node in self.graph.nodes if node.kind == "sum" and node.path == path]
-        activations = [node for node in nodes if node.kind == "nonlinear"]
-        # Those that stay are among the calls, too.
-        all_activations = [
-            node
-            for node, read_node in zip(self.graph.nodes, self.read.nodes, strict=True)
-            if read_node.kind == "nonlinear" and node.path == path
-        ]
+        traced = trace(self.model, path, self.inputs)
+        # Those that stay are among what is found in forward, too.
+        here = sorted(
+            (k for k, n in enumerate(self.read.nodes) if n.path == path and n.kind in ("nonlinear", "sum")),
+            key=lambda k: self.read.nodes[k].at,
+        )
+        wanted = {id(node) for node in nodes}
         children: dict[str, nn.Module] = {}
-        for graph in graphs.values():
-            sums, calls = additions(graph), activation_calls(graph)
-            if wanted_sums and len(sums) != len(all_sums):
+        for graph in traced.graphs.values():
+            found = regions(graph, traced.constants)
+            if not _alike(found, [self.read.nodes[k] for k in here]):
                 raise UnsupportedModelError(
                     path,
-                    f"its forward has {len(sums)} additions where {len(all_sums)} sums of branches were read, so it is "
-                    "not clear which is which; make the sum a module of its own",
+                    f"its forward, as it can be traced, computes {_counted(found)}, where "
+                    f"{_counted([self.read.nodes[k] for k in here])} were read off a call; make each a module of its "
+                    "own, used once",
+                    code="forward-not-understood",
                 )
-            if activations and len(calls) != len(all_activations):
-                raise UnsupportedModelError(
-                    path,
-                    f"its forward has an activation made of several operations ({activations[0].detail} and others) "
-                    "that cannot be replaced; make it a module of its own",
-                )
-            for number, (node, read_node) in enumerate(zip(sums, all_sums, strict=False)):
-                if read_node in wanted_sums:
-                    name = f"weighted_sum_{number}"
-                    children.setdefault(name, WeightedSum(read_node.weights))
-                    replace_call(graph, path, node, name, tuple(node.args[:2]))
-            known: dict[str, list[int]] = {}  # calls of one activation share a module
-            for (node, kind), read_node in zip(calls, all_activations, strict=False):
-                if read_node.kind == "nonlinear" and self.shaping:
-                    alike = known.setdefault(kind, [])
-                    if id(read_node.activation) not in alike:
-                        alike.append(id(read_node.activation))
-                    number = alike.index(id(read_node.activation))
+            functions = [r.function(traced.constants) if r.node.kind == "nonlinear" else None for r in found]
+            put: dict[fx.Node, fx.Node] = {}
+            names: dict[str, list[int]] = {}  # calls of one activation share a module
+            for region, function, k in zip(found, functions, here, strict=True):
+                node = self.graph.nodes[k]
+                if id(node) not in wanted:
+                    continue
+                if node.kind == "sum":
+                    name = f"weighted_sum_{sum(n.startswith('weighted_sum') for n in names)}"
+                    names[name] = []
+                    children.setdefault(name, WeightedSum(node.weights))
+                else:
+                    assert node.activation is not None
+                    kind = node.activation.name if node.activation.name.isidentifier() else region.node.detail
+                    known = names.setdefault(kind, [])
+                    if id(node.activation) not in known:
+                        known.append(id(node.activation))
+                    number = known.index(id(node.activation))
                     name = f"shaped_{kind}" + (f"_{number}" if number else "")
-                    solution = solutions[id(read_node.activation)]
-                    children.setdefault(name, _shaped(solution, function_of(node)))
-                    replace_call(graph, path, node, name, (node.args[0],))
+                    if name not in children:
+                        assert function is not None
+                        children[name] = _shaped(solutions[id(node.activation)], function)
+                region.replace(graph, name, put)
             graph.lint()
+            if left := {str(n.target) for n in graph.nodes if n.op == "get_attr"} & set(traced.constants):
+                raise UnsupportedModelError(
+                    path,
+                    f"its forward makes {len(left)} tensors, which a rewritten one would not; register them as buffers",
+                    code="forward-makes-tensors",
+                )
         for name, substitute in children.items():
             if hasattr(module, name):
-                raise UnsupportedModelError(path, f"it has an attribute {name!r} already, where one would be put")
+                raise UnsupportedModelError(
+                    path, f"it has an attribute {name!r} already, where one would be put", code="name-taken"
+                )
             kind = "sum" if isinstance(substitute, WeightedSum) else name.removeprefix("shaped_")
             self.changes.append(
                 (
@@ -390,7 +464,29 @@ class Shaper:
             )
         if children:
             last, make = self.changes[-1]
-            self.changes[-1] = (last, partial(_rewrite, make, module, graphs))
+            self.changes[-1] = (last, partial(_rewrite, make, module, traced))
+
+
+def _alike(found: list[Region], nodes: list[Node]) -> bool:
+    """Whether what was found in a traced forward is what was read off a call of it."""
+    z = torch.linspace(-3.3, 3.1, 17, dtype=torch.float64)
+    if [region.node.kind for region in found] != [node.kind for node in nodes]:
+        return False
+    for region, node in zip(found, nodes, strict=True):
+        a, b = region.node, node
+        if a.kind == "sum" and not torch.allclose(torch.tensor(a.weights), torch.tensor(b.weights), rtol=1e-4):
+            return False
+        if a.activation is not None and b.activation is not None:
+            with torch.no_grad():
+                one, other = (phi.function(z.clone()) for phi in (a.activation, b.activation))
+            if not torch.allclose(one, other, rtol=1e-6, atol=1e-9):
+                return False
+    return True
+
+
+def _counted(found: list[Region] | list[Node]) -> str:
+    kinds = [(item.node if isinstance(item, Region) else item).kind for item in found]
+    return f"{kinds.count('nonlinear')} activations and {kinds.count('sum')} sums"
 
 
 def _check_module(path: str, module: nn.Module) -> None:
@@ -410,6 +506,7 @@ def _check_module(path: str, module: nn.Module) -> None:
         raise UnsupportedModelError(
             path,
             f"{type(module).__name__} is another function in training, or keeps buffers; put a fixed one in its place",
+            code="learned-activation",
         )
 
 
@@ -418,9 +515,16 @@ def _add(module: nn.Module, name: str, child: nn.Module) -> None:
     module.add_module(name, child)
 
 
-def _rewrite(before: Callable[[], None], module: nn.Module, graphs: dict[bool, fx.Graph]) -> None:
+def _rewrite(before: Callable[[], None], module: nn.Module, traced: Traced) -> None:
     before()
-    module.forward = RewrittenForward(module, graphs)
+    module.forward = RewrittenForward(module, traced)
+
+
+def _draw_times(draw: Callable[[], None], module: nn.Module, factor: float) -> None:
+    draw()
+    weight = module._parameters["weight"]
+    assert weight is not None
+    weight.mul_(factor)
 
 
 def _shaped(solution: Solution, function: Callable[[Tensor], Tensor]) -> ShapedActivation:
@@ -434,7 +538,9 @@ def _gaussian(
 ) -> tuple[Change, Callable[[], None]]:
     views = matrices(module)
     assert views is not None
-    inputs = fan_in(module) or views[0][0].numel()
+    inputs: float = fan_in(module) or views[0][0].numel()
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        inputs /= math.prod(module.stride)  # so many of the taps meet in one output, on average
     std, spread = math.sqrt(constants["weight_variance"] / inputs), math.sqrt(constants["bias_variance"])
 
     def draw() -> None:
@@ -443,4 +549,4 @@ def _gaussian(
             nn.init.normal_(bias, std=spread)
 
     words = f"std {std:.3g}, biases {spread:.3g}"
-    return Change(path, before, words, f"weights drawn anew, fan-in {inputs}"), draw
+    return Change(path, before, words, f"weights drawn anew, fan-in {inputs:g}"), draw

@@ -8,6 +8,7 @@ from torch import nn
 from trainability.kernels import DKSTarget, EOCTarget, TATTarget
 from trainability.layers import Where
 from trainability.remedies.apply import Plan
+from trainability.remedies.check import Check
 from trainability.remedies.shaper import Init, Shaping
 from trainability.remedies.trial import plan_tried
 
@@ -21,6 +22,10 @@ class _Remedy(Shaping):
 
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan the stages that the class describes."""
+        return self.plan_checked(model, where, inputs)[0]
+
+    def plan_checked(self, model: nn.Module, where: Where | None, inputs: Any) -> tuple[Plan, Check | None]:
+        """Plan them, and hold what the planned model does against the prediction."""
         return plan_tried(self, model, where, inputs)
 
 

@@ -1,23 +1,30 @@
-"""Trying a plan of shaping on a copy of the model, and reading from the copy whether it became what was meant."""
+"""Trying a plan of shaping on a copy of the model: whether it becomes what was meant, and does what was predicted."""
 
 import copy
-from dataclasses import replace
+import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from trainability.errors import UnsupportedModelError
 from trainability.kernels import Activation, Graph, Node, maps
-from trainability.kernels.read import read
+from trainability.kernels.export import Recording
+from trainability.kernels.read import read_recorded
 from trainability.layers import Where
 from trainability.observe import observing
 from trainability.remedies.apply import Plan
+from trainability.remedies.check import Check, check, with_scales
 from trainability.remedies.shaper import Shaper, Shaping
 
+_SAMPLES = 8  # of the inputs, in a check
 
-def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
-    """The plan for a model, after it was carried out on a copy and the copy was read.
+
+def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: Any) -> tuple[Plan, Check | None]:
+    """The plan for a model, after it was carried out on a copy, and the check of that copy.
+
+    There is no check where tensors have no values (on the meta device).
 
     Raises:
         UnsupportedModelError: the copy cannot be read any more, or has another graph than was meant.
@@ -25,28 +32,94 @@ def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: A
     shaper = Shaper(remedy, model, where, inputs)
     plan = shaper.plan()
     with observing(model):  # the random state is put back
-        try:
-            twin = copy.deepcopy(model)
-        except Exception as error:  # whatever a model holds may not be made to be copied
+        twin = _copied(model)
+        trial = Shaper(remedy, twin, where, inputs)
+        changes, _ = trial.plan()
+        with torch.no_grad():
+            for _, change in changes:
+                change()
+        graph, recording = _read(twin, inputs)
+        path = _difference(_essence(shaper.expected), _essence(graph))
+        if path is not None:
             raise UnsupportedModelError(
-                "", f"it cannot be copied, and so a change of it cannot be tried ({type(error).__name__}: {error})"
-            ) from error
-    changes, _ = Shaper(replace(remedy, init=None), twin, where, inputs).plan()
-    with torch.no_grad():
-        for _, change in changes:
-            change()
-    path = _difference(_essence(shaper.expected), _essence(read(twin, inputs)))
-    if path is not None:
+                path,
+                "shaping it would not give the network that was meant, because of what its forward does there; make "
+                "every activation and addition in it a module of its own, used once",
+                code="not-as-meant",
+            )
+        if any(t.is_meta for t in (*twin.parameters(), *recording.inputs.values())):
+            return plan, None
+        factors = _factors(twin, inputs, graph, trial)
+        if factors:
+            plan = Shaper(remedy, model, where, inputs, factors).plan()
+        draws = [*trial.draws, *(_scaled(twin, name, factor) for name, factor in factors.items())]
+        meant = with_scales(graph, trial.scales)
+        # What `where` leaves out keeps its weights and activations, of which the theory says nothing.
+        redrawn = remedy.init is not None and where is None
+        return plan, check(meant, recording, draws, redrawn, borders=not trial.shaping)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever a model holds may not be made to be copied
         raise UnsupportedModelError(
-            path,
-            "shaping it would not give the network that was meant, because of what its forward does there; make every "
-            "activation and addition in it a module of its own, used once",
-        )
-    return plan
+            "",
+            f"it cannot be copied, and so a change of it cannot be tried ({type(error).__name__}: {error})",
+            code="not-copyable",
+        ) from error
+
+
+def _read(twin: nn.Module, inputs: Any) -> tuple[Graph, Recording]:
+    """The graph of a copy, on eight samples if it runs on those."""
+    leaves = [t for t in tree_leaves(inputs) if isinstance(t, Tensor) and t.dim()]
+    sizes = {len(t) for t in leaves}
+    if len(sizes) == 1 and not any(t.is_meta for t in leaves):
+        chosen = torch.arange(_SAMPLES) % sizes.pop()
+        try:
+            return read_recorded(twin, tree_map(lambda t: t[chosen.to(t.device)] if _is_batch(t) else t, inputs))
+        except UnsupportedModelError:  # it may be made for one size of a batch
+            pass
+    return read_recorded(twin, inputs)
+
+
+def _is_batch(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def _factors(twin: nn.Module, inputs: Any, graph: Graph, trial: Shaper) -> dict[str, float]:
+    """What to multiply weights by that forward changes, so that what multiplies the signal has the scale meant.
+
+    Those that this does not help, such as standardized ones, are left.
+    """
+    wanted = {n.weight: math.sqrt(trial.scales[n.weight][0] / n.weights[0]) for n in _derived(graph, trial)}
+    wanted = {name: factor for name, factor in wanted.items() if math.isfinite(factor) and abs(factor - 1) > 0.01}
+    if not wanted:
+        return {}
+    for name, factor in wanted.items():
+        _scaled(twin, name, factor)()
+    reached, _ = _read(twin, inputs)
+    found = {}
+    for node in _derived(reached, trial):
+        if node.weight in wanted and abs(node.weights[0] / trial.scales[node.weight][0] - 1) < 0.05:
+            found[node.weight] = wanted[node.weight]
+    return found
+
+
+def _derived(graph: Graph, trial: Shaper) -> list[Node]:
+    return [node for node in graph.nodes if node.derived and node.weight in trial.scales and node.weights[0] > 0]
+
+
+def _scaled(twin: nn.Module, name: str, factor: float) -> Any:
+    def scale() -> None:
+        with torch.no_grad():
+            twin.get_parameter(name).mul_(factor)
+
+    return scale
 
 
 def _essence(graph: Graph) -> list[Node]:
-    """The nodes that do something to a kernel."""
+    """The nodes that do something to a signal."""
     kept: list[Node] = []
     position: dict[int, int] = {}
     for k, node in enumerate(graph.nodes):
