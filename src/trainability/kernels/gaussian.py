@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from trainability.errors import ArgumentError
+from trainability.errors import ArgumentError, ArgumentTypeError
 
 REACH = 9.5  # beyond it lies 2e-21 of the normal distribution
 NODES = 16
@@ -76,11 +76,19 @@ def expectation(
     >>> round(expectation(torch.relu, kinks=[0.0]) * math.sqrt(2 * math.pi), 12)
     1.0
     """
+    if not callable(function):
+        raise ArgumentTypeError(f"the function is an elementwise one, not {function!r}", code="function")
+    if isinstance(kinks, str) or not all(isinstance(kink, int | float) for kink in kinks):
+        raise ArgumentTypeError(f"kinks are numbers, not {kinks!r}", code="kinks")
+    if not isinstance(tolerance, int | float) or not tolerance >= 0:
+        raise ArgumentError(f"the tolerance is a number of 0 or more, not {tolerance!r}", code="tolerance")
     split = torch.tensor(list(kinks), dtype=torch.float64, device="cpu")
     before = math.inf
     for halvings in range(8):
         x, w = normal_rule(edges(split, 2.0**-halvings))
         values = function(x)
+        if not isinstance(values, Tensor) or values.shape != x.shape:
+            raise ArgumentError("the function gives no tensor of the shape that it takes", code="not-elementwise")
         value = float((w * values).sum())
         if not math.isfinite(value):
             raise ArgumentError(

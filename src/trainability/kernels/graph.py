@@ -9,6 +9,8 @@ from typing import Any, Literal
 from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.kernels.activation import Activation
 
+_DEEPEST = 1_000_000
+
 Kind = Literal["input", "affine", "nonlinear", "sum", "concat", "scale", "shift", "pass", "normalise", "output"]
 
 
@@ -284,8 +286,8 @@ def chain(depth: int, activation: Activation | None = None) -> Graph:
     >>> chain(3).depth
     3
     """
-    if depth < 1:
-        raise ArgumentError(f"a chain has at least one nonlinear layer (depth is {depth})", code="depth")
+    if not isinstance(depth, int) or not 1 <= depth <= _DEEPEST:
+        raise ArgumentError(f"a chain has 1 to {_DEEPEST:,} nonlinear layers (depth is {depth!r})", code="depth")
     nodes = [Node("input")]
     for k in range(depth):
         nodes.append(Node("affine", (len(nodes) - 1,), f"affine.{k}"))
@@ -308,8 +310,8 @@ def residual(branch: Graph, shortcut: float) -> Graph:
     >>> residual(chain(2), shortcut=0.6).maximum(lambda y: 2 * y, 1.0)  # of the branch; the whole has 0.36 + 0.64 · 4
     4.0
     """
-    if not 0 <= shortcut <= 1:
-        raise ArgumentError(f"the shortcut's weight lies between 0 and 1 (it is {shortcut})", code="shortcut")
+    if not isinstance(shortcut, int | float) or not 0 <= shortcut <= 1:
+        raise ArgumentError(f"the shortcut's weight lies between 0 and 1 (it is {shortcut!r})", code="shortcut")
     nodes = [Node("input"), *_moved(branch, entry=0, offset=1)]
     nodes.append(Node("sum", (0, len(nodes) - 1), weights=(shortcut, (1 - shortcut**2) ** 0.5)))
     return Graph((*nodes, Node("output", (len(nodes) - 1,))))

@@ -187,12 +187,9 @@ class _Draws:
         if node.kind == "sum":
             return torch.stack([w * value for w, value in zip(node.weights, before, strict=True)]).sum(0)
         if node.kind == "concat":
-            order = torch.randperm(_DRAWS, generator=torch.Generator().manual_seed(k))
+            # As many draws of each as it has features, in their order, so that another such value meets the same ones.
             ends = (torch.tensor([0.0, *node.weights], dtype=torch.float64).cumsum(0) * _DRAWS).round().long().tolist()
-            mixed = torch.empty_like(before[0])
-            for value, first, last in zip(before, ends[:-1], ends[1:], strict=True):
-                mixed[order[first:last]] = value[order[first:last]]
-            return mixed
+            return torch.cat([v[i:j] for v, i, j in zip(before, ends[:-1], ends[1:], strict=True)])
         if node.kind == "scale":
             return node.weights[0] * before[0]
         if node.kind == "shift":

@@ -290,6 +290,10 @@ class _Reader(Tracker):
                 "another, so give each place a layer of its own",
                 code="weights-shared",
             )
+        if not weight.numel():
+            raise UnsupportedModelError(
+                path, f"its weight of shape {tuple(weight.shape)} lets nothing through", code="zero-width"
+            )
         self.used |= dict.fromkeys(parameters, path)
         self.features[node] = features.of_product(node, left)
         bias = next((v for v in args if isinstance(v, Tensor) and v.dim() == 1), None)

@@ -57,8 +57,11 @@ class Shaping:
     def __post_init__(self) -> None:
         if (check := getattr(super(), "__post_init__", None)) is not None:
             check()
-        if self.shortcut is not None and not 0 <= self.shortcut <= 1:
-            raise ArgumentError(f"the shortcut's weight lies between 0 and 1 (it is {self.shortcut})", code="shortcut")
+        number = isinstance(self.shortcut, int | float) and not isinstance(self.shortcut, bool)
+        if self.shortcut is not None and not (number and 0 <= self.shortcut <= 1):
+            raise ArgumentError(
+                f"the shortcut's weight lies between 0 and 1 (it is {self.shortcut!r})", code="shortcut"
+            )
         if self.batchnorm not in ("refuse", "remove"):
             raise ArgumentError(f"batchnorm is 'refuse' or 'remove', not {self.batchnorm!r}", code="batchnorm-option")
         if self.init not in (None, own := type(self).init):
