@@ -54,6 +54,7 @@ def test_the_term_is_the_formula():
         torch.testing.assert_close(own.grad.cpu().double(), other.grad, rtol=1e-3, atol=1e-4 * scale)
 
 
+@pytest.mark.filterwarnings("ignore:.*ynchronization debug mode")  # which says that it does not see everything
 @pytest.mark.parametrize("make", [lambda: fnn(12, 5, 16, 4), convolutional], ids=["fnn", "convolutions"])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16], ids=str)
 def test_a_step_with_lbe_never_waits_for_the_device(make, dtype):
