@@ -11,86 +11,63 @@ weights and activations of their own for every layer, and on CUDA they are a gra
 """
 
 import argparse
-import gc
-import json
 import sys
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
-from records import keep
-from sides import Side, alone, measure, operations, products, shares, stacked
+from parts import Row, measure_parts, options
+from sides import PRECISIONS, alone, operations, products, stacked
+from trainability.models import fnn
 from trainability.training.memory import free_bytes, least_bytes
-from trainability.training.runtime import tune_allocator
-
-_PRECISIONS = {  # of Lightning Fabric; of torch's float32 products; whether products are in bfloat16
-    "32-true": ("32-true", "highest", False),
-    "tf32": ("32-true", "high", False),
-    "bf16-mixed": ("bf16-mixed", "highest", True),
-}
+from turns import Side, compare
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
+def main() -> int:
+    parser = options(__doc__)
     parser.add_argument("--depths", type=int, nargs="+", default=[50, 500])
     parser.add_argument("--width", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--members", type=int, default=16)
-    parser.add_argument("--precisions", nargs="+", choices=list(_PRECISIONS), default=list(_PRECISIONS))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=5, help="steps in a turn")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--members", type=int, default=16, help="fewer, where so many do not fit")
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
+    parser.set_defaults(rounds=7, steps=5)
     args = parser.parse_args()
-    tune_allocator()
-    rows: list[dict[str, object]] = []
-    for depth in args.depths:
-        for precision in args.precisions:
-            rows += measured(args, depth, precision)
-            gc.collect()
-    name = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else "CPU"
-    keep(args.out, " ".join(["python", *sys.argv]), accelerator=name, rows=rows)
+    parts = [{"depths": depth, "precisions": precision} for depth in args.depths for precision in args.precisions]
+    return measure_parts(args, parts, measured)
 
 
-def measured(args: argparse.Namespace, depth: int, precision: str) -> list[dict[str, object]]:
-    name, matmul, bf16 = _PRECISIONS[precision]
+def measured(args: argparse.Namespace) -> Iterator[Row]:
+    fabric, matmul, bf16 = PRECISIONS[args.precisions]
     torch.set_float32_matmul_precision(matmul)
-    shape = (depth, args.width, args.batch)
-    on = {"device": args.device}
-    cuda = args.device.startswith("cuda")
-    lbe = stacked(*shape, 1, lbe=True, **on, precision=name)
-    sides: dict[str, Side] = {
-        "floor": (products(*shape, 1, **on, bf16=bf16), 1),
-        "published": (alone(*shape, "published", **on, bf16=bf16), 1),
-        "plain": (alone(*shape, "plain", **on, bf16=bf16), 1),
-        "lbe, recorded" if cuda else "lbe, launched": (lbe.step, 1),
+    shape = (args.depths, args.width, args.batch)
+    here = {"device": args.device}
+    cuda = torch.device(args.device).type == "cuda"
+    ours = partial(stacked, *shape, **here, precision=fabric)
+    makers: dict[str, Callable[[], Side]] = {
+        "floor": partial(products, *shape, 1, **here, bf16=bf16),
+        "published": partial(alone, *shape, "published", **here, bf16=bf16),
+        "plain": partial(alone, *shape, "plain", **here, bf16=bf16),
+        "lbe, recorded" if cuda else "lbe, launched": partial(ours, 1, True),
     }
-    trained = {"lbe, recorded": lbe}
     if cuda:
-        launched = stacked(*shape, 1, lbe=True, **on, precision=name, cuda_graph=False)
-        sides["lbe, launched"] = (launched.step, 1)
-    # Activations, gradients and what the term reads take about as much again as the weights and the optimiser.
-    fit = free_bytes(torch.device(args.device)) // (3 * least_bytes(lbe.stack.models[0]))
-    members = min(args.members, fit)
+        makers["lbe, launched"] = partial(ours, 1, True, cuda_graph=False)
+    members = min(args.members, members_beside(args, len(makers)))
     if members > 1:
-        several = stacked(*shape, members, lbe=True, **on, precision=name)
-        sides["floor, stack"] = (products(*shape, members, **on, bf16=bf16), members)
-        sides["lbe, stack"] = (several.step, members)
-        trained["lbe, stack"] = several
-    ms = measure(sides, args.rounds, args.device, args.steps)
-    of = shares(ms, ["floor", "published", "floor, stack"])
-    rows: list[dict[str, object]] = []
-    for side, value in ms.items():
-        row = {"network": f"fnn{depth}x{args.width}", "batch": args.batch, "precision": precision, "side": side}
-        row |= {"members": sides[side][1], "ms_per_member_step": round(value, 3)}
-        row |= {"member_steps_per_second": round(1e3 / value, 1), **of[side]}
-        row["gflops"] = round(operations(*shape) / (value / 1e3) / 1e9)
-        if side in trained:
-            row["execution"] = {k: v for k, v in trained[side].execution.items() if k in ("members", "not_recorded")}
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    return rows
+        makers["floor, stack"] = partial(products, *shape, members, **here, bf16=bf16)
+        makers["lbe, stack"] = partial(ours, members, True)
+    about: Row = {"network": f"fnn{args.depths}x{args.width}", "batch": args.batch, "precision": args.precisions}
+    of = ["floor", "published", "floor, stack"]
+    yield from compare(makers, about, operations(*shape), of, args, dtype=torch.bfloat16 if bf16 else torch.float32)
+
+
+def members_beside(args: argparse.Namespace, singles: int) -> int:
+    """How many networks fit into a stack beside so many single ones."""
+    with torch.device("meta"):
+        least = least_bytes(fnn(784, args.depths, args.width, 10))
+    # Activations, gradients and what the term reads take about as much again as the weights and the optimiser.
+    return free_bytes(torch.device(args.device)) // (3 * least) - singles
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,17 +8,19 @@ all run under the same allocator thresholds. Ratios are medians of the ratios wi
 the tensors of one warm step, counted from the allocations that torch's profiler records.
 
     python benchmarks/overhead.py [--case fnn30x100 ...] [--rounds 200] [--mode eager compiled] [--out FILE.json]
+
+A case is ``fnn`` or ``conv``, depth and width; its steps are on batches of 128, or 512 from a width of 500.
 """
 
 import argparse
-import json
 import math
-import random
-import statistics
-import time
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
-from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import torch
 import torch._dynamo
@@ -27,31 +29,52 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import trainability as tr
-from records import keep
-from trainability.training.runtime import tune_allocator
+from parts import Row, measure_parts, options
+from turns import Side, take_turns, warm
 
-CASES: dict[str, tuple[int, int]] = {"fnn30x100": (128, 600), "fnn50x1000": (512, 20), "conv20x16": (128, 60)}
+ROUNDS = {"fnn30x100": 200, "fnn50x1000": 20, "conv20x16": 60}
 
 
-def build(case: str) -> tuple[nn.Sequential, Tensor]:
-    batch = CASES[case][0]
+class Case(NamedTuple):
+    kind: str
+    depth: int
+    width: int
+
+    @classmethod
+    def of(cls, name: str) -> "Case":
+        found = re.fullmatch(r"(fnn|conv)(\d+)x(\d+)", name)
+        if found is None:
+            raise argparse.ArgumentTypeError(f"{name}: take fnn or conv, depth and width, such as fnn30x100")
+        return cls(found[1], int(found[2]), int(found[3]))
+
+    @property
+    def batch(self) -> int:
+        return 512 if self.width >= 500 else 128
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.depth}x{self.width}"
+
+
+def build(case: Case, device: str) -> tuple[nn.Sequential, Tensor]:
+    kind, depth, width = case
     torch.manual_seed(0)
-    if case.startswith("fnn"):
-        depth, width = map(int, case[3:].split("x"))
+    if kind == "fnn":
         sizes = [784] + [width] * depth
         layers = [m for i, o in pairwise(sizes) for m in (nn.Linear(i, o), nn.ReLU())]
-        model, x = nn.Sequential(*layers, nn.Linear(width, 10)), torch.randn(batch, 784)
+        model, x = nn.Sequential(*layers, nn.Linear(width, 10)), torch.randn(case.batch, 784)
     else:
-        channels = [3] + [16] * 20
+        channels = [3] + [width] * depth
         layers = [m for i, o in pairwise(channels) for m in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())]
-        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
-        x = torch.randn(batch, 3, 32, 32)
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+        x = torch.randn(case.batch, 3, 32, 32)
     tr.apply_(model, tr.Init("he"))
-    return model, x
+    return model.to(device), x.to(device)
 
 
 class Published(nn.Module):
     """The published formula, layer by layer: 0.5 log(πe std² + 1), one parameter tensor per layer."""
+
+    alpha_min: Tensor
 
     def __init__(self, model: nn.Module, alpha: float = 0.5, beta: float = 0.2, alpha_min: float = 0.2) -> None:
         super().__init__()
@@ -60,7 +83,8 @@ class Published(nn.Module):
         for relu in relus:
             relu.register_forward_hook(lambda _m, _i, output: self.taken.append(self.entropy(output)))
         self.alphas = nn.ParameterList(nn.Parameter(torch.tensor(alpha)) for _ in relus)
-        self.beta, self.alpha_min = beta, torch.tensor(alpha_min)
+        self.beta = beta
+        self.register_buffer("alpha_min", torch.tensor(alpha_min))
 
     @staticmethod
     def entropy(a: Tensor) -> Tensor:
@@ -76,10 +100,10 @@ class Published(nn.Module):
         return loss + loss * torch.stack(terms).mean()
 
 
-def step_of(side: str, case: str, compiled: bool) -> Callable[[], None]:
-    model, x = build(case)
-    y = torch.randint(10, (len(x),))
-    term = Published(model) if side == "published" else tr.LBE(model) if side == "lbe" else None
+def side(name: str, case: Case, device: str, compiled: bool) -> Side:
+    model, x = build(case, device)
+    y = torch.randint(10, (len(x),), device=device)
+    term = Published(model).to(device) if name == "published" else tr.LBE(model) if name == "lbe" else None
     parameters = [*model.parameters(), *(term.parameters() if term else [])]
     optimizer = torch.optim.Adam(parameters, lr=1e-5)
     forward = torch.compile(model) if compiled else model
@@ -90,11 +114,17 @@ def step_of(side: str, case: str, compiled: bool) -> Callable[[], None]:
         (term(loss) if term is not None else loss).backward()
         optimizer.step()
 
-    return step
+    return Side(step)
 
 
-def peak_bytes(step: Callable[[], None]) -> int:
+def peak_bytes(step: Callable[[], object], device: str) -> int:
     """Largest sum of tensor memory held at once above that held before the step."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         step()
     held = peak = 0
@@ -105,60 +135,47 @@ def peak_bytes(step: Callable[[], None]) -> int:
     return peak
 
 
-def measure(case: str, mode: str, rounds: int) -> dict[str, object]:
+def measured(args: argparse.Namespace) -> Iterator[Row]:
+    case, device = args.case, args.device
+    if args.mode == "compiled":  # the sides differ in hooks alone: the code compiled for one would be taken for another
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
     names = ["plain", "plain again", "published", "lbe"]
+    makers = {name: partial(side, name, case, device, args.mode == "compiled") for name in names}
+    sides, failed = warm(makers, device)
+    about: Row = {"case": str(case), "mode": args.mode}
+    for name, why in failed.items():
+        yield {**about, "side": name, "failed": why}
+    if "plain" not in sides:
+        return
+    rounds = args.rounds or ROUNDS.get(str(case), 20)
+    times = take_turns(sides, rounds, device, steps=args.steps, seconds=args.seconds)
     # Model, gradients and moments are held between steps; the plain side's count is the base of the memory ratio.
-    steps = {name: step_of(name.split()[0], case, mode == "compiled") for name in names}
-    for step in steps.values():
-        for _ in range(4):
-            step()
-    times: dict[str, list[float]] = {name: [] for name in names}
-    order = random.Random(0)
-    for _ in range(rounds):
-        # Shuffled, so that no side always follows one that left the caches as it likes them.
-        for name in order.sample(names, len(names)):
-            begin = time.perf_counter()
-            steps[name]()
-            times[name].append(time.perf_counter() - begin)
     held = held_bytes(case)
-    peaks = {name: held + peak_bytes(steps[name]) for name in names}
-    return {
-        "case": case,
-        "mode": mode,
-        "batch": CASES[case][0],
-        "rounds": rounds,
-        "plain_ms": round(1e3 * statistics.median(times["plain"]), 2),
-        "ratio": {
-            n: round(statistics.median(b / a for a, b in zip(times["plain"], times[n], strict=True)), 3)
-            for n in names[1:]
-        },
-        "memory": {n: round(peaks[n] / peaks["plain"], 3) for n in names[1:]},
+    peaks = {name: held + peak_bytes(one.step, device) for name, one in sides.items()}
+    plain, others = times["plain"], [name for name in sides if name != "plain"]
+    yield {
+        **about,
+        "batch": case.batch,
+        "rounds": len(plain),
+        "plain_ms": round(1e3 * median(plain), 3),
+        "ratio": {n: round(median(b / a for a, b in zip(plain, times[n], strict=True)), 3) for n in others},
+        "memory": {n: round(peaks[n] / peaks["plain"], 3) for n in others},
     }
 
 
-def held_bytes(case: str) -> int:
+def held_bytes(case: Case) -> int:
     """What every side holds when a step has freed the old gradients: parameters and Adam's two moments."""
-    model, _ = build(case)
+    model, _ = build(case, "cpu")
     return 3 * sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
+def main() -> int:
+    parser = options(__doc__)
+    parser.add_argument("--case", type=Case.of, nargs="+", default=[Case.of(name) for name in ROUNDS])
     parser.add_argument("--mode", nargs="+", choices=["eager", "compiled"], default=["eager", "compiled"])
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    allocator = tune_allocator()
-    # The sides differ in hooks alone, and without this the code compiled for one is taken for another.
-    torch._dynamo.config.skip_nnmodule_hook_guards = False
-    rows = []
-    for mode in args.mode:
-        for case in args.case:
-            rows.append(row := measure(case, mode, args.rounds or CASES[case][1]))
-            print(json.dumps(row), flush=True)
-    keep(args.out, "python benchmarks/overhead.py", allocator=allocator, rows=rows)
+    return measure_parts(args, [{"mode": mode, "case": case} for mode in args.mode for case in args.case], measured)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

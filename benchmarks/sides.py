@@ -1,32 +1,35 @@
-"""The sides that the benchmarks of whole training steps compare, and how they take turns."""
+"""The sides that the benchmarks of whole training steps compare: networks by hand, as an ensemble, and as a stack."""
 
+import copy
 import math
-import random
-import statistics
-import time
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
 import trainability as tr
 from trainability.data import Dataset, Split
 from trainability.models import fnn
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Training
-from trainability.training.graphs import CudaGraph, synchronise
+from trainability.training.graphs import CudaGraph
 from trainability.training.plan import Member, Plan, Strength
 from trainability.training.record import Record
+from turns import Side
 
-Side = tuple[Callable[[], object], int]
-"""What runs one step, and of how many networks."""
+PRECISIONS = {  # of Lightning Fabric; of torch's float32 products; whether products are in bfloat16
+    "32-true": ("32-true", "highest", False),
+    "tf32": ("32-true", "high", False),
+    "bf16-mixed": ("bf16-mixed", "highest", True),
+}
 
 
-def network(depth: int, width: int, seed: int) -> nn.Sequential:
+def network(depth: int, width: int, seed: int, device: str = "cpu") -> nn.Sequential:
     torch.manual_seed(seed)
-    model = fnn(784, depth, width, 10)
+    with torch.device(device):
+        model = fnn(784, depth, width, 10)
     tr.apply_(model, tr.Init("he"))
     return model
 
@@ -47,10 +50,10 @@ def stacked(
     device: str = "cpu",
     precision: str = "32-true",
     cuda_graph: bool = True,
-) -> Training:
-    """A training of which every step sees the same batch, so that a step is timed and not the reading of data."""
+) -> Side:
+    """A training here, of which every step sees the same batch, so that a step is timed and not the reading of data."""
     who = [Member(seed, 1e-5, lbe=Strength() if lbe else None) for seed in range(members)]
-    models = [network(depth, width, seed) for seed in range(members)]
+    models = [network(depth, width, seed, device) for seed in range(members)]
     records = [Record("", depth, 1e-5, seed) for seed in range(members)]
     plan = Plan(10**6, batch, cuda_graph="auto" if cuda_graph else "off")
     training = Training(models, who, records, noise(batch), plan, fabric_on(device, precision=precision))
@@ -58,14 +61,21 @@ def stacked(
     training.stack.module.train()
     fixed = training.batches(0)
     training.batches.take = lambda _index: fixed
-    return training
+    return Side(training.step, members, training)
 
 
 def alone(
-    depth: int, width: int, batch: int, side: str, *, device: str = "cpu", bf16: bool = False
-) -> Callable[[], None]:
+    depth: int,
+    width: int,
+    batch: int,
+    side: str,
+    *,
+    device: str = "cpu",
+    bf16: bool = False,
+    fused: bool | None = None,
+) -> Side:
     """A loop by hand over one network: plain, or with the published formula layer by layer."""
-    model, x = network(depth, width, 0).to(device), torch.randn(batch, 784, device=device)
+    model, x = network(depth, width, 0, device), torch.randn(batch, 784, device=device)
     y = torch.randint(10, (batch,), device=device)
     taken: list[Tensor] = []
     alphas: list[nn.Parameter] = []
@@ -73,7 +83,7 @@ def alone(
         for relu in [m for m in model.modules() if isinstance(m, nn.ReLU)]:
             relu.register_forward_hook(lambda _m, _i, output: taken.append(published_entropy(output.float())))
             alphas.append(nn.Parameter(torch.tensor(0.5, device=device)))
-    optimizer = torch.optim.Adam([*model.parameters(), *alphas], lr=1e-5)
+    optimizer = torch.optim.Adam([*model.parameters(), *alphas], lr=1e-5, fused=fused)
     floor = torch.tensor(0.2, device=device)
 
     def step() -> None:
@@ -87,7 +97,48 @@ def alone(
         loss.backward()
         optimizer.step()
 
-    return step
+    return Side(step)
+
+
+def loop(depth: int, width: int, batch: int, members: int, *, device: str = "cpu", bf16: bool = False) -> Side:
+    """Plain networks one after another, each with a fused Adam of its own."""
+    steps = [alone(depth, width, batch, "plain", device=device, bf16=bf16, fused=True).step for _ in range(members)]
+    return Side(lambda: [step() for step in steps], members)
+
+
+def ensemble(
+    depth: int, width: int, batch: int, members: int, *, device: str = "cpu", bf16: bool = False, compiled: bool = False
+) -> Side:
+    """Plain networks as one by torch.func, as its tutorial on model ensembling does, with one fused Adam.
+
+    Compiled, it is in the mode that records CUDA graphs.
+    """
+    models = [network(depth, width, seed, device) for seed in range(members)]
+    parameters, buffers = stack_module_state(models)
+    bare = copy.deepcopy(models[0]).to("meta")
+    x = torch.randn(members, batch, 784, device=device)
+    y = torch.randint(10, (members, batch), device=device)
+
+    def outputs_of(own: dict[str, Tensor], fixed: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        outputs: Tensor = functional_call(bare, (own, fixed), (inputs,))
+        return outputs
+
+    def total(parameters: dict[str, Tensor]) -> Tensor:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            outputs = vmap(outputs_of)(parameters, buffers, x)
+            return F.cross_entropy(outputs.flatten(0, 1), y.flatten()) * members  # the sum of the members' means
+
+    for tensor in (*parameters.values(), x, y):  # a graph reads them where they are, without copying them first
+        torch._dynamo.mark_static_address(tensor)
+    optimizer = torch.optim.Adam(parameters.values(), lr=1e-5, fused=True)
+    forward = torch.compile(total, mode="reduce-overhead", dynamic=False) if compiled else total
+
+    def step() -> None:
+        optimizer.zero_grad()
+        forward(parameters).backward()
+        optimizer.step()
+
+    return Side(step, members)
 
 
 def published_entropy(a: Tensor) -> Tensor:
@@ -95,9 +146,7 @@ def published_entropy(a: Tensor) -> Tensor:
     return (0.5 * torch.log(math.pi * math.e * std**2 + 1)).mean()
 
 
-def products(
-    depth: int, width: int, batch: int, members: int, *, device: str = "cpu", bf16: bool = False
-) -> Callable[[], None]:
+def products(depth: int, width: int, batch: int, members: int, *, device: str = "cpu", bf16: bool = False) -> Side:
     """The matrix products of a step and nothing else, with weights and activations of their own for every layer."""
     options = {"device": device, "dtype": torch.bfloat16 if bf16 else torch.float32}
     sizes = [784, *[width] * depth, 10]
@@ -115,53 +164,14 @@ def products(
                 torch.bmm(values[layer + 1], weights[layer], out=outputs[layer])
 
     if torch.device(device).type != "cuda":
-        return work
+        return Side(work, members)
     graph = CudaGraph(torch.device(device))
     graph.rehearse(work)
     graph.record(work)
-    return graph.replay
+    return Side(graph.replay, members)
 
 
 def operations(depth: int, width: int, batch: int) -> float:
     """Of the matrix products of one step of one network; the first layer has no gradient for its input."""
     hidden = 6 * batch * width * (width * (depth - 1) + 10)
     return hidden + 4 * batch * width * 784
-
-
-def matrix_rate(size: int = 2048, repeats: int = 12) -> float:
-    """Floating-point operations per second of a large matrix product, the best of a few."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(seconds)
-
-
-def measure(sides: dict[str, Side], rounds: int, device: str = "cpu", steps: int = 1) -> dict[str, float]:
-    """Milliseconds per member and step of each side: medians over shuffled turns of so many steps each."""
-    where = torch.device(device)
-    for step, _ in sides.values():
-        for _ in range(6):  # the first few are launched one by one, and then a step is recorded
-            step()
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    order = random.Random(0)
-    for _ in range(rounds):
-        for name in order.sample(list(sides), len(sides)):
-            step, members = sides[name]
-            synchronise(where)
-            begin = time.perf_counter()
-            for _ in range(steps):
-                step()
-            synchronise(where)
-            times[name].append((time.perf_counter() - begin) / members / steps)
-    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
-
-
-def shares(values: dict[str, float], of: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Every side's time as a ratio to some of them."""
-    return {
-        name: {f"of {other}": round(value / values[other], 3) for other in of if other in values}
-        for name, value in values.items()
-    }
