@@ -13,6 +13,7 @@ import optuna
 import pytest
 import yaml
 
+from refusals import codes_of
 from trainability import cli
 from trainability.data import load
 from trainability.experiments.recipe import Recipe
@@ -226,56 +227,62 @@ open_study(recipe(), {url(tmp_path)!r})
 
 
 @pytest.mark.parametrize(
-    ("changes", "args", "says"),
+    ("changes", "args", "code", "names"),
     [
-        ({"sweep": None}, [], "sweep: the recipe has no such part"),
-        ({"sweep": {"parameters": {}}}, [], "sweep.parameters"),
-        ({"sweep": {"parameters": {"lbe.alpa": [1]}}}, [], "lbe.alpa is not a setting; did you mean lbe.alpha?"),
-        ({"sweep": {"parameters": {"model.depth": [0]}}}, [], "model.depth should be greater than or equal to 1"),
+        ({"sweep": None}, [], "not-a-sweep", "sweep"),
+        ({"sweep": {"parameters": {}}}, [], "out-of-range", "sweep.parameters"),
+        ({"sweep": {"parameters": {"lbe.alpa": [1]}}}, [], "unknown-setting", "lbe.alpha"),
+        ({"sweep": {"parameters": {"model.depth": [0]}}}, [], "out-of-range", "model.depth"),
         (
             {"sweep": {"parameters": {"lbe.beta": {"low": 1, "high": 2}}}},
             [],
-            "a grid needs a list of values for lbe.beta",
+            "needs-a-list",
+            "lbe.beta",
         ),
-        ({"sweep": {"method": "tpe", "parameters": {"lbe.beta": [1]}}}, [], "method: tpe needs trials"),
+        ({"sweep": {"method": "tpe", "parameters": {"lbe.beta": [1]}}}, [], "missing-setting", "trials"),
         (
             {"sweep": {"method": "tpe", "trials": 2, "parameters": {"lbe.beta": {"low": 2, "high": 1}}}},
             [],
-            "low (2) must be below high (1)",
+            "out-of-range",
+            "low",
         ),
-        ({"engine": {"devices": 2}}, [], "a sweep takes its processes by --workers"),
-        ({"loggers": ["tensorboard"]}, [], "they belong to trainability train"),
-        ({"sweep": {"parameters": {"seeds": [1, 2]}}}, [], "seeds cannot vary within a sweep"),
-        ({"sweep": {"parameters": {"data.name": ["digits", "mnist"]}}}, [], "data.name cannot vary within a sweep"),
-        ({"sweep": {"parameters": {"lbe.beta": [0.1, 0.1]}}}, [], "a value of lbe.beta is there twice"),
-        ({"sweep": {"parameters": {"batch_size": [64, 5000]}}}, [], "batch_size: 5000 is more than the 1077"),
+        ({"engine": {"devices": 2}}, [], "does-not-apply", "--workers"),
+        ({"loggers": ["tensorboard"]}, [], "does-not-apply", "loggers"),
+        ({"sweep": {"parameters": {"seeds": [1, 2]}}}, [], "cannot-vary", "seeds"),
+        ({"sweep": {"parameters": {"data.name": ["digits", "mnist"]}}}, [], "cannot-vary", "data.name"),
+        ({"sweep": {"parameters": {"lbe.beta": [0.1, 0.1]}}}, [], "duplicate", "lbe.beta"),
+        ({"sweep": {"parameters": {"batch_size": [64, 5000]}}}, [], "batch-too-large", "1077"),
         (
             {"sweep": {"parameters": {f"lbe.{n}": list(range(99)) for n in ("alpha", "beta", "alpha_min")}}},
             [],
+            "too-many-trials",
             "970299",
         ),
         (
             {"sweep": {"parameters": {"epochs": [2, 10], "schedule.warmup": [0.5, 5]}}, "schedule": {"kind": "cosine"}},
             [],
-            "with epochs = 2, schedule.warmup = 5: schedule.warmup: 5 is not within the 2 epochs",
+            "out-of-range",
+            "epochs = 2, schedule.warmup = 5",
         ),
         (
             {"sweep": {"method": "tpe", "trials": 2, "parameters": {"model.depth": {"low": 2, "high": 4}}}},
             [],
-            "model.depth takes whole numbers",
+            "needs-a-list",
+            "model.depth",
         ),
-        ({}, ["--storage", "sqlite://"], "is not a plain file"),
-        ({}, ["--storage", "postgresql+psycopg://me@h:abc/x"], "h:abc/x cannot be reached"),
-        ({}, ["--storage", "postgresql+psycopg://me:secret@127.0.0.1:1/none"], "127.0.0.1:1/none cannot be reached"),
-        ({}, ["--storage", "sqlite:////nowhere/at/all.db"], "cannot be reached: unable to open database file"),
-        ({}, ["--storage", "nonsense"], "sweep.storage: nonsense cannot be reached"),
+        ({}, ["--storage", "sqlite://"], "storage", "sqlite:///FILE"),
+        ({}, ["--storage", "postgresql+psycopg://me@h:abc/x"], "storage", "h:abc/x"),
+        ({}, ["--storage", "postgresql+psycopg://me:secret@127.0.0.1:1/none"], "storage", "127.0.0.1:1/none"),
+        ({}, ["--storage", "sqlite:////nowhere/at/all.db"], "storage", "unable to open database file"),
+        ({}, ["--storage", "nonsense"], "storage", "nonsense"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(tmp_path, capsys, changes, args, says):
-    file = write(tmp_path / "s.yaml", **changes)
+def test_what_cannot_be_is_one_sentence(tmp_path, capsys, monkeypatch, changes, args, code, names):
+    file, codes = write(tmp_path / "s.yaml", **changes), codes_of("sweep", monkeypatch)
     assert cli.run(["sweep", str(file), "--out", str(tmp_path / "out"), *args]) == 2
     said = capsys.readouterr().err.strip()
-    assert says in said
+    assert codes == [code]
+    assert names in said
     assert "secret" not in said
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "out/recipe.yaml").exists()

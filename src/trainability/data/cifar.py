@@ -83,8 +83,9 @@ def official(path: Path, md5: str) -> bytes:
             f"{path} is missing; put the official file there, or take the hub (--hub, in a recipe data.hub: true)",
             code="file-missing",
         ) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", code="file-unreadable") from None
+    except (OSError, ValueError) as error:  # the latter of a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read: {reason}", code="file-unreadable") from None
     found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     if found != md5:
         raise DataError(

@@ -85,7 +85,11 @@ def _held(folder: Path, names: list[str]) -> list[tuple[Path, int]]:
     label = {name: number for number, name in enumerate(names)}
     notes = folder / "val_annotations.txt"
     if notes.is_file():
-        rows = [line.split("\t") for line in notes.read_text().splitlines() if line]
+        try:
+            lines = notes.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{notes} cannot be read as UTF-8 ({error})", code="file-unreadable") from None
+        rows = [line.split("\t") for line in lines if line]
         if short := next((row for row in rows if len(row) < 2), None):
             raise DataError(
                 f"{notes}: the line {short[0]!r} should have a file and a class, with a tab between them",
@@ -125,7 +129,7 @@ def _load(files: list[tuple[Path, int]], size: int) -> Split:
             with Image.open(path) as image:
                 fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
                 images[number] = _pixels(numpy.asarray(fitted).copy())
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # each format's reader meets a broken file in its own way
             raise DataError(
                 f"{path} cannot be read as an image ({error}); take it out of the folder", code="file-unreadable"
             ) from error
