@@ -70,6 +70,7 @@ class Updates:
         steps_per_epoch: int,
     ) -> None:
         self._stacked = [*stack.module.parameters(), *([alpha] if alpha is not None else [])]
+        self._name, self._options = name, dict(options)
         self._elementwise = name.lower() in ELEMENTWISE
         self._sliced = self._elementwise and schedule.kind != "plateau"
         settings = list(zip(rates, decays, strict=True))
@@ -184,7 +185,7 @@ class Updates:
     def check(self, state: KeptUpdates) -> None:
         """Raise ArgumentError for a state that is not one of these optimisers and schedules.
 
-        What optimisers other than torch's keep for a parameter is of shapes of their own, which are not looked at.
+        What optimisers other than Adam, AdamW and SGD keep for a parameter is of their own shapes, not looked at here.
         """
         own = self.state()
         check_like(state["schedulers"], own["schedulers"], "schedulers")
@@ -204,13 +205,16 @@ class Updates:
             if numbers != list(range(len(parameters))) or not found["state"].keys() <= set(numbers):
                 raise ArgumentError("the state of an optimizer is of other parameters", code="state-damaged")
             for number, values in found["state"].items() if self._elementwise else ():
-                for name, value in values.items():
-                    if isinstance(value, Tensor) and value.dim() and value.shape != parameters[number].shape:
-                        raise ArgumentError(
-                            f"{name} of an optimizer is {tuple(value.shape)}, and its parameter "
-                            f"{tuple(parameters[number].shape)}",
-                            code="state-damaged",
-                        )
+                check_like(values, self._kept_for(parameters[number]), f"optimizers.state.{number}")
+
+    def _kept_for(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """What an optimiser keeps for a parameter after its first step: numbers, and tensors of its shape."""
+        one = nn.Parameter(torch.zeros(2))
+        one.grad = torch.zeros(2)
+        optimizer = build(self._name, [one], [], lr=1.0, options=self._options)
+        optimizer.step()
+        like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+        return {name: like if value.dim() else value for name, value in optimizer.state[one].items()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned.
