@@ -144,9 +144,9 @@ def check_remedies(config: CompareConfig, data: Dataset) -> None:
     for name, depth in product(config.remedies, config.depth):
         try:
             _built(depth, arm(name), config, data)
-        except TrainabilityError as error:
+        except (TrainabilityError, ValueError) as error:
             message = f"the remedy {name} cannot be had at depth {depth}: {error}"
-            raise ConfigError(message, code=error.code) from error
+            raise ConfigError(message, code=getattr(error, "code", None)) from error
 
 
 def _built(depth: int, side: Arm, config: CompareConfig, data: Dataset) -> nn.Module:

@@ -60,7 +60,7 @@ def _git() -> dict[str, str]:
     except (OSError, ValueError, subprocess.SubprocessError):  # no git, no repository, or no commit
         return {}
     found = {"git commit": commit}
-    with tempfile.TemporaryDirectory() as own, suppress(OSError, ValueError, subprocess.SubprocessError):
+    with suppress(OSError, ValueError, subprocess.SubprocessError), tempfile.TemporaryDirectory() as own:
         (Path(own) / "refs").mkdir()
         (Path(own) / "HEAD").write_text(f"{commit}\n")
         borrowed = {"GIT_DIR": own, "GIT_WORK_TREE": top, "GIT_OBJECT_DIRECTORY": objects, "GIT_INDEX_FILE": index}

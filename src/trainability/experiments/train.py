@@ -62,9 +62,9 @@ def build_model(recipe: Recipe, data: Dataset, seed: int) -> nn.Module:
     for remedy in remedies:
         try:
             apply_(model, remedy, inputs=inputs)
-        except TrainabilityError as error:
+        except (TrainabilityError, ValueError) as error:
             message = f"{recipe.remedy.name if recipe.remedy else recipe.init}: {error}"
-            raise ConfigError(message, code=error.code) from error
+            raise ConfigError(message, code=getattr(error, "code", None)) from error
     return model.double() if recipe.engine.precision == "64-true" else model
 
 
