@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -13,12 +14,16 @@ from trainability.addresses import MASK
 from trainability.errors import ConfigError, TrainabilityError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
 
 
 def validated(kind: type[Settings], settings: dict[str, Any]) -> Settings:
     """Make settings of a kind, or raise ConfigError with one sentence that names the first that is wrong."""
     try:
         return kind.model_validate(settings)
+    except UnicodeEncodeError:  # of a text that no file or terminal can show
+        raise ConfigError("a setting holds half of a pair of characters", code="setting-type") from None
     except ValidationError as error:
         first = _first(error)
         raise ConfigError(_sentence(kind, first), code=_code(first)) from None
@@ -41,8 +46,8 @@ def _code(first: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A refused value; what may be an address of a database is cut, since it may hold a password."""
-    before, address, _ = str(value).partition("://")
+    """A refused value, shortened; what may be an address of a database is cut, since it may hold a password."""
+    before, address, _ = (value if isinstance(value, str) else _SHORT.repr(value)).partition("://")
     return f"{before}://{MASK}" if address else before
 
 
