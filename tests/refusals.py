@@ -1,11 +1,22 @@
-"""The code of an error, which is what tests hold on to."""
+"""Errors by their kind and code, which is what tests hold on to."""
 
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from trainability.errors import TrainabilityError
+
+
+@contextmanager
+def refused(kind: type[TrainabilityError], code: str, match: str | None = None) -> Iterator[None]:
+    """Within it, an error of this kind with this code is raised; ``match`` is for a path or number that it names."""
+    with pytest.raises(kind, match=match) as caught:
+        yield
+    assert caught.value.code == code
 
 
 def code_of(call: Callable[[], Any], kind: type[Exception] = ValueError) -> str:
@@ -14,3 +25,18 @@ def code_of(call: Callable[[], Any], kind: type[Exception] = ValueError) -> str:
         call()
     assert isinstance(caught.value, kind)
     return caught.value.code
+
+
+def codes_of(command: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Watch a command; the list fills with the code of each error that it ends with."""
+    from trainability.cli import common
+
+    codes: list[str] = []
+
+    def fail(sentence: str) -> Any:
+        error = sys.exception()
+        codes.append(error.code if isinstance(error, TrainabilityError) else type(error).__name__)
+        common.fail(sentence)
+
+    monkeypatch.setattr(importlib.import_module(f"trainability.cli.{command}"), "fail", fail)
+    return codes

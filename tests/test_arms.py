@@ -29,31 +29,32 @@ def test_parts_are_joined_in_the_order_in_which_they_can_be_applied():
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "code"),
     [
-        ("tat+he", "both set the weights"),
-        ("selu+dks", "both set the weights"),
-        ("fixup+he", "both set the weights"),
-        ("batchnorm+layernorm", "both normalise"),
-        ("ic+batchnorm", "both normalise"),
-        ("rezero+residual", "both bring shortcuts"),
-        ("tat+batchnorm", "undoes the shaping"),
-        ("ic+dks", "undoes the shaping"),
-        ("skipinit+tat", "sums of fixed weights"),
-        ("fixup+weightnorm", "no direction"),
-        ("fixup+residual", "both bring shortcuts"),
-        ("selu+fixup", "both set the weights"),
-        ("tat+relu-ic-conv", "undoes the shaping"),
-        ("lbe+lbe", "there twice"),
-        ("ic+", "a name is missing"),
-        ("default+ic", "leave it out"),
-        ("tat+lb", "did you mean 'lbe'"),
-        ("", "there is no remedy ''"),
+        ("tat+he", "settings-conflict"),
+        ("selu+dks", "settings-conflict"),
+        ("fixup+he", "settings-conflict"),
+        ("batchnorm+layernorm", "settings-conflict"),
+        ("ic+batchnorm", "settings-conflict"),
+        ("rezero+residual", "settings-conflict"),
+        ("tat+batchnorm", "settings-conflict"),
+        ("ic+dks", "settings-conflict"),
+        ("skipinit+tat", "settings-conflict"),
+        ("fixup+weightnorm", "settings-conflict"),
+        ("fixup+residual", "settings-conflict"),
+        ("selu+fixup", "settings-conflict"),
+        ("tat+relu-ic-conv", "settings-conflict"),
+        ("lbe+lbe", "settings-conflict"),
+        ("ic+", "empty"),
+        ("default+ic", "settings-conflict"),
+        ("tat+lb", "unknown-choice"),
+        ("", "unknown-choice"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_reason(name, reason):
-    with pytest.raises(ConfigError, match=reason):
+def test_what_makes_no_sense_is_refused(name, code):
+    with pytest.raises(ConfigError) as caught:
         configure({"remedies": [name]})
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize("model", ["fnn", "cnn"])
@@ -116,20 +117,21 @@ def test_recipes_take_them_by_name(remedy, kind):
 
 
 def test_recipes_refuse_what_does_not_go_together():
-    for settings, reason in (
-        ({"remedy": {"name": "ic", "eta": 0.5}}, "ic takes no eta"),
-        ({"remedy": {"name": "tat", "keep": 0.5}}, "tat takes no keep"),
-        ({"remedy": "selu", "init": "he"}, "would be undone"),
-        ({"remedy": "tat", "model": {"batchnorm": True}}, "does not go with BatchNorm"),
-        ({"remedy": {"name": "ic", "keep": 0}}, "keep should be greater than 0"),
-        ({"model": {"unit": "relu-ic-conv"}}, "belongs to name: resnet"),
-        ({"model": {"batchnorm": True}, "remedy": "ic"}, "takes the place of BatchNorm"),
-        ({"model": {"residual": True}, "remedy": "rezero"}, "brings shortcuts, and the model has them"),
-        ({"data": {"per_class": 5}}, "belong to data: folder"),
-        ({"remedy": "layernom"}, "layernorm"),
+    for settings, code in (
+        ({"remedy": {"name": "ic", "eta": 0.5}}, "does-not-apply"),
+        ({"remedy": {"name": "tat", "keep": 0.5}}, "does-not-apply"),
+        ({"remedy": "selu", "init": "he"}, "settings-conflict"),
+        ({"remedy": "tat", "model": {"batchnorm": True}}, "settings-conflict"),
+        ({"remedy": {"name": "ic", "keep": 0}}, "out-of-range"),
+        ({"model": {"unit": "relu-ic-conv"}}, "does-not-apply"),
+        ({"model": {"batchnorm": True}, "remedy": "ic"}, "settings-conflict"),
+        ({"model": {"residual": True}, "remedy": "rezero"}, "settings-conflict"),
+        ({"data": {"per_class": 5}}, "does-not-apply"),
+        ({"remedy": "layernom"}, "unknown-choice"),
     ):
-        with pytest.raises(ConfigError, match=reason):
+        with pytest.raises(ConfigError) as caught:
             validated(Recipe, settings)
+        assert caught.value.code == code
     unit = {"name": "resnet", "depth": 8, "width": 4, "unit": "ic-conv-relu"}
     recipe = validated(Recipe, {"model": {**unit, "keep": 0.9}, "lbe": {}})
     assert any(isinstance(m, ICLayer) for m in build_model(recipe, load("digits"), 0).modules())
@@ -143,8 +145,9 @@ def test_scales_of_a_residual_network_are_options_of_it(name):
     assert any(isinstance(m, ScaledAdd) for m in model.modules())
     recipe = validated(Recipe, {"model": {"name": "resnet", "depth": 8, "width": 4, "scale": "rezero"}})
     assert any(isinstance(m, ScaledAdd) for m in build_model(recipe, data, 0).modules())
-    with pytest.raises(ConfigError, match="set residual: true"):
+    with pytest.raises(ConfigError) as caught:
         validated(Recipe, {"model": {"name": "resnet", "depth": 8, "scale": "rezero", "residual": False}})
+    assert caught.value.code == "settings-conflict"
 
 
 def test_the_keep_probability_of_a_comparison_reaches_its_layers():

@@ -162,19 +162,15 @@ def test_bad_input_is_one_sentence_exit_2_and_leaves_nothing(args, words, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("depht: [3]", "depht is not a setting; did you mean depth?"),
-        ("- 1", "must be a mapping"),
-        ("a: [", "is not valid YAML at line"),
-        ("width: []", "width should be a valid integer"),
-    ],
+    ("content", "code"),
+    [("depht: [3]", "unknown-setting"), ("- 1", "setting-type"), ("a: [", "yaml"), ("width: []", "setting-type")],
 )
-def test_bad_config_files(content, words, tmp_path):
+def test_bad_config_files(content, code, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text(content)
-    with pytest.raises(ConfigError, match=words.replace("?", r"\?")):
+    with pytest.raises(ConfigError) as caught:
         configure({}, file)
+    assert caught.value.code == code
 
 
 def test_out_that_is_a_file(tmp_path):
@@ -290,18 +286,24 @@ def test_what_a_network_cannot_take_is_said_before_anything_is_trained(tmp_path)
     assert done.returncode == 2
     assert "the remedy tat cannot be had at depth 5" in done.stderr
     assert "nearest value" in done.stderr
-    with pytest.raises(ConfigError, match="no nonlinearity 'rellu'"):
+    with pytest.raises(ConfigError) as caught:
         configure({"nonlinearity": "rellu"})
-    with pytest.raises(ConfigError, match="strides belong to model: cnn"):
+    assert caught.value.code == "unknown-choice"
+    with pytest.raises(ConfigError) as caught:
         configure({"strides": 1})
-    with pytest.raises(ConfigError, match="relu-ic-conv is a unit of model: resnet"):
+    assert caught.value.code == "does-not-apply"
+    with pytest.raises(ConfigError) as caught:
         configure({"model": "cnn", "remedies": ["relu-ic-conv"]})
-    with pytest.raises(ConfigError, match="resnet has its shortcuts"):
+    assert caught.value.code == "does-not-apply"
+    with pytest.raises(ConfigError) as caught:
         configure({"model": "resnet", "depth": 8, "remedies": ["residual"]})
-    with pytest.raises(ConfigError, match=r"depths 6n \+ 2"):
+    assert caught.value.code == "does-not-apply"
+    with pytest.raises(ConfigError) as caught:
         configure({"model": "resnet", "depth": 9})
-    with pytest.raises(ConfigError, match=r"depths 9n \+ 2"):
+    assert caught.value.code == "depth"
+    with pytest.raises(ConfigError) as caught:
         configure({"model": "resnet", "depth": 26, "convolutions": 3})
+    assert caught.value.code == "depth"
 
 
 def test_convolutional_networks_of_another_nonlinearity_and_their_kernels():

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 
+from trainability.errors import StateError
 from trainability.training.graphs import CudaGraph
 
 
@@ -76,8 +77,9 @@ def test_a_cuda_graph_is_of_its_device_and_in_the_right_order(monkeypatch):
     graph.replay()
     assert calls.said == ["register", "work on ['cuda:1', 'recording on side']", "replay on cuda:1"]
     assert calls.where == ["cuda:0", "main"]
-    with pytest.raises(RuntimeError, match="CUDA Graph is empty"):
+    with pytest.raises(StateError) as caught:
         graph.record(lambda: None)
+    assert caught.value.code == "not-recordable"
 
     def waits() -> None:
         if "watch error" in calls.said[-2:]:

@@ -268,7 +268,7 @@ def test_a_study_on_a_database_server_survives_the_death_of_a_worker(tmp_path, s
     workers[0].kill()
     workers[0].wait()
     assert workers[1].wait(timeout=120) == 0
-    found = rows(study)
+    found = rows(study, wanted)
     assert sorted(tuple(sorted(row.params.items())) for row in found) == sorted(
         (("lbe.alpha", a), ("lbe.beta", b)) for a in (0.3, 0.6) for b in (0.1, 0.2, 0.3)
     )

@@ -13,6 +13,7 @@ import optuna
 import pytest
 import yaml
 
+from refusals import codes_of
 from trainability import cli
 from trainability.data import load
 from trainability.experiments.recipe import Recipe
@@ -62,12 +63,12 @@ def test_a_grid_is_trained_once_and_reported(tmp_path, capsys):
     assert len(found["results"]) == 8 * 2
     assert {"trial", "params", "seed", "val_accuracy", "test_accuracy"} <= found["results"][0].keys()
     study = open_study(recipe(), url(tmp_path / "out"))
-    finished_once(rows(study), 8)
+    finished_once(rows(study, recipe()), 8)
     report = (tmp_path / "out/report.html").read_text()
     assert "lbe.alpha × lbe.beta" in report
-    numbers = {row.number for row in rows(study)}
+    numbers = {row.number for row in rows(study, recipe())}
     assert cli.run(["sweep", str(file), "--out", str(tmp_path / "out")]) == 0  # there is nothing left to do
-    assert {row.number for row in rows(study)} == numbers
+    assert {row.number for row in rows(study, recipe())} == numbers
 
 
 def test_members_of_a_stack_score_as_trials_alone(tmp_path):
@@ -77,7 +78,7 @@ def test_members_of_a_stack_score_as_trials_alone(tmp_path):
         file = tmp_path / f"{number}.yaml"
         file.write_text(yaml.safe_dump(one.resolved()))
         assert cli.run(["sweep", str(file), "--out", str(tmp_path / str(number))]) == 0
-        found = rows(open_study(one, url(tmp_path / str(number))))
+        found = rows(open_study(one, url(tmp_path / str(number))), one)
         scores.append({repr(sorted(row.params.items())): row.val for row in found})
     assert scores[0] == pytest.approx(scores[1], abs=0.3)  # one sample of the split, at most
 
@@ -89,8 +90,8 @@ def test_the_best_is_chosen_on_the_validation_split(tmp_path):
         run = {"test_accuracy": test, "val_accuracy": val, "status": "done"}
         trial.set_user_attr("runs", [run, run])
         study.tell(trial, val)
-    assert [row.test for row in rows(study)] == [10.0, 99.0]
-    assert "60.00 % on the validation split and 10.00 % on the test split" in narrate_sweep(rows(study), 2)[0]
+    assert [row.test for row in rows(study, recipe())] == [10.0, 99.0]
+    assert "60.00 % on the validation split and 10.00 % on the test split" in narrate_sweep(rows(study, recipe()), 2)[0]
 
 
 def test_two_workers_never_hold_the_same_trial(tmp_path):
@@ -119,7 +120,8 @@ def test_tpe_stops_at_its_budget(tmp_path):
     }
     file = write(tmp_path / "s.yaml", **changes)
     assert cli.run(["sweep", str(file), "--out", str(tmp_path / "out")]) == 0
-    found = rows(open_study(recipe(**changes), url(tmp_path / "out")))
+    wanted = recipe(**changes)
+    found = rows(open_study(wanted, url(tmp_path / "out")), wanted)
     finished_once(found, 5)
     assert all(0.01 <= row.params["lbe.beta"] <= 1 for row in found)
 
@@ -149,9 +151,9 @@ def test_killed_workers_lose_no_finished_trial_and_the_others_take_up_theirs(tmp
     time.sleep(0.3)
     workers[0].send_signal(signal.SIGKILL)
     workers[0].wait()
-    before = {row.number: row.val for row in rows(study)}
+    before = {row.number: row.val for row in rows(study, wanted)}
     assert workers[1].wait(timeout=120) == 0
-    found = rows(study)
+    found = rows(study, wanted)
     finished_once(found, 8)
     assert before.items() <= {row.number: row.val for row in found}.items()
 
@@ -163,7 +165,7 @@ def test_a_worker_that_died_before_its_first_heartbeat_is_noticed(tmp_path):
     time.sleep(3.2)
     file = write(tmp_path / "s.yaml")
     assert cli.run(["sweep", str(file), "--out", str(tmp_path), "--storage", url(tmp_path)]) == 0
-    finished_once(rows(study), 8)
+    finished_once(rows(study, recipe()), 8)
 
 
 def test_a_trial_that_always_dies_is_given_up_and_one_that_was_returned_is_not(tmp_path):
@@ -192,7 +194,7 @@ def test_an_interrupted_worker_returns_its_trials(tmp_path):
         work(recipe(), study, load("digits"), fabric_on(), progress=interrupt)
     assert not any(t.state.name == "RUNNING" for t in study.trials)
     work(recipe(), study, load("digits"), fabric_on())
-    finished_once(rows(study), 8)
+    finished_once(rows(study, recipe()), 8)
 
 
 def test_a_worker_that_was_taken_for_dead_leaves_its_trials_to_others(tmp_path):
@@ -207,8 +209,8 @@ def test_a_worker_that_was_taken_for_dead_leaves_its_trials_to_others(tmp_path):
 
     work(recipe(), study, load("digits"), fabric_on(), progress=steal)
     assert stolen
-    finished_once(rows(study), 8)
-    assert not set(stolen) & {row.number for row in rows(study)}
+    finished_once(rows(study, recipe()), 8)
+    assert not set(stolen) & {row.number for row in rows(study, recipe())}
 
 
 def test_workers_that_make_a_study_at_the_same_moment_all_get_it(tmp_path):
@@ -225,56 +227,62 @@ open_study(recipe(), {url(tmp_path)!r})
 
 
 @pytest.mark.parametrize(
-    ("changes", "args", "says"),
+    ("changes", "args", "code", "names"),
     [
-        ({"sweep": None}, [], "sweep: the recipe has no such part"),
-        ({"sweep": {"parameters": {}}}, [], "sweep.parameters"),
-        ({"sweep": {"parameters": {"lbe.alpa": [1]}}}, [], "lbe.alpa is not a setting; did you mean lbe.alpha?"),
-        ({"sweep": {"parameters": {"model.depth": [0]}}}, [], "model.depth should be greater than or equal to 1"),
+        ({"sweep": None}, [], "not-a-sweep", "sweep"),
+        ({"sweep": {"parameters": {}}}, [], "out-of-range", "sweep.parameters"),
+        ({"sweep": {"parameters": {"lbe.alpa": [1]}}}, [], "unknown-setting", "lbe.alpha"),
+        ({"sweep": {"parameters": {"model.depth": [0]}}}, [], "out-of-range", "model.depth"),
         (
             {"sweep": {"parameters": {"lbe.beta": {"low": 1, "high": 2}}}},
             [],
-            "a grid needs a list of values for lbe.beta",
+            "needs-a-list",
+            "lbe.beta",
         ),
-        ({"sweep": {"method": "tpe", "parameters": {"lbe.beta": [1]}}}, [], "method: tpe needs trials"),
+        ({"sweep": {"method": "tpe", "parameters": {"lbe.beta": [1]}}}, [], "missing-setting", "trials"),
         (
             {"sweep": {"method": "tpe", "trials": 2, "parameters": {"lbe.beta": {"low": 2, "high": 1}}}},
             [],
-            "low (2) must be below high (1)",
+            "out-of-range",
+            "low",
         ),
-        ({"engine": {"devices": 2}}, [], "a sweep takes its processes by --workers"),
-        ({"loggers": ["tensorboard"]}, [], "they belong to trainability train"),
-        ({"sweep": {"parameters": {"seeds": [1, 2]}}}, [], "seeds cannot vary within a sweep"),
-        ({"sweep": {"parameters": {"data.name": ["digits", "mnist"]}}}, [], "data.name cannot vary within a sweep"),
-        ({"sweep": {"parameters": {"lbe.beta": [0.1, 0.1]}}}, [], "a value of lbe.beta is there twice"),
-        ({"sweep": {"parameters": {"batch_size": [64, 5000]}}}, [], "batch_size: 5000 is more than the 1077"),
+        ({"engine": {"devices": 2}}, [], "does-not-apply", "--workers"),
+        ({"loggers": ["tensorboard"]}, [], "does-not-apply", "loggers"),
+        ({"sweep": {"parameters": {"seeds": [1, 2]}}}, [], "cannot-vary", "seeds"),
+        ({"sweep": {"parameters": {"data.name": ["digits", "mnist"]}}}, [], "cannot-vary", "data.name"),
+        ({"sweep": {"parameters": {"lbe.beta": [0.1, 0.1]}}}, [], "duplicate", "lbe.beta"),
+        ({"sweep": {"parameters": {"batch_size": [64, 5000]}}}, [], "batch-too-large", "1077"),
         (
             {"sweep": {"parameters": {f"lbe.{n}": list(range(99)) for n in ("alpha", "beta", "alpha_min")}}},
             [],
+            "too-many-trials",
             "970299",
         ),
         (
             {"sweep": {"parameters": {"epochs": [2, 10], "schedule.warmup": [0.5, 5]}}, "schedule": {"kind": "cosine"}},
             [],
-            "with epochs = 2, schedule.warmup = 5: schedule.warmup: 5 is not within the 2 epochs",
+            "out-of-range",
+            "epochs = 2, schedule.warmup = 5",
         ),
         (
             {"sweep": {"method": "tpe", "trials": 2, "parameters": {"model.depth": {"low": 2, "high": 4}}}},
             [],
-            "model.depth takes whole numbers",
+            "needs-a-list",
+            "model.depth",
         ),
-        ({}, ["--storage", "sqlite://"], "is not a plain file"),
-        ({}, ["--storage", "postgresql+psycopg://me@h:abc/x"], "h:abc/x cannot be reached"),
-        ({}, ["--storage", "postgresql+psycopg://me:secret@127.0.0.1:1/none"], "127.0.0.1:1/none cannot be reached"),
-        ({}, ["--storage", "sqlite:////nowhere/at/all.db"], "cannot be reached: unable to open database file"),
-        ({}, ["--storage", "nonsense"], "sweep.storage: nonsense cannot be reached"),
+        ({}, ["--storage", "sqlite://"], "storage", "sqlite:///FILE"),
+        ({}, ["--storage", "postgresql+psycopg://me@h:abc/x"], "storage", "h:abc/x"),
+        ({}, ["--storage", "postgresql+psycopg://me:secret@127.0.0.1:1/none"], "storage", "127.0.0.1:1/none"),
+        ({}, ["--storage", "sqlite:////nowhere/at/all.db"], "storage", "unable to open database file"),
+        ({}, ["--storage", "nonsense"], "storage", "nonsense"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(tmp_path, capsys, changes, args, says):
-    file = write(tmp_path / "s.yaml", **changes)
+def test_what_cannot_be_is_one_sentence(tmp_path, capsys, monkeypatch, changes, args, code, names):
+    file, codes = write(tmp_path / "s.yaml", **changes), codes_of("sweep", monkeypatch)
     assert cli.run(["sweep", str(file), "--out", str(tmp_path / "out"), *args]) == 2
     said = capsys.readouterr().err.strip()
-    assert says in said
+    assert codes == [code]
+    assert names in said
     assert "secret" not in said
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "out/recipe.yaml").exists()
@@ -286,6 +294,6 @@ def test_the_report_escapes_what_it_shows(tmp_path):
     run = {"test_accuracy": 1.0, "val_accuracy": 1.0, "status": "done"}
     trial.set_user_attr("runs", [run, run])
     study.tell(trial, 1.0)
-    html = render_sweep(recipe(), rows(study), [{"<script>alert(1)</script>": 1}])
+    html = render_sweep(recipe(), rows(study, recipe()), [{"<script>alert(1)</script>": 1}])
     assert "<script>alert(1)" not in html
-    assert heatmap_pair(rows(study)) is None
+    assert heatmap_pair(rows(study, recipe())) is None

@@ -15,7 +15,9 @@ def layer_figure(names: Sequence[str], panels: Sequence[tuple[str, Sequence[floa
     try:
         from plotly.subplots import make_subplots
     except ImportError as error:
-        raise MissingExtraError("plot() needs plotly: pip install 'trainability[experiments]'") from error
+        raise MissingExtraError(
+            "plot() needs plotly: pip install 'trainability[experiments]'", code="missing-extra"
+        ) from error
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=[title for title, _, _ in panels])
     for column, (title, values, scale) in enumerate(panels, 1):
         labels = [escape(name) for name in names]

@@ -10,8 +10,10 @@ import torch
 import typer
 import yaml
 
+from trainability.addresses import without_password
 from trainability.errors import ConfigError
 from trainability.experiments.validate import load_yaml
+from trainability.training.folder import check_links
 
 _REPORT_BYTES = 20 * 10**6
 
@@ -24,28 +26,37 @@ def split(text: str | None) -> list[str] | None:
 def check_device(name: str) -> None:
     """Raise ConfigError for a device that is unknown or not there."""
     if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"device: {name!r} cannot be used here: choose cpu, cuda or mps")
+        raise ConfigError(f"device: {name!r} cannot be used here: choose cpu, cuda or mps", code="unknown-choice")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
-        raise ConfigError(f"device: {name!r} cannot be used here ({reason}); take cpu") from None
+        raise ConfigError(f"device: {name!r} cannot be used here ({reason}); take cpu", code="device") from None
 
 
 def check_out(out: Path) -> None:
-    """Find out before training, not after it, whether the report can be written; leave nothing behind."""
+    """Find out before training, not after it, whether the report can be written; leave nothing behind.
+
+    Raises:
+        ConfigError: it cannot.
+        FolderError: it would be written elsewhere, by a link in the folder.
+    """
     try:
+        check_links(out)
+        if out.is_symlink() and not out.exists():
+            raise ConfigError(f"out: {out} is a link to a place that is not there", code="out-not-writable")
         existing = next(folder for folder in [out.absolute(), *out.absolute().parents] if folder.exists())
     except OSError as error:
-        raise ConfigError(f"out: {out} cannot be used: {error.strerror}") from None
+        raise ConfigError(f"out: {out} cannot be used: {error.strerror}", code="out-not-writable") from None
     if not existing.is_dir():
-        raise ConfigError(f"out: {existing} is a file, not a folder")
+        raise ConfigError(f"out: {existing} is a file, not a folder", code="out-not-writable")
     if shutil.disk_usage(existing).free < _REPORT_BYTES:
         raise ConfigError(
-            f"out: no space is left on the disk of {existing}; a report takes {_REPORT_BYTES // 10**6} MB"
+            f"out: no space is left on the disk of {existing}; a report takes {_REPORT_BYTES // 10**6} MB",
+            code="out-not-writable",
         )
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"out: {existing} cannot be written to")
+        raise ConfigError(f"out: {existing} cannot be written to", code="out-not-writable")
 
 
 def is_first() -> bool:
@@ -71,9 +82,12 @@ def changes(settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name:
-            raise ConfigError(f"--set {setting}: write it as name=value, such as optimizer.lr=0.01")
+            raise ConfigError(
+                f"--set {without_password(name)}: write it as name=value, such as optimizer.lr=0.01",
+                code="setting-syntax",
+            )
         try:
             found[name] = load_yaml(value)
         except yaml.YAMLError:
-            raise ConfigError(f"--set {setting}: its value is not valid YAML") from None
+            raise ConfigError(f"--set {name}: its value is not valid YAML", code="yaml") from None
     return found

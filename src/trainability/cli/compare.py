@@ -11,7 +11,7 @@ from rich.table import Table
 
 from trainability.cli.common import check_device, check_out, duration, fail, split
 from trainability.data import DataError, load
-from trainability.errors import ConfigError
+from trainability.errors import ConfigError, FolderError
 from trainability.experiments.arms import PARTS
 from trainability.experiments.compare import Comparison, compare
 from trainability.experiments.config import configure
@@ -116,10 +116,11 @@ def compare_command(
         )
         if settings.batch_size > len(dataset.train):
             raise ConfigError(
-                f"batch_size: {settings.batch_size} is more than the {len(dataset.train)} training samples"
+                f"batch_size: {settings.batch_size} is more than the {len(dataset.train)} training samples",
+                code="batch-too-large",
             )
         check_out(out)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, FolderError) as error:
         fail(str(error))
     console = Console(stderr=True)
     environment = {"allocator": tune_allocator()}

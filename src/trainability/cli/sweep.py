@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +22,7 @@ from trainability.data import DataError, Dataset
 from trainability.errors import ConfigError, FolderError
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe, read_recipe
-from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_study, rows
+from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_study, reason_of, rows, unreadable
 from trainability.experiments.sweep import capacity, progress_of, work
 from trainability.experiments.train import load_data, open_fabric
 from trainability.files import finite
@@ -31,6 +31,7 @@ from trainability.training.engine import Training
 from trainability.training.folder import keep_recipe
 from trainability.training.runtime import tune_allocator
 
+_SETTINGS = "TRAINABILITY_SETTINGS"  # what was given to a worker's parent by --set
 # Settings of the workers, which may change while a sweep goes on.
 _FREE = (
     "engine",
@@ -67,9 +68,14 @@ def sweep_command(
     folder = out or Path("runs") / recipe.stem
     console = Console(stderr=True)
     try:
-        wanted = read_recipe(recipe, changes(settings or []))
+        given = settings or []
+        if worker is not None:
+            given = json.loads(os.environ.get(_SETTINGS, "[]"))
+        wanted = read_recipe(recipe, changes(given))
         if wanted.sweep is None:
-            raise ConfigError("sweep: the recipe has no such part; run it with trainability train, or add one")
+            raise ConfigError(
+                "sweep: the recipe has no such part; run it with trainability train, or add one", code="not-a-sweep"
+            )
         check_device(wanted.engine.device)
         check_out(folder)
         allocator = tune_allocator()
@@ -90,18 +96,18 @@ def sweep_command(
                     )
             else:
                 with Live(console=console, refresh_per_second=4, transient=True) as live:
-                    commands = _commands(recipe, folder, settings or [], workers)
-                    troubles = _supervise(commands, place, folder, watch, live)
+                    secret = {"TRAINABILITY_STORAGE": place, _SETTINGS: json.dumps(given)}
+                    troubles = _supervise(_commands(recipe, folder, workers), secret, folder, watch, live)
         except KeyboardInterrupt:
             interrupted = True
         if worker is not None:
             return
-        found = rows(study)
-        report = _write(wanted, study, found, folder)
+        found, lost, left_out = rows(study, wanted), given_up(study, wanted), unreadable(study, wanted)
+        report = write_sweep_report(wanted, found, lost, _json(wanted, found), folder, left_out)
     except (ConfigError, DataError, FolderError) as error:
         fail(str(error))
     except STORAGE_ERRORS as error:
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        reason = reason_of(error, place)
         fail(f"the study was lost in mid-sweep: {reason}; finished trials are in it, so run the same command again")
     except OSError as error:
         fail(f"{folder} cannot be written to: {error.strerror}; finished trials are in the study")
@@ -109,13 +115,15 @@ def sweep_command(
         console.print(trouble, markup=False)
     if as_json:
         print(json.dumps(_json(wanted, found)))
-    _conclude(found, given_up(study, wanted), watch.total, report, interrupted, console)
+    missing = watch.total - len(found) - len(lost) - len(left_out)
+    _conclude(found, lost, left_out, missing, report, interrupted, console)
 
 
 def _conclude(
     found: Sequence[Row],
     lost: Sequence[dict[str, object]],
-    total: int,
+    left_out: Sequence[int],
+    missing: int,
     report: Path,
     interrupted: bool,
     console: Console,
@@ -124,13 +132,15 @@ def _conclude(
     console.print(results(found))
     for values in lost:
         console.print(f"Given up, since its workers died on every retry: {values}", markup=False)
+    for number in left_out:
+        console.print(f"Trial {number} is left out: its record is damaged, or of another version.")
     console.print(f"Report: {report}", soft_wrap=True)
     if interrupted:
         console.print("Interrupted; finished trials are kept. Run the same command to go on.")
         raise typer.Exit(130)
-    if missing := total - len(found) - len(lost):
+    if missing:
         console.print(f"Missing trials: {missing}; run the same command to go on.")
-    if missing or lost:
+    if missing or lost or left_out:
         raise typer.Exit(1)
 
 
@@ -140,18 +150,22 @@ def _work(
     work(recipe, study, data, open_fabric(recipe), progress=progress, workers=workers)
 
 
-def _commands(recipe: Path, folder: Path, settings: Sequence[str], workers: int) -> list[list[str]]:
-    base = [sys.executable, "-m", "trainability", "sweep", str(recipe), "--out", str(folder)]
+def _commands(recipe: Path, folder: Path, workers: int) -> list[list[str]]:
+    # -P: the folder that this runs in may be a stranger's, and Python would import modules from there.
+    base = [sys.executable, "-P", "-m", "trainability", "sweep", str(recipe), "--out", str(folder)]
     base += ["--workers", str(workers)]
-    base += [part for setting in settings for part in ("--set", setting)]
     return [[*base, "--worker", str(number)] for number in range(1, workers + 1)]
 
 
-def _supervise(commands: Sequence[list[str]], storage: str, folder: Path, watch: "_Watch", live: Live) -> list[str]:
-    """Start workers and watch the study until they end; return what is to be said of those that ended badly."""
+def _supervise(
+    commands: Sequence[list[str]], secret: Mapping[str, str], folder: Path, watch: "_Watch", live: Live
+) -> list[str]:
+    """Start workers and watch the study until they end; return what is to be said of those that ended badly.
+
+    What may hold a password goes by the environment: a command line is there for all to see.
+    """
     threads = max(1, torch.get_num_threads() // len(commands))  # more threads than cores would stall each other
-    # The address goes by the environment, since it may hold a password and a command line is there for all to see.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TRAINABILITY_STORAGE": storage}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **secret}
     logs = [folder / f"worker{number}.log" for number in range(1, len(commands) + 1)]
     processes = []
     for command, log in zip(commands, logs, strict=True):
@@ -176,7 +190,7 @@ def _supervise(commands: Sequence[list[str]], storage: str, folder: Path, watch:
             last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1].removeprefix("trainability: ")
             troubles.append(f"Worker {number} ended with {process.returncode}: {last} ({log})")
     if len(troubles) == len(processes) and all(process.returncode == 2 for process in processes):
-        raise ConfigError(troubles[0].partition(": ")[2].rpartition(" (")[0])
+        raise ConfigError(troubles[0].partition(": ")[2].rpartition(" (")[0], code="workers-failed")
     return troubles
 
 
@@ -224,7 +238,3 @@ def _json(recipe: Recipe, found: Sequence[Row]) -> dict[str, object]:
     runs = [{"trial": row.number, **run} for row in found for run in row.runs]
     content: dict[str, object] = finite({"config": recipe.resolved(), "results": runs})
     return content
-
-
-def _write(recipe: Recipe, study: Study, found: Sequence[Row], folder: Path) -> Path:
-    return write_sweep_report(recipe, found, given_up(study, recipe), _json(recipe, found), folder)

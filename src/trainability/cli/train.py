@@ -17,6 +17,7 @@ from trainability.errors import ConfigError, FolderError
 from trainability.experiments.recipe import read_recipe
 from trainability.experiments.train import train
 from trainability.training.engine import Training
+from trainability.training.folder import checkpoints, step_of
 from trainability.training.record import Record
 from trainability.training.runtime import tune_allocator
 
@@ -39,7 +40,7 @@ def train_command(
     try:
         wanted = read_recipe(recipe, changes(settings or []))
         if wanted.sweep is not None:
-            raise ConfigError("sweep: the recipe describes a sweep; run it with trainability sweep")
+            raise ConfigError("sweep: the recipe describes a sweep; run it with trainability sweep", code="is-a-sweep")
         check_device(wanted.engine.device)
         check_out(folder)
         environment = {"allocator": tune_allocator()}
@@ -57,8 +58,8 @@ def train_command(
             "so make room and go on with --resume"
         )
     except KeyboardInterrupt:
-        newest = max((int(p.name.split("-")[1]) for p in (folder / "checkpoints").glob("step-*.pt")), default=None)
-        kept = "nothing had been trained" if newest is None else f"a checkpoint is in {folder}, of step {newest}"
+        newest = next(iter(checkpoints(folder)), None)
+        kept = f"a checkpoint is in {folder}, of step {step_of(newest)}" if newest else "nothing had been trained"
         console.print(f"Interrupted; {kept}. Go on with --resume.", soft_wrap=True)
         raise typer.Exit(130) from None
     for name in outcome.damaged:

@@ -69,7 +69,9 @@ def _batch(path: Path, md5: str, key: bytes) -> Split:
         images = torch.from_numpy(content[b"data"].copy()).view(-1, 3, 32, 32)
         return Split(images, torch.tensor(content[key]))
     except ImportError as error:
-        raise DataError("CIFAR's files need NumPy: pip install 'trainability[experiments]'") from error
+        raise DataError(
+            "CIFAR's files need NumPy: pip install 'trainability[experiments]'", code="missing-extra"
+        ) from error
 
 
 def official(path: Path, md5: str) -> bytes:
@@ -78,13 +80,18 @@ def official(path: Path, md5: str) -> bytes:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise DataError(
-            f"{path} is missing; put the official file there, or take the hub (--hub, in a recipe data.hub: true)"
+            f"{path} is missing; put the official file there, or take the hub (--hub, in a recipe data.hub: true)",
+            code="file-missing",
         ) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # the latter of a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read: {reason}", code="file-unreadable") from None
     found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise DataError(f"{path} is damaged: its MD5 is {found}, that of the official file {md5}; download it again")
+        raise DataError(
+            f"{path} is damaged: its MD5 is {found}, that of the official file {md5}; download it again",
+            code="file-damaged",
+        )
     return raw
 
 
@@ -101,4 +108,4 @@ class _Arrays(pickle.Unpickler):
         }
         if module.partition(".")[0] == "numpy" and name in allowed:
             return allowed[name]
-        raise DataError(f"the file holds {module}.{name}, which no official file does")
+        raise DataError(f"the file holds {module}.{name}, which no official file does", code="file-damaged")

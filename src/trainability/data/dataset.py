@@ -96,7 +96,8 @@ def split(
     """
     if not 0 <= held_out < len(pool) - tested:
         raise DataError(
-            f"held_out: {held_out} of the {len(pool) - tested} training samples of {name} cannot be held out"
+            f"held_out: {held_out} of the {len(pool) - tested} training samples of {name} cannot be held out",
+            code="out-of-range",
         )
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     val, rest = pool.take(order[:held_out]), order[held_out:]

@@ -25,7 +25,7 @@ class FolderOptions:
         least = {"image_size": 1, "classes": 2, "per_class": 1}
         for name, value in vars(self).items():
             if value is not None and value < least[name]:
-                raise DataError(f"{name} must be at least {least[name]}, not {value}")
+                raise DataError(f"{name} must be at least {least[name]}, not {value}", code="out-of-range")
 
 
 def folder_options(
@@ -39,7 +39,9 @@ def folder_options(
     if data == "folder":
         return FolderOptions(image_size or FolderOptions.image_size, classes, per_class)
     if image_size or classes or per_class:
-        raise DataError(f"image_size, classes and per_class belong to data: folder, not to {data}")
+        raise DataError(
+            f"image_size, classes and per_class belong to data: folder, not to {data}", code="does-not-apply"
+        )
     return None
 
 
@@ -56,15 +58,21 @@ def read_folder(folder: Path, options: FolderOptions) -> tuple[int, Split, Split
     """
     root = folder / "train" if (folder / "train").is_dir() else folder
     if root is folder and (apart := [part for part in ("test", "val") if (folder / part).is_dir()]):
-        raise DataError(f"{folder} has a folder {apart[0]!r} and none 'train' beside it; put the training images there")
+        raise DataError(
+            f"{folder} has a folder {apart[0]!r} and none 'train' beside it; put the training images there",
+            code="folder-layout",
+        )
     if not root.is_dir():
-        raise DataError(f"{root} is no folder; it should have one folder of images per class")
+        raise DataError(f"{root} is no folder; it should have one folder of images per class", code="folder-layout")
     names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and next(_images(entry), None))
     if len(names) < 2:
-        raise DataError(f"{root} should have one folder of images per class, and has {len(names)} with images in it")
+        raise DataError(
+            f"{root} should have one folder of images per class, and has {len(names)} with images in it",
+            code="folder-layout",
+        )
     if options.classes is not None:
         if options.classes > len(names):
-            raise DataError(f"{root} has {len(names)} classes, not {options.classes}")
+            raise DataError(f"{root} has {len(names)} classes, not {options.classes}", code="out-of-range")
         names = names[: options.classes]
     files = [(path, label) for label, name in enumerate(names) for path in _some(root / name, options.per_class)]
     train = _load(files, options.image_size)
@@ -77,15 +85,25 @@ def _held(folder: Path, names: list[str]) -> list[tuple[Path, int]]:
     label = {name: number for number, name in enumerate(names)}
     notes = folder / "val_annotations.txt"
     if notes.is_file():
-        rows = [line.split("\t") for line in notes.read_text().splitlines() if line]
+        try:
+            lines = notes.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{notes} cannot be read as UTF-8 ({error})", code="file-unreadable") from None
+        rows = [line.split("\t") for line in lines if line]
         if short := next((row for row in rows if len(row) < 2), None):
-            raise DataError(f"{notes}: the line {short[0]!r} should have a file and a class, with a tab between them")
+            raise DataError(
+                f"{notes}: the line {short[0]!r} should have a file and a class, with a tab between them",
+                code="folder-layout",
+            )
         return [(folder / "images" / row[0], label[row[1]]) for row in rows if row[1] in label]
     if not folder.is_dir():
         return []
     found = {name: _some(folder / name, None) if (folder / name).is_dir() else [] for name in names}
     if empty := [name for name, files in found.items() if not files]:
-        raise DataError(f"{folder} has no images of {len(empty)} of {len(names)} classes, such as {empty[0]!r}")
+        raise DataError(
+            f"{folder} has no images of {len(empty)} of {len(names)} classes, such as {empty[0]!r}",
+            code="folder-layout",
+        )
     return [(path, label[name]) for name, files in found.items() for path in files]
 
 
@@ -102,15 +120,19 @@ def _load(files: list[tuple[Path, int]], size: int) -> Split:
         import numpy
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise DataError("a folder of images needs Pillow: pip install 'trainability[images]'") from error
+        raise DataError(
+            "a folder of images needs Pillow: pip install 'trainability[images]'", code="missing-extra"
+        ) from error
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for number, (path, _) in enumerate(files):
         try:
             with Image.open(path) as image:
                 fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
                 images[number] = _pixels(numpy.asarray(fitted).copy())
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} cannot be read as an image ({error}); take it out of the folder") from error
+        except Exception as error:  # each format's reader meets a broken file in its own way
+            raise DataError(
+                f"{path} cannot be read as an image ({error}); take it out of the folder", code="file-unreadable"
+            ) from error
     return Split(images, torch.tensor([label for _, label in files]))
 
 

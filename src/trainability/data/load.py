@@ -72,7 +72,7 @@ NAMES = ("digits", *_IDX, *CIFAR, "folder")
 def check_name(name: str) -> str:
     """Return the name of a data set that there is, or raise ValueError."""
     if name not in NAMES:
-        raise ArgumentError(f"there is no data set {name!r}; choose from {', '.join(NAMES)}")
+        raise ArgumentError(f"there is no data set {name!r}; choose from {', '.join(NAMES)}", code="unknown-choice")
     return name
 
 
@@ -109,7 +109,9 @@ def load(
     ((1, 8, 8), 1077, 360, 360)
     """
     if images is not None and name != "folder":
-        raise DataError(f"image_size, classes and per_class belong to data: folder, not to {name}")
+        raise DataError(
+            f"image_size, classes and per_class belong to data: folder, not to {name}", code="does-not-apply"
+        )
     if name == "folder":
         return replace(_folder(data_dir, hub, split_seed, held_out, images or FolderOptions()), pln=pln)
     return replace(_load(name, data_dir, hub, split_seed, held_out), pln=pln)
@@ -117,7 +119,10 @@ def load(
 
 def _folder(data_dir: Path | str | None, hub: bool, seed: int, held_out: int | None, options: FolderOptions) -> Dataset:
     if hub or data_dir is None:
-        raise DataError("data: folder needs the folder itself (--data-dir DIR, in a recipe data.dir), and no hub")
+        raise DataError(
+            "data: folder needs the folder itself (--data-dir DIR, in a recipe data.dir), and no hub",
+            code="missing-setting",
+        )
     classes, train, test = read_folder(Path(data_dir), options)
     held_out = len(train) // 10 if held_out is None else held_out
     tested = 0 if test is not None else max(1, len(train) // 10)
@@ -127,12 +132,12 @@ def _folder(data_dir: Path | str | None, hub: bool, seed: int, held_out: int | N
 
 def _load(name: str, data_dir: Path | str | None, hub: bool, split_seed: int, held_out: int | None) -> Dataset:
     if name == "digits" and hub:
-        raise DataError("digits comes with scikit-learn and not from the hub; leave out --hub")
+        raise DataError("digits comes with scikit-learn and not from the hub; leave out --hub", code="does-not-apply")
     if name == "digits":
         return _digits(split_seed, 360 if held_out is None else held_out)
     spec = _IDX.get(name) or CIFAR.get(name)
     if spec is None:
-        raise DataError(f"there is no data set {name!r}; choose from {', '.join(NAMES)}")
+        raise DataError(f"there is no data set {name!r}; choose from {', '.join(NAMES)}", code="unknown-choice")
     held_out = 10_000 if held_out is None else held_out
     if hub:
         train, test = _from_hub(spec.hub)
@@ -140,7 +145,8 @@ def _load(name: str, data_dir: Path | str | None, hub: bool, split_seed: int, he
     if data_dir is None:
         raise DataError(
             f"{name} needs its official files: name their folder (--data-dir DIR, in a recipe data.dir), take them "
-            "from the hub (--hub, in a recipe data.hub), or use digits, which needs none"
+            "from the hub (--hub, in a recipe data.hub), or use digits, which needs none",
+            code="missing-setting",
         )
     if isinstance(spec, _Idx):
         folder = Path(data_dir) / spec.folder
@@ -156,7 +162,9 @@ def _digits(seed: int, held_out: int) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DataError("digits comes with scikit-learn: pip install 'trainability[experiments]'") from error
+        raise DataError(
+            "digits comes with scikit-learn: pip install 'trainability[experiments]'", code="missing-extra"
+        ) from error
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # 0 to 16 in the source
     pool = Split(images, torch.from_numpy(bunch.target).long())
@@ -178,12 +186,14 @@ def _from_hub(identifier: str) -> tuple[Split, Split]:
     try:
         import datasets
     except ImportError as error:
-        raise DataError("--hub needs the datasets library: pip install 'trainability[hub]'") from error
+        raise DataError(
+            "--hub needs the datasets library: pip install 'trainability[hub]'", code="missing-extra"
+        ) from error
     try:
         both = datasets.load_dataset(identifier)
     except Exception as error:  # no network, no such data set, a full cache: the library raises many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"{identifier} could not be loaded from the hub: {reason}") from error
+        raise DataError(f"{identifier} could not be loaded from the hub: {reason}", code="hub") from error
     return _split_of(both["train"]), _split_of(both["test"])
 
 

@@ -34,15 +34,17 @@ def per_location_normalise(x: Tensor, append: Append = "one", dim: int = 1) -> T
     tensor([[0.0000, 0.0000, 1.7321]])
     """
     if not x.is_floating_point():
-        raise ArgumentTypeError(f"per-location normalisation takes floating-point inputs, not {x.dtype}")
+        raise ArgumentTypeError(
+            f"per-location normalisation takes floating-point inputs, not {x.dtype}", code="input-dtype"
+        )
     if not -x.dim() <= dim < x.dim() or x.dim() < 2:
-        raise ArgumentError(f"inputs of shape {tuple(x.shape)} have no channels at dimension {dim}")
+        raise ArgumentError(f"inputs of shape {tuple(x.shape)} have no channels at dimension {dim}", code="input-shape")
     if append == "one":
         x = torch.cat([x, torch.ones_like(x.narrow(dim, 0, 1))], dim)
     elif append == "size":
         x = torch.cat([x, x.square().mean(dim, keepdim=True).sqrt()], dim)
     elif append is not None:
-        raise ArgumentError(f"append is 'one', 'size' or None, not {append!r}")
+        raise ArgumentError(f"append is 'one', 'size' or None, not {append!r}", code="unknown-choice")
     size = x.square().mean(dim, keepdim=True).sqrt()
     return x / torch.where(size > 0, size, torch.ones_like(size))
 

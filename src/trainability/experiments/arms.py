@@ -127,15 +127,18 @@ def arm(name: str) -> Arm:
     names = [part.strip().lower() for part in name.split("+")]
     for part in names:
         if not part and len(names) > 1:
-            raise ArgumentError(f"{name}: a name is missing beside +")
+            raise ArgumentError(f"{name}: a name is missing beside +", code="empty")
         if part not in PARTS:
             near = difflib.get_close_matches(part, PARTS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ArgumentError(f"there is no remedy {part!r}; {hint}choose from {', '.join(PARTS)}, or join some by +")
+            raise ArgumentError(
+                f"there is no remedy {part!r}; {hint}choose from {', '.join(PARTS)}, or join some by +",
+                code="unknown-choice",
+            )
     for number, second in enumerate(names):
         for first in names[:number]:
             if reason := _conflict(first, second):
-                raise ArgumentError(f"{name} cannot be: {reason}")
+                raise ArgumentError(f"{name} cannot be: {reason}", code="settings-conflict")
     parts = [PARTS[part] for part in names]
     rest = [*names[:-1], *(["batchnorm"] if names[-1] in _UNITS and len(names) > 1 else [])]
     base = "+".join(rest) or (None if name == "default" else parts[0].against)

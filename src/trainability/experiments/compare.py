@@ -11,7 +11,7 @@ from torch import nn
 
 from trainability.data import Dataset
 from trainability.data.augment import usual_augmentation
-from trainability.errors import ConfigError
+from trainability.errors import ConfigError, TrainabilityError
 from trainability.experiments.arms import Arm, arm
 from trainability.experiments.config import CompareConfig
 from trainability.experiments.environment import describe_environment
@@ -144,8 +144,9 @@ def check_remedies(config: CompareConfig, data: Dataset) -> None:
     for name, depth in product(config.remedies, config.depth):
         try:
             _built(depth, arm(name), config, data)
-        except ValueError as error:
-            raise ConfigError(f"the remedy {name} cannot be had at depth {depth}: {error}") from error
+        except (TrainabilityError, ValueError) as error:
+            message = f"the remedy {name} cannot be had at depth {depth}: {error}"
+            raise ConfigError(message, code=getattr(error, "code", None)) from error
 
 
 def _built(depth: int, side: Arm, config: CompareConfig, data: Dataset) -> nn.Module:

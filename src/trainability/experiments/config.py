@@ -58,7 +58,7 @@ class CompareConfig(BaseModel):
     @classmethod
     def _not_empty_and_unique(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if not value:
-            raise ArgumentError("the list is empty")
+            raise ArgumentError("the list is empty", code="empty")
         return tuple(dict.fromkeys(value))
 
     @field_validator("data")
@@ -70,7 +70,9 @@ class CompareConfig(BaseModel):
     @classmethod
     def _known_nonlinearity(cls, value: str) -> str:
         if value not in ACTIVATIONS:
-            raise ArgumentError(f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}")
+            raise ArgumentError(
+                f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}", code="unknown-choice"
+            )
         return value
 
     def images(self) -> FolderOptions | None:
@@ -81,15 +83,17 @@ class CompareConfig(BaseModel):
     def _fits(self) -> Self:
         self.images()
         if self.strides and self.model != "cnn":
-            raise ArgumentError("strides belong to model: cnn")
+            raise ArgumentError("strides belong to model: cnn", code="does-not-apply")
         for name in self.remedies:
             unit = arm(name).model.get("unit")
             if unit and self.model != "resnet":
-                raise ArgumentError(f"the remedy {name}: {unit} is a unit of model: resnet")
+                raise ArgumentError(f"the remedy {name}: {unit} is a unit of model: resnet", code="does-not-apply")
             if self.model == "resnet" and "residual" in name.split("+"):
-                raise ArgumentError(f"the remedy {name} belongs to fnn and cnn; model: resnet has its shortcuts")
+                raise ArgumentError(
+                    f"the remedy {name} belongs to fnn and cnn; model: resnet has its shortcuts", code="does-not-apply"
+                )
         if self.convolutions == 3 and self.model != "resnet":
-            raise ArgumentError("convolutions belongs to model: resnet")
+            raise ArgumentError("convolutions belongs to model: resnet", code="does-not-apply")
         if self.model == "resnet":
             for depth in self.depth:
                 check_depth(depth, self.convolutions)

@@ -1,7 +1,10 @@
 """What a result depends on besides its settings."""
 
+import os
 import platform
 import subprocess
+import tempfile
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,12 +46,42 @@ def _processor() -> str:
 
 
 def _git() -> dict[str, str]:
-    def ask(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], capture_output=True, text=True, check=True, timeout=10, cwd=Path.cwd()
-        ).stdout.strip()
+    """The commit, and how many files differ from it.
 
+    Git runs programs that a repository's configuration names (``core.fsmonitor``, filters, hooks), and the folder may
+    be a stranger's. Finding the commit runs none. The files are then compared from an empty repository of our own that
+    borrows the objects and the index, so that the other's configuration is not read at all.
+    """
     try:
-        return {"git commit": ask("rev-parse", "HEAD"), "git changed files": str(len(ask("status", "-s").splitlines()))}
-    except (OSError, subprocess.SubprocessError):  # no git, or no repository
+        commit, top, objects, index = _ask_git(
+            *("rev-parse", "--path-format=absolute", "HEAD", "--show-toplevel"),
+            *("--git-path", "objects", "--git-path", "index"),
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):  # no git, no repository, or no commit
         return {}
+    found = {"git commit": commit}
+    with suppress(OSError, ValueError, subprocess.SubprocessError), tempfile.TemporaryDirectory() as own:
+        (Path(own) / "refs").mkdir()
+        (Path(own) / "HEAD").write_text(f"{commit}\n")
+        borrowed = {"GIT_DIR": own, "GIT_WORK_TREE": top, "GIT_OBJECT_DIRECTORY": objects, "GIT_INDEX_FILE": index}
+        changed = _ask_git(
+            # A submodule has a configuration of its own; and the person's may start a daemon for the borrower.
+            *("-c", "core.fsmonitor=false", "status", "--porcelain", "--ignore-submodules=all"),
+            **borrowed,
+            GIT_OPTIONAL_LOCKS="0",  # the index is the other's to write
+        )
+        found["git changed files"] = str(len(changed))
+    return found
+
+
+def _ask_git(*words: str, **environment: str) -> list[str]:
+    """The lines that git answers."""
+    return subprocess.run(
+        ["git", *words],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+    ).stdout.splitlines()

@@ -77,23 +77,28 @@ class ModelRecipe(Settings):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in ACTIVATIONS:
-            raise ArgumentError(f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}")
+            raise ArgumentError(
+                f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}", code="unknown-choice"
+            )
         return value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.strides and self.name != "cnn":
-            raise ArgumentError("strides belong to name: cnn")
+            raise ArgumentError("strides belong to name: cnn", code="does-not-apply")
         if self.residual and self.name == "cnn":
-            raise ArgumentError("residual belongs to name: fnn or resnet")
+            raise ArgumentError("residual belongs to name: fnn or resnet", code="does-not-apply")
         if self.unit != "baseline" and self.name != "resnet":
-            raise ArgumentError(f"unit: {self.unit} belongs to name: resnet")
+            raise ArgumentError(f"unit: {self.unit} belongs to name: resnet", code="does-not-apply")
         if self.name != "resnet" and (self.scale != "identity" or self.convolutions != 2):
-            raise ArgumentError("scale and convolutions belong to name: resnet")
+            raise ArgumentError("scale and convolutions belong to name: resnet", code="does-not-apply")
         if self.name == "resnet":
             check_depth(self.depth, self.convolutions)
             if self.scale != "identity" and not self.residual:
-                raise ArgumentError(f"scale: {self.scale} is of branches beside a shortcut; set residual: true")
+                raise ArgumentError(
+                    f"scale: {self.scale} is of branches beside a shortcut; set residual: true",
+                    code="settings-conflict",
+                )
         return self
 
 
@@ -142,7 +147,7 @@ class RemedyRecipe(Settings):
         }.get(self.name, ())
         other = [key for key, value in defaults.items() if key not in takes and getattr(self, key) != value]
         if other:
-            raise ArgumentError(f"{self.name} takes no {', '.join(other)}")
+            raise ArgumentError(f"{self.name} takes no {', '.join(other)}", code="does-not-apply")
         return self
 
     def remedy(self) -> Remedy:
@@ -208,7 +213,7 @@ class OptimizerRecipe(Settings):
     @classmethod
     def _not_twice(cls, value: dict[str, Any]) -> dict[str, Any]:
         if taken := {"lr", "weight_decay"} & value.keys():
-            raise ArgumentError(f"{taken.pop()} belongs beside options, not among them")
+            raise ArgumentError(f"{taken.pop()} belongs beside options, not among them", code="duplicate")
         return value
 
     @model_validator(mode="after")
@@ -229,9 +234,9 @@ class ScheduleRecipe(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.kind == "step") != bool(self.milestones):
-            raise ArgumentError("milestones belong to kind: step, and it needs them")
+            raise ArgumentError("milestones belong to kind: step, and it needs them", code="settings-conflict")
         if self.warmup and self.kind != "cosine":
-            raise ArgumentError("warmup belongs to kind: cosine")
+            raise ArgumentError("warmup belongs to kind: cosine", code="does-not-apply")
         return self
 
 
@@ -257,21 +262,29 @@ class EngineRecipe(Settings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.tf32 and not self.device.startswith("cuda"):
-            raise ArgumentError(f"tf32 needs device: cuda, and device is {self.device}")
+            raise ArgumentError(f"tf32 needs device: cuda, and device is {self.device}", code="needs-cuda")
         if self.members == "streams" and not self.device.startswith("cuda"):
-            raise ArgumentError(f"members: streams needs device: cuda, and device is {self.device}")
+            raise ArgumentError(f"members: streams needs device: cuda, and device is {self.device}", code="needs-cuda")
         if self.cuda_graph == "on" and (not self.device.startswith("cuda") or self.devices * self.nodes > 1):
             raise ArgumentError(
                 f"cuda_graph: on needs device: cuda and one process; device is {self.device}, devices × nodes is "
-                f"{self.devices * self.nodes}"
+                f"{self.devices * self.nodes}",
+                code="needs-cuda",
             )
         if self.device.startswith("cpu:"):
-            raise ArgumentError(f"device: {self.device} cannot be: CPUs have no numbers; write cpu")
+            raise ArgumentError(f"device: {self.device} cannot be: CPUs have no numbers; write cpu", code="device")
         if ":" in self.device and self.devices > 1:
-            raise ArgumentError(f"device: {self.device} names one device, and devices is {self.devices}")
+            raise ArgumentError(
+                f"device: {self.device} names one device, and devices is {self.devices}", code="settings-conflict"
+            )
         if self.strategy == "fsdp":
             if self.devices * self.nodes < 2:
-                raise ArgumentError("strategy: fsdp shares the weights out over processes; set devices to 2 or more")
+                raise ArgumentError(
+                    "strategy: fsdp shares the weights out over processes; set devices to 2 or more",
+                    code="settings-conflict",
+                )
             if self.precision == "64-true" or self.compile == "on":
-                raise ArgumentError("strategy: fsdp goes with neither precision: 64-true nor compile: on")
+                raise ArgumentError(
+                    "strategy: fsdp goes with neither precision: 64-true nor compile: on", code="settings-conflict"
+                )
         return self

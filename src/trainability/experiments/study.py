@@ -9,15 +9,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
+from math import isfinite
 from statistics import mean
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage, fail_stale_trials
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from trainability.addresses import MASK, without_password, without_secrets
 from trainability.errors import ConfigError
 from trainability.experiments.recipe import Range, Recipe
 
@@ -34,27 +36,41 @@ def open_study(recipe: Recipe, storage: str) -> Study:
     A worker that dies is noticed by the others when its heartbeat stops, and its trials are tried again.
 
     Raises:
-        ConfigError: the storage cannot be reached.
+        ConfigError: the storage cannot be reached, its address has a hidden password, or the study there is another's.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    place = without_password(storage)
+    if MASK in storage:
+        raise ConfigError(
+            f"sweep.storage: {place} is an address whose password was hidden; give it whole, by --storage or "
+            "TRAINABILITY_STORAGE",
+            code="password-hidden",
+        )
     if storage.startswith("sqlite") and ("?" in storage or ":memory:" in storage or storage.rstrip("/") == "sqlite:"):
         raise ConfigError(
-            f"sweep.storage: {storage} is not a plain file; write sqlite:///FILE, without a ? in its path"
+            f"sweep.storage: {place} is not a plain file; write sqlite:///FILE, without a ? in its path", code="storage"
         )
     for attempt in range(_OPENINGS):
         try:
             with _quiet():
                 return _study(recipe, storage)
-        except (*STORAGE_ERRORS, ImportError, ValueError) as error:
-            reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        except ConfigError:
+            raise
+        except Exception as error:  # drivers, SQLAlchemy and optuna, on a database that may be anything
+            reason = reason_of(error, storage)
             # Several workers that make the same tables at the same moment get into each other's way.
             if attempt + 1 == _OPENINGS or not any(
                 word in reason for word in ("exists", "UNIQUE", "locked", "duplicate")
             ):
-                place = storage.rpartition("@")[2]
-                raise ConfigError(f"sweep.storage: {place} cannot be reached: {reason}") from None
+                raise ConfigError(f"sweep.storage: {place} cannot be reached: {reason}", code="storage") from None
             time.sleep(0.3 * (attempt + 1))
     raise AssertionError
+
+
+def reason_of(error: Exception, storage: str) -> str:
+    """The first line of what a database says, without the password of its address."""
+    said = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+    return without_secrets(said.partition("\n")[0], storage)
 
 
 def _study(recipe: Recipe, storage: str) -> Study:
@@ -74,6 +90,11 @@ def _study(recipe: Recipe, storage: str) -> Study:
         sampler=optuna.samplers.TPESampler(constant_liar=True),
         load_if_exists=True,
     )
+    if study.directions != [StudyDirection.MAXIMIZE]:
+        raise ConfigError(
+            f"sweep.storage: the study {study.study_name} there is not one of this program; choose another database",
+            code="study-foreign",
+        )
     refill(study, recipe)
     return study
 
@@ -111,7 +132,8 @@ def _account(study: Study) -> tuple[set[str], dict[str, dict[str, Any]], Counter
 
 def _values(trial: FrozenTrial) -> dict[str, Any]:
     """A trial's parameters, also while they are only queued."""
-    return dict(trial.system_attrs.get("fixed_params") or trial.params)
+    queued = trial.system_attrs.get("fixed_params")
+    return dict(queued if queued and isinstance(queued, dict) else trial.params)
 
 
 def _key(values: dict[str, Any]) -> str:
@@ -236,14 +258,51 @@ class Row:
     runs: list[dict[str, Any]]
 
 
-def rows(study: Study) -> list[Row]:
-    """The finished trials, the best first by validation accuracy. Test accuracies had no part in the order."""
-    found = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        runs = trial.user_attrs["runs"]
-        tests = [run["test_accuracy"] or 0.0 for run in runs]
-        found.append(Row(trial.number, dict(trial.params), trial.value or 0.0, mean(tests), runs))
+def rows(study: Study, recipe: Recipe) -> list[Row]:
+    """The finished trials, the best first by validation accuracy. Test accuracies had no part in the order.
+
+    Those whose record is damaged, or of another version, are left out; `unreadable` names them.
+    """
+    found = [row for trial in _complete(study) if (row := _row(trial, recipe))]
     return sorted(found, key=lambda row: (-row.val, row.number))
+
+
+def unreadable(study: Study, recipe: Recipe) -> list[int]:
+    """The numbers of finished trials whose record cannot be used."""
+    return [trial.number for trial in _complete(study) if _row(trial, recipe) is None]
+
+
+def _complete(study: Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def _row(trial: FrozenTrial, recipe: Recipe) -> Row | None:
+    """A trial as this version wrote it, or None: anybody may have written into the database."""
+    assert recipe.sweep is not None
+    runs, searched = trial.user_attrs.get("runs"), recipe.sweep.parameters
+    if trial.params.keys() != searched.keys() or not all(_within(trial.params[n], v) for n, v in searched.items()):
+        return None
+    if not isinstance(runs, list) or len(runs) != len(recipe.seeds) or not all(map(_is_run, runs)):
+        return None
+    if trial.value is None or not isfinite(trial.value):
+        return None
+    return Row(trial.number, dict(trial.params), trial.value, mean(run["test_accuracy"] or 0.0 for run in runs), runs)
+
+
+def _within(value: Any, values: Sequence[Any] | Range) -> bool:
+    if isinstance(values, Range):
+        return isinstance(value, float) and values.low <= value <= values.high
+    return value in values
+
+
+def _is_run(run: Any) -> bool:
+    """Whether it has what tables and reports read of a run."""
+    if not isinstance(run, dict) or not isinstance(run.get("status"), str):
+        return False
+    return all(
+        key in run and (run[key] is None or isinstance(run[key], int | float))
+        for key in ("val_accuracy", "test_accuracy")
+    )
 
 
 def given_up(study: Study, recipe: Recipe) -> list[dict[str, Any]]:

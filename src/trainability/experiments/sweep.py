@@ -97,7 +97,8 @@ def capacity(recipe: Recipe, data: Dataset, device: torch.device, workers: int =
     if fit < seeds:
         raise ConfigError(
             f"a trial of {seeds} seeds needs about {seeds * per_member / 1e9:.1f} GB, and {fit} networks would fit: "
-            "take fewer seeds or smaller batches"
+            "take fewer seeds or smaller batches",
+            code="memory",
         )
     return max(1, min(recipe.sweep.stack, fit) // seeds)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from trainability.data import Dataset, load
 from trainability.data.augment import usual_augmentation
-from trainability.errors import ConfigError, FolderError, UnsupportedModelError
+from trainability.errors import ArgumentError, ConfigError, FolderError, TrainabilityError, UnsupportedModelError
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
 from trainability.files import finite
@@ -62,8 +62,9 @@ def build_model(recipe: Recipe, data: Dataset, seed: int) -> nn.Module:
     for remedy in remedies:
         try:
             apply_(model, remedy, inputs=inputs)
-        except ValueError as error:
-            raise ConfigError(f"{recipe.remedy.name if recipe.remedy else recipe.init}: {error}") from error
+        except (TrainabilityError, ValueError) as error:
+            message = f"{recipe.remedy.name if recipe.remedy else recipe.init}: {error}"
+            raise ConfigError(message, code=getattr(error, "code", None)) from error
     return model.double() if recipe.engine.precision == "64-true" else model
 
 
@@ -144,10 +145,13 @@ def check_fits(recipe: Recipe, data: Dataset, device: torch.device) -> None:
     if count > 1:
         raise ConfigError(
             f"a stack of {count} networks of {each} {needs}: {fit} would fit; take fewer seeds at once, or smaller "
-            "batches"
+            "batches",
+            code="memory",
         )
     shared = "more devices" if recipe.engine.strategy == "fsdp" else "engine: {strategy: fsdp} over several devices"
-    raise ConfigError(f"a network of {each} {needs}: it would fit with smaller batches or layers, or {shared}")
+    raise ConfigError(
+        f"a network of {each} {needs}: it would fit with smaller batches or layers, or {shared}", code="memory"
+    )
 
 
 def member_bytes(recipe: Recipe, data: Dataset, device: torch.device) -> int:
@@ -157,7 +161,10 @@ def member_bytes(recipe: Recipe, data: Dataset, device: torch.device) -> int:
         ConfigError: a batch larger than the training set.
     """
     if recipe.batch_size > len(data.train):
-        raise ConfigError(f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples")
+        raise ConfigError(
+            f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples",
+            code="batch-too-large",
+        )
     processes = recipe.engine.devices * recipe.engine.nodes
     shares = processes if recipe.engine.strategy == "fsdp" else 1
     with torch.device("meta"):
@@ -182,12 +189,15 @@ def open_fabric(recipe: Recipe) -> "Fabric":
     engine = recipe.engine
     if engine.threads:
         if engine.threads > (cores := os.cpu_count() or engine.threads):
-            raise ConfigError(f"engine.threads: {engine.threads} is more than the {cores} cores of this machine")
+            raise ConfigError(
+                f"engine.threads: {engine.threads} is more than the {cores} cores of this machine", code="out-of-range"
+            )
         torch.set_num_threads(engine.threads)
     if engine.nodes > 1 and not launched():
         raise ConfigError(
             f"engine.nodes: {engine.nodes} hosts would wait for one another; start the command on each by torchrun or "
-            "SLURM, or with MASTER_ADDR, MASTER_PORT and NODE_RANK set"
+            "SLURM, or with MASTER_ADDR, MASTER_PORT and NODE_RANK set",
+            code="no-launcher",
         )
     if engine.tf32:
         torch.set_float32_matmul_precision("high")
@@ -228,11 +238,12 @@ def train(
         try:
             folder = RunFolder(out, recipe.resolved(), described, resume=resume)
         except FolderError as error:
-            refusal = str(error)
+            refusal = str(error), error.code
         except OSError as error:
-            refusal = f"{out} cannot be written to: {error.strerror}"
+            refusal = f"{out} cannot be written to: {error.strerror}", "out-not-writable"
     if refusal := fabric.broadcast(refusal):  # told to all, or the others would wait
-        raise FolderError(refusal)
+        message, code = refusal
+        raise FolderError(message, code=code)
     if folder is None:
         return _follow(recipe, data, fabric)
     with folder, _naming_the_dead():
@@ -265,7 +276,7 @@ def _lead(
     except UnsupportedModelError as error:
         if not resume:
             folder.discard()
-        raise ConfigError(str(error)) from error
+        raise ConfigError(str(error), code=error.code) from error
     folder.note("resumed" if resume else "started", step=training.steps, execution=training.execution)
     if fabric.broadcast(training.done and (folder.path / "results.json").exists()):
         return outcome
@@ -326,7 +337,9 @@ def _naming_the_dead() -> Iterator[None]:
     except RuntimeError as error:
         if not any(library in str(error).lower() for library in ("gloo", "nccl")):
             raise
-        raise FolderError("the run stopped because one of its processes did; go on with --resume") from None
+        raise FolderError(
+            "the run stopped because one of its processes did; go on with --resume", code="process-died"
+        ) from None
 
 
 @contextmanager
@@ -365,7 +378,13 @@ def _begin(training: Training, fabric: "Fabric", state: dict[str, Any] | None) -
     """Start or take up a training, every process from the first one's state and with the first one's choices."""
     state = fabric.broadcast(state)
     if state is not None:
-        training.load(state)
+        try:
+            training.load(state)
+        except ArgumentError as error:
+            raise FolderError(
+                f"the newest checkpoint cannot be taken up: {error}; take it away to go on from the one before it",
+                code=error.code,
+            ) from None
         return
     if training.shared_out:  # nothing is to be chosen, and the passes take all processes
         training.prepare()

@@ -47,9 +47,13 @@ def cnn(
     into, height, width = shape
     check_sizes(channels=channels, classes=classes, height=height, width=width)
     if depth < 2:
-        raise ArgumentError(f"depth must be at least 2, a convolution and a fully connected layer (it is {depth})")
+        raise ArgumentError(
+            f"depth must be at least 2, a convolution and a fully connected layer (it is {depth})", code="out-of-range"
+        )
     if not 0 <= strides <= depth - 2 or min(height, width) < 2**strides:
-        raise ArgumentError(f"strides={strides} does not fit {depth - 1} convolutions of {height} × {width} inputs")
+        raise ArgumentError(
+            f"strides={strides} does not fit {depth - 1} convolutions of {height} × {width} inputs", code="out-of-range"
+        )
     layers: list[tuple[str, nn.Module]] = []
     for number in range(1, depth):
         stride = 2 if 2 <= number < 2 + strides else 1

@@ -25,7 +25,9 @@ def activation(name: str) -> nn.Module:
     Tanh()
     """
     if name not in _ACTIVATIONS:
-        raise ArgumentError(f"there is no activation {name!r} for a model; choose from {', '.join(ACTIVATIONS)}")
+        raise ArgumentError(
+            f"there is no activation {name!r} for a model; choose from {', '.join(ACTIVATIONS)}", code="unknown-choice"
+        )
     return _ACTIVATIONS[name]()
 
 
@@ -33,4 +35,4 @@ def check_sizes(**sizes: int) -> None:
     """Raise ValueError for a size below 1."""
     for name, value in sizes.items():
         if value < 1:
-            raise ArgumentError(f"{name} must be at least 1, not {value}")
+            raise ArgumentError(f"{name} must be at least 1, not {value}", code="out-of-range")

@@ -79,14 +79,18 @@ def resnet(
         base = width or 16
     elif family == "imagenet":
         if depth not in _IMAGENET:
-            raise ArgumentError(f"the ImageNet family has depths {', '.join(map(str, _IMAGENET))} (it is {depth})")
+            raise ArgumentError(
+                f"the ImageNet family has depths {', '.join(map(str, _IMAGENET))} (it is {depth})", code="depth"
+            )
         stages = _IMAGENET[depth]
         base, bottleneck = width or 64, True
     else:
-        raise ArgumentError(f"family is 'cifar' or 'imagenet', not {family!r}")
+        raise ArgumentError(f"family is 'cifar' or 'imagenet', not {family!r}", code="unknown-choice")
     check_sizes(classes=classes, in_channels=in_channels, width=base)
     if convolutions is not None and family != "cifar":
-        raise ArgumentError("convolutions belongs to the CIFAR family; blocks of the ImageNet family have three")
+        raise ArgumentError(
+            "convolutions belongs to the CIFAR family; blocks of the ImageNet family have three", code="does-not-apply"
+        )
     make = _Blocks(nonlinearity, shortcuts, norm, preactivation, bottleneck, unit, keep, scale, sum(stages))
     layers: list[tuple[str, nn.Module]] = []
     size, stride = (3, 1) if family == "cifar" else (7, 2)
@@ -125,22 +129,29 @@ def check_depth(depth: int, convolutions: int) -> None:
     if depth < step + 2 or (depth - 2) % step:
         which = "9n + 2, such as 29, 56 or 164, with three convolutions to a block"
         which = which if convolutions == 3 else "6n + 2, such as 26, 74 or 152"
-        raise ArgumentError(f"residual networks of the CIFAR family have depths {which} (it is {depth})")
+        raise ArgumentError(f"residual networks of the CIFAR family have depths {which} (it is {depth})", code="depth")
 
 
 def _check_options(unit: Unit, keep: float, *, norm: bool, preactivation: bool, shortcuts: bool, scale: Scale) -> None:
     """Raise ValueError for options that do not go together."""
     check_keep(keep)
     if unit not in get_args(Unit):
-        raise ArgumentError(f"unit is {unit!r}; choose from {', '.join(map(repr, get_args(Unit)))}")
+        raise ArgumentError(
+            f"unit is {unit!r}; choose from {', '.join(map(repr, get_args(Unit)))}", code="unknown-choice"
+        )
     if scale not in get_args(Scale):
-        raise ArgumentError(f"scale is {scale!r}; choose from {', '.join(map(repr, get_args(Scale)))}")
+        raise ArgumentError(
+            f"scale is {scale!r}; choose from {', '.join(map(repr, get_args(Scale)))}", code="unknown-choice"
+        )
     if unit != "baseline" and (not norm or preactivation):
         raise ArgumentError(
-            f"the unit {unit} has its own order and its own BatchNorm; leave out norm and preactivation"
+            f"the unit {unit} has its own order and its own BatchNorm; leave out norm and preactivation",
+            code="settings-conflict",
         )
     if scale != "identity" and not shortcuts:
-        raise ArgumentError(f"scale={scale!r} is of branches beside a shortcut, and there are none")
+        raise ArgumentError(
+            f"scale={scale!r} is of branches beside a shortcut, and there are none", code="settings-conflict"
+        )
 
 
 class Block(nn.Module):

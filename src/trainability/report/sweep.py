@@ -23,16 +23,23 @@ _COLOURS = ["#440154", "#21918c", "#6ab043"]  # no yellow, which thin lines do n
 
 
 def write_sweep_report(
-    recipe: Recipe, found: Sequence[Row], lost: Sequence[dict[str, Any]], results: dict[str, Any], out: Path
+    recipe: Recipe,
+    found: Sequence[Row],
+    lost: Sequence[dict[str, Any]],
+    results: dict[str, Any],
+    out: Path,
+    left_out: Sequence[int] = (),
 ) -> Path:
     """Write ``report.html`` and ``results.json`` into ``out``, both or neither; return the report's path."""
-    html = render_sweep(recipe, found, lost)
+    html = render_sweep(recipe, found, lost, left_out)
     write_whole({out / "results.json": json.dumps(results), out / "report.html": html})
     return out / "report.html"
 
 
-def render_sweep(recipe: Recipe, found: Sequence[Row], lost: Sequence[dict[str, Any]] = ()) -> str:
-    """Return the HTML."""
+def render_sweep(
+    recipe: Recipe, found: Sequence[Row], lost: Sequence[dict[str, Any]] = (), left_out: Sequence[int] = ()
+) -> str:
+    """Return the HTML; of trials without a result it tells the values, and of unreadable ones the numbers."""
     names = list(found[0].params) if found else []
     drawn = []
     if len(found) > 1:
@@ -57,6 +64,7 @@ def render_sweep(recipe: Recipe, found: Sequence[Row], lost: Sequence[dict[str, 
             names=names,
             rows=found,
             lost=lost,
+            left_out=left_out,
             words=narrate_sweep(found, len(recipe.seeds)),
             figures=[figure_html(*figure) for figure in drawn],
             plotly=Markup(get_plotlyjs()),

@@ -57,15 +57,19 @@ def _check_alike(models: list[nn.Module]) -> None:
             other = modules.get(path)
             if other is None or type_before_parametrizations(other) is not type_before_parametrizations(own):
                 what = "nothing" if other is None else type(other).__name__
-                raise UnsupportedModelError(path, f"member 0 has {type(own).__name__} here and member {number} {what}")
+                raise UnsupportedModelError(
+                    path, f"member 0 has {type(own).__name__} here and member {number} {what}", code="not-alike"
+                )
         if extra := sorted(modules.keys() - first.keys()):
-            raise UnsupportedModelError(extra[0], f"member {number} has it and member 0 has not")
+            raise UnsupportedModelError(extra[0], f"member {number} has it and member 0 has not", code="not-alike")
         found = _shapes(model)
         for name in sorted(shapes.keys() | found.keys()):
             if shapes.get(name) != found.get(name):
                 path = name.rpartition(".")[0]
                 raise UnsupportedModelError(
-                    path, f"{name} is {_say(shapes, name)} in member 0, {_say(found, name)} in {number}"
+                    path,
+                    f"{name} is {_say(shapes, name)} in member 0, {_say(found, name)} in {number}",
+                    code="not-alike",
                 )
 
 

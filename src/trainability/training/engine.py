@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, get_args
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,8 @@ from trainability.layers import select
 from trainability.training.batches import Batches
 from trainability.training.devices import fabric_on
 from trainability.training.graphs import CudaGraph, Graph, seconds, synchronise
+from trainability.training.kept import check_kind, check_like
+from trainability.training.members import Way
 from trainability.training.plan import Member, Plan, Strength
 from trainability.training.probe import (
     gates_of,
@@ -31,7 +33,7 @@ from trainability.training.shards import load_weights, whole
 from trainability.training.stack import Stack
 from trainability.training.stack_lbe import StackLBE
 from trainability.training.step import Step
-from trainability.training.updates import Updates
+from trainability.training.updates import KeptUpdates, Updates
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -89,11 +91,13 @@ class Training:
     ) -> None:
         if not len(models) == len(members) == len(records):
             counts = f"{len(models)} models, {len(members)} members and {len(records)} records"
-            raise ArgumentError(f"there are {counts}; give one of each for every network")
+            raise ArgumentError(f"there are {counts}; give one of each for every network", code="counts-differ")
         self.members, self.records, self.plan = list(members), list(records), plan
         self.fabric = fabric = fabric or fabric_on("cpu")
         if plan.cuda_graph == "on" and make_graph is None and fabric.device.type != "cuda":
-            raise ArgumentError(f"cuda_graph: on needs a CUDA device, and this is {fabric.device.type}")
+            raise ArgumentError(
+                f"cuda_graph: on needs a CUDA device, and this is {fabric.device.type}", code="needs-cuda"
+            )
         self.data = data = data.to(fabric.device)
         self.batches = Batches(
             data,
@@ -160,13 +164,16 @@ class Training:
         self.stack.prepare(x)
         if execution is not None:
             self.execution = dict(execution)
-            self.stack.how = self.execution["members"]
+            if self.execution["members"] != "direct":  # which the stack has found out for itself
+                self.stack.how = self.execution["members"]
         else:
             if self.plan.members == "auto":
                 self.execution["seconds"] = self.stack.choose(x, self._seconds)
             elif len(self.stack) > 1:
                 if self.plan.members == "direct" and self.stack.how != "direct":
-                    raise UnsupportedModelError("", "its layers cannot run directly as a stack; take members: auto")
+                    raise UnsupportedModelError(
+                        "", "its layers cannot run directly as a stack; take members: auto", code="not-stackable"
+                    )
                 self.stack.how = self.plan.members
             self.execution["compiled"] = self.plan.compile == "on" or (
                 self.plan.compile == "auto" and not self.shared_out and self._compiling_pays(x)
@@ -178,7 +185,9 @@ class Training:
             self._one_step.check(partial(self._in_precision, work))
         if reason := self._one_step.not_recorded:
             if self.plan.cuda_graph == "on":
-                raise UnsupportedModelError("", f"a step cannot be recorded ({reason}); take cuda_graph: auto")
+                raise UnsupportedModelError(
+                    "", f"a step cannot be recorded ({reason}); take cuda_graph: auto", code="not-recordable"
+                )
             self.execution["not_recorded"] = reason
 
     def _compiling_pays(self, x: Tensor) -> bool:
@@ -317,15 +326,9 @@ class Training:
         """Continue from what `state` returned for the same recipe; call it instead of `prepare`.
 
         Raises:
-            ValueError: the state is of other networks.
+            ArgumentError: the state is of other networks, or damaged. Nothing of it was taken then.
         """
-        found = {name: tuple(t.shape) for name, t in state["weights"].items()}
-        own = {name: tuple(t.shape) for name, t in self.stack.module.state_dict().items()}
-        if found != own or len(state["records"]) != len(self.records):
-            differ = sorted(name for name in found.keys() | own.keys() if found.get(name) != own.get(name))
-            raise ArgumentError(
-                f"the state is of other networks; they differ in {', '.join(differ[:3]) or 'their number'}"
-            )
+        self._check(state)
         load_weights(self.stack.module, state["weights"])
         if self.lbe:
             self.lbe.load_state_dict(state["lbe"])
@@ -339,6 +342,28 @@ class Training:
         self._losses = [t.to(self.fabric.device) for t in state["losses"]]
         self._times = list(state["times"])
         self.prepare(state["execution"])
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        """Raise ArgumentError for a state that is not one of this training, in any part of it."""
+        check_kind(state, Kept, "the state")
+        own = self.state()
+        try:
+            check_like(state["weights"], own["weights"], "weights")
+        except ArgumentError as error:
+            raise ArgumentError(f"the state is of other networks: {error}", code="other-networks") from None
+        for part in ("alive", "lbe"):
+            check_like(state[part], own[part], part)
+        for losses in state["losses"]:
+            check_like(losses, torch.zeros(len(self.stack)), "losses")
+        if not 0 <= state["steps"] <= self.total_steps:
+            raise ArgumentError(f"{state['steps']} is not one of {self.total_steps} steps", code="state-damaged")
+        if [_of_whom(kept) for kept in state["records"]] != [_of_whom(vars(r)) for r in self.records]:
+            raise ArgumentError("the state is of other networks: their seeds or settings differ", code="other-networks")
+        ways = get_args(Way)[1:] if len(self.stack) > 1 else ("alone",)
+        execution = state["execution"]
+        if execution.get("members") not in ways or not isinstance(execution.get("compiled"), bool):
+            raise ArgumentError("the state does not say how its networks run", code="state-damaged")
+        self.updates.check(state["updates"])
 
     def _start(self) -> None:
         for record in self.records:
@@ -404,6 +429,24 @@ class Training:
                 outputs = self.stack.predict(self.data.inputs(images).to(self.stack.dtype))
                 right += (outputs.argmax(-1) == labels).sum(-1)
         return (100 * right / len(part)).tolist()
+
+
+class Kept(TypedDict):
+    """The kinds of what `Training.state` returns."""
+
+    steps: int
+    alive: list[bool]
+    execution: dict[str, Any]
+    weights: dict[str, Tensor]
+    lbe: dict[str, Tensor] | None
+    updates: KeptUpdates
+    losses: list[Tensor]
+    times: list[float]
+    records: list[Record]
+
+
+def _of_whom(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(record[name] for name in ("remedy", "depth", "lr", "seed"))
 
 
 def _like(module: nn.Module) -> Tensor:

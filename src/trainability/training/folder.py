@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,13 @@ from trainability.errors import FolderError
 from trainability.files import finite, write_atomically
 
 _KEPT = 2  # checkpoints; the older one is for when the newer turns out to be damaged
+_CHECKPOINT = re.compile(r"step-[0-9]{8,18}-[0-9a-f]{16}\.pt")
+# All that a run or a sweep writes, and what it reads of that.
+_OWN = (
+    *("recipe.yaml", "environment.json", "events.jsonl", "results.json", "report.html", "checkpoints", ".lock"),
+    *("tensorboard", "wandb", "mlflow.db"),
+)
+_OWN_MANY = ("checkpoints/*", "study.db*", "worker*.log")
 
 
 class RunFolder:
@@ -48,14 +57,17 @@ class RunFolder:
         self, path: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], *, resume: bool = False
     ) -> None:
         self.path = path
+        check_links(path)
         if resume and not (path / "recipe.yaml").exists():
-            raise FolderError(f"{path} holds no run that could be resumed")
+            raise FolderError(f"{path} holds no run that could be resumed", code="nothing-to-resume")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(path / ".lock")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise FolderError(f"{path} is in use by another process; wait for it or choose another folder") from None
+            raise FolderError(
+                f"{path} is in use by another process; wait for it or choose another folder", code="folder-locked"
+            ) from None
         try:
             self._begin(recipe, environment, resume)
         except BaseException:
@@ -64,14 +76,17 @@ class RunFolder:
 
     def _begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any], resume: bool) -> None:
         if any((self.path / name).exists() for name in ("recipe.yaml", "events.jsonl")) and not resume:
-            raise FolderError(f"{self.path} holds a run already; continue it with --resume or choose another --out")
+            raise FolderError(
+                f"{self.path} holds a run already; continue it with --resume or choose another --out",
+                code="folder-in-use",
+            )
         keep_recipe(self.path, recipe, environment)
         for leftover in (self.path / "checkpoints").glob(".step-*"):  # of a process that was killed while writing
             leftover.unlink(missing_ok=True)
         self._digest = hashlib.sha256(json.dumps(dict(recipe), sort_keys=True).encode()).hexdigest()
         events = self.path / "events.jsonl"
         torn = events.exists() and events.stat().st_size and not events.read_bytes().endswith(b"\n")
-        self._events = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._events = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         if torn:  # the line that was being written when the machine died
             os.write(self._events, b"\n")
 
@@ -103,12 +118,14 @@ class RunFolder:
             torch.load(io.BytesIO(payload), weights_only=True)
         except Exception as error:
             reason = str(error).partition("\n")[0]
-            raise FolderError(f"the state cannot be checkpointed: it cannot be read back safely ({reason})") from None
+            raise FolderError(
+                f"the state cannot be checkpointed: it cannot be read back safely ({reason})", code="state-unsafe"
+            ) from None
         os.fsync(self._events)
         name = f"step-{state['steps']:08d}-{hashlib.sha256(payload).hexdigest()[:16]}.pt"
         path = self.path / "checkpoints" / name
         write_atomically(path, payload)
-        for old in self._checkpoints()[_KEPT:]:
+        for old in checkpoints(self.path)[_KEPT:]:
             if old != path:
                 old.unlink(missing_ok=True)
         return path
@@ -124,24 +141,30 @@ class RunFolder:
             FolderError: it was written for another recipe, or not by a run.
         """
         damaged: list[str] = []
-        for path in self._checkpoints():
+        for path in checkpoints(self.path):
             payload = path.read_bytes()
             if hashlib.sha256(payload).hexdigest()[:16] == path.stem.rpartition("-")[2]:
-                try:
-                    state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
-                except Exception as error:
-                    reason = str(error).partition("\n")[0]
-                    raise FolderError(f"{path} cannot be read without running code from it ({reason})") from None
-                if state.pop("recipe", None) != self._digest:
-                    raise FolderError(f"{path} is the checkpoint of another recipe")
-                return state, damaged
+                return self._read(path, payload), damaged
             path.rename(path.with_suffix(".damaged"))
             damaged.append(path.name)
         return None, damaged
 
-    def _checkpoints(self) -> list[Path]:
-        """The newest first; what a dying process left half-written does not count."""
-        return sorted((self.path / "checkpoints").glob("step-*.pt"), reverse=True)
+    def _read(self, path: Path, payload: bytes) -> dict[str, Any]:
+        """The state in a checkpoint; what only the training knows of it is looked at by `Training.load`."""
+        try:
+            with warnings.catch_warnings():  # torch tells of what it then refuses
+                warnings.simplefilter("ignore")
+                state = torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            raise FolderError(
+                f"{path} cannot be read without running code from it ({reason})", code="state-unsafe"
+            ) from None
+        if not isinstance(state, dict) or "steps" not in state:
+            raise FolderError(f"{path} is not the checkpoint of a run; take it away", code="state-damaged")
+        if state.pop("recipe", None) != self._digest:
+            raise FolderError(f"{path} is the checkpoint of another recipe", code="other-recipe")
+        return state
 
     def close(self) -> None:
         """Let another process have it."""
@@ -155,6 +178,32 @@ class RunFolder:
         self.close()
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first; what a dying process left half-written does not count."""
+    found = [path for path in (folder / "checkpoints").glob("*.pt") if _CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (step_of(path), path.name), reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(checkpoint.name.split("-")[1])
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a folder where a run would read or write something elsewhere; the folder itself may be a link.
+
+    Raises:
+        FolderError: one of the names of a run is a link, a second name of a file, or no plain file or folder.
+    """
+    for path in [folder / name for name in _OWN] + [path for pattern in _OWN_MANY for path in folder.glob(pattern)]:
+        if path.is_symlink():
+            raise FolderError(f"{path} is a link; take it away, since a run keeps its files to itself", code="link")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise FolderError(f"{path} is neither a file nor a folder; take it away", code="not-a-file")
+        if path.is_file() and path.stat().st_nlink > 1:
+            raise FolderError(f"{path} has another name elsewhere; put a copy in its place", code="link")
+
+
 def keep_recipe(
     folder: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], free: tuple[str, ...] = ()
 ) -> None:
@@ -164,17 +213,22 @@ def keep_recipe(
         FolderError: another recipe is there; the message says where they differ.
     """
     kept = folder / "recipe.yaml"
+    check_links(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if kept.exists():
         try:
             there = yaml.safe_load(kept.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
+        except OSError:
+            raise
+        except Exception:  # YAML's constructors raise what Python's do
             there = None
         if not isinstance(there, dict):
-            raise FolderError(f"{kept} is damaged; choose another folder, or put the recipe back there")
+            raise FolderError(
+                f"{kept} is damaged; choose another folder, or put the recipe back there", code="recipe-damaged"
+            )
         differ = [d for d in _differences(there, dict(recipe)) if not d.startswith(free)]
         if differ:
-            raise FolderError(f"{folder} holds another recipe: {'; '.join(differ[:3])}")
+            raise FolderError(f"{folder} holds another recipe: {'; '.join(differ[:3])}", code="other-recipe")
         return
     write_atomically(folder / "environment.json", (json.dumps(dict(environment), indent=1) + "\n").encode())
     write_atomically(kept, yaml.safe_dump(dict(recipe), sort_keys=False).encode())
@@ -186,10 +240,12 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if event["event"] == "resumed":
-            events = [e for e in events if e.get("step", 0) <= event["step"]]
+        if not isinstance(event, dict) or not isinstance(event.get("step", 0), int):
+            continue
+        if event.get("event") == "resumed":
+            events = [e for e in events if e.get("step", 0) <= event.get("step", 0)]
         events.append(event)
     return events
 

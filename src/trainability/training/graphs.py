@@ -87,7 +87,7 @@ class CudaGraph:
                 with torch.cuda.graph(self._graph, stream=self._stream):
                     return work()
             except UserWarning as error:
-                raise StateError(str(error)) from None
+                raise StateError(str(error), code="not-recordable") from None
 
     def replay(self) -> None:
         """Launch what was recorded."""

@@ -2,11 +2,15 @@
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainability.errors import ArgumentError
+from trainability.addresses import without_secrets
+from trainability.errors import ArgumentError, ConfigError
+
+_ADDRESSES = ("MLFLOW_TRACKING_URI", "WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 
 
 class Logger(Protocol):
@@ -39,7 +43,8 @@ class _WandB:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         import wandb
 
-        quiet = wandb.Settings(silent=True)
+        # It would ask git, which runs programs that the folder's configuration names, and keep code.
+        quiet = wandb.Settings(silent=True, disable_git=True, disable_code=True)
         mode: Any = os.environ.get("WANDB_MODE", "offline")
         self._run = wandb.init(
             project="trainability", name=folder.name, dir=folder, config=dict(config), mode=mode, settings=quiet
@@ -74,6 +79,33 @@ class _MLflow:
         self._client.set_terminated(self._run)
 
 
+class _Guarded:
+    """A logger whose library's own errors become a sentence, without the passwords of servers' addresses."""
+
+    def __init__(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
+        self._name = name
+        with self._telling():
+            self._logger: Logger = _KINDS[name](folder, config)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        with self._telling():
+            self._logger.log(metrics, step)
+
+    def close(self) -> None:
+        with self._telling():
+            self._logger.close()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of three libraries and what they stand on
+            reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+            for variable in _ADDRESSES:
+                reason = without_secrets(reason, os.environ.get(variable, ""))
+            raise ConfigError(f"the logger {self._name!r} failed: {reason}", code="logger") from None
+
+
 # Each is named as the package that it needs and as the extra that brings it.
 _KINDS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
 
@@ -82,16 +114,20 @@ def check(names: Sequence[str]) -> None:
     """Raise ValueError for a logger that is unknown or not installed, before anything is trained."""
     for name in names:
         if name not in _KINDS:
-            raise ArgumentError(f"there is no logger {name!r}; choose from {', '.join(_KINDS)}")
+            raise ArgumentError(f"there is no logger {name!r}; choose from {', '.join(_KINDS)}", code="unknown-choice")
         if importlib.util.find_spec(name) is None:
-            raise ArgumentError(f"the logger {name!r} needs: pip install 'trainability[{name}]'")
+            raise ArgumentError(f"the logger {name!r} needs: pip install 'trainability[{name}]'", code="missing-extra")
 
 
 def loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> list[Logger]:
-    """Open loggers by name, with the recipe as their configuration."""
+    """Open loggers by name, with the recipe as their configuration.
+
+    Raises:
+        ConfigError: one of them cannot be opened or, later, does not take what it is sent.
+    """
     check(names)
     flat = dict(_flat(config))
-    return [_KINDS[name](folder, flat) for name in names]
+    return [_Guarded(name, folder, flat) for name in names]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -174,6 +174,7 @@ def stand_in(path: str, modules: Sequence[Any], turn: Turn, like: Tensor) -> nn.
         path,
         f"the members of a stack differ in {differ[0]} ({shown}); only the probability of a dropout and the slope of a "
         "leaky ReLU may differ, so put the others in stacks of their own",
+        code="not-alike",
     )
 
 

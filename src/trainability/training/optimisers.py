@@ -32,7 +32,9 @@ def check_words(settings: object, *names: str) -> None:
     for name in names:
         words, value = get_args(hints[name]), getattr(settings, name)
         if value not in words:
-            raise ArgumentError(f"{name} is {value!r}; choose {', '.join(words[:-1])} or {words[-1]}")
+            raise ArgumentError(
+                f"{name} is {value!r}; choose {', '.join(words[:-1])} or {words[-1]}", code="unknown-choice"
+            )
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def optimiser_class(name: str) -> type[Optimizer]:
     key = name.lower().replace("-", "").replace("_", "")
     own = {n.lower(): c for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)}
     if key in _UNFIT:
-        raise ArgumentError(f"{name} cannot be used: it needs a closure or sparse gradients")
+        raise ArgumentError(f"{name} cannot be used: it needs a closure or sparse gradients", code="optimizer-unfit")
     # torch's Muon refuses biases; the package's takes them in groups of another kind.
     if key in own and key != "muon":
         return own[key]
@@ -92,12 +94,12 @@ def optimiser_class(name: str) -> type[Optimizer]:
         near = difflib.get_close_matches(key, own, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         more = "More names need: pip install 'trainability[optimizers]'"
-        raise ArgumentError(f"torch.optim has no {name}; {hint}{more}") from None
+        raise ArgumentError(f"torch.optim has no {name}; {hint}{more}", code="unknown-choice") from None
     known = [str(n).lower() for n in pytorch_optimizer.get_supported_optimizers()]
     if key not in known:
         near = difflib.get_close_matches(key, [*own, *known], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ArgumentError(f"there is no optimiser {name}{hint}")
+        raise ArgumentError(f"there is no optimiser {name}{hint}", code="unknown-choice")
     found: type[Optimizer] = pytorch_optimizer.load_optimizer(key)
     return found
 
@@ -123,11 +125,11 @@ def build(
         if option not in accepted:
             near = difflib.get_close_matches(option, accepted, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ArgumentError(f"{kind.__name__} has no option {option}{hint}")
+            raise ArgumentError(f"{kind.__name__} has no option {option}{hint}", code="unknown-setting")
     if "weight_decay" in accepted:
         given["weight_decay"] = weight_decay
     elif weight_decay:
-        raise ArgumentError(f"{kind.__name__} has no weight_decay")
+        raise ArgumentError(f"{kind.__name__} has no weight_decay", code="unknown-setting")
     if kind in _FUSED and not {"fused", "foreach"} & given.keys():
         given["fused"] = True
     weights = [p for p in weights if p.requires_grad]
@@ -145,7 +147,9 @@ def build(
         make: Callable[..., Optimizer] = kind
         return make([g for g in groups if g["params"]], lr=lr, **given)
     except Exception as error:  # each of them checks in its own way
-        raise ArgumentError(f"{kind.__name__} cannot be made with these options: {error}") from None
+        raise ArgumentError(
+            f"{kind.__name__} cannot be made with these options: {error}", code="optimizer-options"
+        ) from None
 
 
 def check(name: str, *, lr: float, weight_decay: float, options: Mapping[str, Any]) -> None:
@@ -159,7 +163,9 @@ def check(name: str, *, lr: float, weight_decay: float, options: Mapping[str, An
         optimizer.step()
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise ArgumentError(f"{name} cannot be used: a step from gradients alone fails ({reason})") from None
+        raise ArgumentError(
+            f"{name} cannot be used: a step from gradients alone fails ({reason})", code="optimizer-unfit"
+        ) from None
     kept = io.BytesIO()
     torch.save(optimizer.state_dict(), kept)
     kept.seek(0)
@@ -167,5 +173,6 @@ def check(name: str, *, lr: float, weight_decay: float, options: Mapping[str, An
         torch.load(kept, weights_only=True)
     except Exception:  # it holds objects of its own
         raise ArgumentError(
-            f"{name} cannot be used: its state could not be read back without running code from it"
+            f"{name} cannot be used: its state could not be read back without running code from it",
+            code="optimizer-unfit",
         ) from None

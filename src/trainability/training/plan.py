@@ -78,5 +78,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
-            raise ArgumentError(f"epochs is {self.epochs} and batch_size {self.batch_size}; take at least 1 and 2")
+            raise ArgumentError(
+                f"epochs is {self.epochs} and batch_size {self.batch_size}; take at least 1 and 2", code="out-of-range"
+            )
         check_words(self, "members", "compile", "cuda_graph", "convention", "neurons")

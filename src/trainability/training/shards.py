@@ -26,7 +26,9 @@ def share_out(stack: "Stack", mesh: "DeviceMesh") -> "Stack":
     for name, parameter in stack.module.named_parameters():
         if parameter.dim() == 0:
             path, _, last = name.rpartition(".")
-            raise UnsupportedModelError(path, f"its {last} is a single number, which fsdp cannot share out; take ddp")
+            raise UnsupportedModelError(
+                path, f"its {last} is a single number, which fsdp cannot share out; take ddp", code="not-shareable"
+            )
     layers: list[str] = []
     for path, module in stack.module.named_modules():
         if any(path.startswith(f"{layer}.") for layer in layers):  # what is within a layer goes with it

@@ -67,10 +67,12 @@ class Stack(nn.Module):
     def __init__(self, models: Sequence[nn.Module], *, taps: Sequence[str] = (), neurons: Neurons = "position") -> None:
         super().__init__()
         if not models:
-            raise ArgumentError("a stack needs at least one model")
+            raise ArgumentError("a stack needs at least one model", code="empty")
         members = [unwrap(model) for model in models]
         if len({id(m) for m in members}) < len(members):
-            raise ArgumentError("the members of a stack must be models of their own, not one model several times")
+            raise ArgumentError(
+                "the members of a stack must be models of their own, not one model several times", code="duplicate"
+            )
         self.__dict__["models"] = members  # not submodules: their weights are views of this module's
         self.turn = Turn("alone" if len(members) == 1 else "vmap")
         self.turn.generators = [torch.Generator().manual_seed(number) for number in range(len(members))]
@@ -110,7 +112,9 @@ class Stack(nn.Module):
 
     def _check_inputs(self, x: Tensor) -> None:
         if x.dim() < 2 or len(x) != len(self):
-            raise ArgumentError(f"a stack of {len(self)} takes inputs ({len(self)}, B, ...), not {tuple(x.shape)}")
+            raise ArgumentError(
+                f"a stack of {len(self)} takes inputs ({len(self)}, B, ...), not {tuple(x.shape)}", code="input-shape"
+            )
 
     @property
     def how(self) -> Way:
@@ -264,7 +268,8 @@ class Stack(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         raise ArgumentTypeError(
-            "a stack cannot be pickled: its models are views of it; pickle stack.models, or state_dict()"
+            "a stack cannot be pickled: its models are views of it; pickle stack.models, or state_dict()",
+            code="not-picklable",
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Stack":
@@ -363,6 +368,7 @@ class Stack(nn.Module):
                 "",
                 "it draws random numbers by a function, which cannot be mapped over the members; use torch.nn.Dropout, "
                 "or let them run one after another (members: loop)",
+                code="not-stackable",
             ) from None
         return outputs, self._collector.batches(moments)
 
@@ -378,7 +384,11 @@ class Stack(nn.Module):
 
 def _tensor(outputs: Any) -> Tensor:
     if not isinstance(outputs, Tensor):
-        raise UnsupportedModelError("", f"it returns {type(outputs).__name__}; a stack needs one tensor, its logits")
+        raise UnsupportedModelError(
+            "",
+            f"it returns {type(outputs).__name__}; a stack needs one tensor, its logits",
+            code="outputs-not-a-tensor",
+        )
     return outputs
 
 

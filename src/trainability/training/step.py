@@ -109,12 +109,14 @@ class Step:
             return
         try:
             if not self._stack.recordable:
-                raise StateError("its members draw random numbers by functions, each from a seed of its own")
+                raise StateError(
+                    "its members draw random numbers by functions, each from a seed of its own", code="not-recordable"
+                )
             before = python_state(self._stack.module, self._fabric.device)
             self._graph.check(work)
             after = python_state(self._stack.module, self._fabric.device)
             if moved := [name for name, value in after.items() if before.get(name) != value]:
-                raise StateError(f"a pass changes {moved[0]}, which a recording would not")
+                raise StateError(f"a pass changes {moved[0]}, which a recording would not", code="not-recordable")
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -162,7 +164,7 @@ class Step:
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise UnsupportedModelError(
-                "", f"a step cannot be recorded as a CUDA graph ({reason}); take cuda_graph: off"
+                "", f"a step cannot be recorded as a CUDA graph ({reason}); take cuda_graph: off", code="not-recordable"
             ) from error
 
     def _whole(self) -> tuple[Tensor, Tensor]:

@@ -4,19 +4,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from trainability.errors import ArgumentError
+from trainability.training.kept import check_kind, check_like
 from trainability.training.optimisers import Schedule, build
 from trainability.training.shards import load_optimizer, whole
 from trainability.training.stack import Stack
 
 # Each entry's update depends on that entry alone, so a stacked tensor is updated as its slices would be.
 ELEMENTWISE = {"adam", "adamw", "sgd"}
+
+
+class KeptUpdates(TypedDict):
+    """The kinds of what `Updates.state` returns."""
+
+    optimizers: list[dict[str, Any]]
+    schedulers: list[dict[str, Any] | None]
 
 
 @dataclass
@@ -61,7 +70,9 @@ class Updates:
         steps_per_epoch: int,
     ) -> None:
         self._stacked = [*stack.module.parameters(), *([alpha] if alpha is not None else [])]
-        self._sliced = name.lower() in ELEMENTWISE and schedule.kind != "plateau"
+        self._name, self._options = name, dict(options)
+        self._elementwise = name.lower() in ELEMENTWISE
+        self._sliced = self._elementwise and schedule.kind != "plateau"
         settings = list(zip(rates, decays, strict=True))
         self._frozen: dict[int, list[Tensor]] = {}
         self._rates_there: list[Tensor] = []  # on the device, for a recording
@@ -171,10 +182,52 @@ class Updates:
             "schedulers": [part.scheduler.state_dict() if part.scheduler else None for part in self._parts],
         }
 
+    def check(self, state: KeptUpdates) -> None:
+        """Raise ArgumentError for a state that is not one of these optimisers and schedules.
+
+        What optimisers other than Adam, AdamW and SGD keep for a parameter is of their own shapes, not looked at here.
+        """
+        own = self.state()
+        check_like(state["schedulers"], own["schedulers"], "schedulers")
+        if len(state["optimizers"]) != len(self._parts):
+            raise ArgumentError(
+                f"the state is of {len(state['optimizers'])} optimizers, not {len(self._parts)}", code="state-damaged"
+            )
+        for part, found, mine in zip(self._parts, state["optimizers"], own["optimizers"], strict=True):
+            check_kind(found.get("state"), dict[int, dict[str, Any]], "optimizers.state")
+            check_kind(found.get("param_groups"), list[dict[str, Any]], "optimizers.param_groups")
+            # Some add entries of their own at the first step.
+            pairs = zip(found["param_groups"], mine["param_groups"], strict=False)
+            known = [{key: value for key, value in group.items() if key in like} for group, like in pairs]
+            check_like(known, mine["param_groups"], "optimizers.param_groups")
+            parameters = [p for group in part.optimizer.param_groups for p in group["params"]]
+            numbers = [number for group in found["param_groups"] for number in group["params"]]
+            if numbers != list(range(len(parameters))) or not found["state"].keys() <= set(numbers):
+                raise ArgumentError("the state of an optimizer is of other parameters", code="state-damaged")
+            for number, values in found["state"].items() if self._elementwise else ():
+                check_like(values, self._kept_for(parameters[number]), f"optimizers.state.{number}")
+
+    def _kept_for(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """What an optimiser keeps for a parameter after its first step: numbers, and tensors of its shape."""
+        one = nn.Parameter(torch.zeros(2))
+        one.grad = torch.zeros(2)
+        optimizer = build(self._name, [one], [], lr=1.0, options=self._options)
+        optimizer.step()
+        like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+        return {name: like if value.dim() else value for name, value in optimizer.state[one].items()}
+
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` returned."""
+        """Take back what `state` returned.
+
+        Raises:
+            ArgumentError: an optimiser does not take it.
+        """
         for part, optimizer, scheduler in zip(self._parts, state["optimizers"], state["schedulers"], strict=True):
-            load_optimizer(part.optimizer, optimizer)
+            try:
+                load_optimizer(part.optimizer, optimizer)
+            except Exception as error:  # each of them reads it in its own way
+                kind = type(part.optimizer).__name__
+                raise ArgumentError(f"{kind} does not take its state back: {error}", code="state-damaged") from None
             if part.scheduler is not None:
                 part.scheduler.load_state_dict(scheduler)
 
