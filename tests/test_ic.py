@@ -167,7 +167,7 @@ def test_where_it_goes_and_what_is_refused():
         tr.apply_(nn.Sequential(nn.ReLU()), tr.IC())
     with pytest.raises(ValueError, match="first weight layer"):
         tr.apply_(nn.Linear(3, 3), tr.IC())
-    with pytest.raises(ValueError, match="lazily initialised"):
+    with pytest.raises(ValueError, match="lazily initialized"):
         tr.apply_(nn.Sequential(nn.Linear(3, 3), nn.LazyLinear(3)), tr.IC())
     with pytest.raises(UnsupportedModelError, match="no batch"):
         tr.apply_(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)), tr.IC(), inputs=torch.randn(1, 8, 8))

@@ -141,25 +141,22 @@ class Init:
 def _unit_variance(model: nn.Module, inputs: Any, paths: list[str]) -> None:
     """Scale the weights of each layer to outputs of variance 1 in a single pass.
 
-    Biases are zero, so dividing an output as it leaves its layer is the same as dividing the weights.
+    Biases are zero, so dividing an output as it leaves its layer is the same as dividing the weights, which is done
+    after the pass: within it, whatever changes is put back.
     """
-    done: set[str] = set()
+    spreads: dict[str, Tensor] = {}
     handles = []
 
-    def scale(path: str) -> Callable[..., Tensor | None]:
-        def hook(module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-            if path in done:
-                return None
-            done.add(path)
-            std = output.std(correction=0)
-            if not (std.isfinite() and std > 0):
-                raise ArgumentError(
-                    f"lsuv: the outputs of {path} have a standard deviation of {float(std)} on this batch"
-                )
-            weight = module._parameters["weight"]
-            assert weight is not None
-            weight.div_(std)
-            return output / std
+    def scale(path: str) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            if path not in spreads:
+                spreads[path] = std = output.std(correction=0)
+                if not (std.isfinite() and std > 0):
+                    raise ArgumentError(
+                        f"lsuv: the outputs of {path} have a standard deviation of {float(std)} on this batch",
+                        code="no-spread",
+                    )
+            return output / spreads[path]
 
         return hook
 
@@ -171,3 +168,7 @@ def _unit_variance(model: nn.Module, inputs: Any, paths: list[str]) -> None:
     finally:
         for handle in handles:
             handle.remove()
+    for path, spread in spreads.items():
+        weight = model.get_submodule(path)._parameters["weight"]
+        assert weight is not None
+        weight.div_(spread)
