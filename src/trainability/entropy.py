@@ -76,7 +76,7 @@ def neuron_entropy(
     >>> neuron_entropy(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     tensor([1.7799, 0.0000])
     """
-    _check_activation(a)
+    check_activation(a)
     if neurons == "position":
         a = a.contiguous()  # so that the neurons come in the order of their positions
     entropy = _gaussian(a, convention, neurons, channel_dim)
@@ -125,7 +125,7 @@ def differential_entropy(
     """
     check_choice("method", method, ("gaussian", "knn"))
     check_whole("k", k)
-    _check_activation(a)
+    check_activation(a)
     x = sample_rows(samples(a, neurons, channel_dim))
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     count = x.shape[0]
@@ -170,7 +170,7 @@ def _is_dense_float(a: object) -> TypeGuard[Tensor]:
 
 def _gaussian(a: Tensor, convention: Convention, neurons: Neurons, channel_dim: int | None) -> Tensor:
     constant = entropy_constant(convention)
-    _check_activation(a)
+    check_activation(a)
     x = samples(a, neurons, channel_dim)
     count = sample_count(x)
     _check_count(a, count)
@@ -187,7 +187,8 @@ def _check_count(a: Tensor, count: int) -> None:
         )
 
 
-def _check_activation(a: object) -> None:
+def check_activation(a: object) -> None:
+    """Raise an error for what `is_activation` is not true of."""
     if not isinstance(a, Tensor):
         raise ArgumentTypeError(f"an activation must be a tensor, not {type(a).__name__}", code="wrong-type")
     if not _is_dense_float(a):
