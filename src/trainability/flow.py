@@ -192,6 +192,8 @@ def measure(
     check_neurons(neurons, channel_dim)
     _check_inputs(inputs)
     _check_values(model)
+    if not isinstance(independence, bool):
+        raise ArgumentTypeError(f"independence is True or False, not {type(independence).__name__}", code="wrong-type")
     if loss is not None and not callable(loss):
         raise ArgumentTypeError(f"loss is a function of output and targets, not {loss!r}", code="wrong-type")
     selection = select(model, where, inputs=inputs)
@@ -204,7 +206,9 @@ def measure(
             assert loss is not None
             result = loss(output, targets)
             if not isinstance(result, Tensor) or result.numel() != 1 or result.is_complex():
-                what = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+                what = type(result).__name__
+                if isinstance(result, Tensor) and not result.is_nested:
+                    what = f"{result.dtype} {tuple(result.shape)}"
                 raise ArgumentError(
                     f"loss(output, targets) must return a tensor with one real value, not {what}",
                     code="loss-not-a-number",

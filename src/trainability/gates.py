@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainability.checks import check_keep, check_number, check_whole
+from trainability.checks import check_keep, check_list, check_number, check_real_tensor, check_whole
 from trainability.errors import ArgumentError
-from trainability.independence import check_samples, mutual_information
+from trainability.independence import mutual_information
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,14 @@ def gate_effects(
     """
     check_whole("repeats", repeats, least=2)
     check_whole("seed", seed, least=0)
+    check_list("keeps", keeps)
+    check_list("means", means)
     for keep in keeps:
         check_keep(keep)
     for mean in means:
         check_number("mean", mean)
     for name, v in (("x", x), ("y", y)):
-        check_samples(name, v)
+        check_real_tensor(name, v)
         if v.dim() != 1 or v.shape != x.shape or len(v) < 2:
             raise ArgumentError(
                 f"x and y must both be (S,), not {tuple(x.shape)} and {tuple(v.shape)}", code="shapes-differ"

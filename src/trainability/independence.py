@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trainability.checks import check_choice, check_whole
+from trainability.checks import check_choice, check_real_tensor, check_whole
 from trainability.entropy import check_activation, check_neighbor
-from trainability.errors import ArgumentError, ArgumentTypeError
+from trainability.errors import ArgumentError
 from trainability.moments import Neurons, sample_rows, samples
 
 
@@ -126,7 +126,7 @@ def mutual_information(x: Tensor, y: Tensor, *, method: Literal["knn", "gaussian
     """
     check_choice("method", method, ("knn", "gaussian"))
     for name, variable in (("x", x), ("y", y)):
-        check_samples(name, variable)
+        check_real_tensor(name, variable)
     if x.shape != y.shape or x.dim() not in (1, 2) or x.numel() == 0:
         raise ArgumentError(
             f"x and y must both be (S,) or (S, P), and hold something, not {tuple(x.shape)} and {tuple(y.shape)}",
@@ -141,13 +141,6 @@ def mutual_information(x: Tensor, y: Tensor, *, method: Literal["knn", "gaussian
     return torch.stack([_mixed(one, other, k) for one, other in zip(x.unbind(1), y.unbind(1), strict=True)])
 
 
-def check_samples(name: str, x: object) -> None:
-    """Raise ArgumentTypeError for what is no dense tensor of real numbers."""
-    if not isinstance(x, Tensor) or x.is_complex() or x.is_nested or x.layout != torch.strided or x.is_quantized:
-        what = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise ArgumentTypeError(f"{name} must be a dense tensor of real numbers, not {what}", code="wrong-type")
-
-
 def varying_neurons(
     a: Tensor, neurons: Neurons, channel_dim: int | None = None, most_samples: int = 512, most_neurons: int = 64
 ) -> Tensor:
@@ -155,6 +148,7 @@ def varying_neurons(
     check_whole("most_samples", most_samples)
     check_whole("most_neurons", most_neurons)
     check_activation(a)
+    check_real_tensor("an activation", a)
     x = sample_rows(samples(a.detach(), neurons, channel_dim))
     x = x[evenly_spaced(len(x), most_samples)].double()
     x = x[:, (x != x[:1]).any(0)]

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from trainability.activations import fan_in, is_weight_layer
+from trainability.checks import check_choice
 from trainability.errors import ArgumentError
 from trainability.kernels import maps
 from trainability.layers import Where
 from trainability.observe import call, observing
 from trainability.remedies.apply import Change, Changes, Plan, chosen
+from trainability.remedies.calls import unfit
 from trainability.remedies.weights import (
     check_delta,
     fill,
@@ -59,8 +61,7 @@ class Init:
     nonlinearity: str = "relu"
 
     def __post_init__(self) -> None:
-        if self.scheme not in _SCHEMES:
-            raise ArgumentError(f"Init has no scheme {self.scheme!r}; choose from {', '.join(map(repr, _SCHEMES))}")
+        check_choice("scheme", self.scheme, _SCHEMES)
         self._gain()
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,7 +71,10 @@ class Init:
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan one change per weight layer."""
         if self.scheme == "lsuv" and inputs is None:
-            raise ArgumentError("Init('lsuv') scales each layer's outputs on a batch: apply_(model, remedy, inputs=x)")
+            raise ArgumentError(
+                "Init('lsuv') scales each layer's outputs on a batch: apply_(model, remedy, inputs=x)",
+                code="needs-inputs",
+            )
         paths, skipped = chosen(model, where, is_weight_layer, "not a weight layer")
         owners: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -108,6 +112,8 @@ class Init:
             return "its weight is parametrised; initialise it before that"
         if weight is None or known is None:
             return f"{type(module).__name__}: its fan-in cannot be read off its weight"
+        if reason := unfit(module):
+            return reason
         if aliases:
             return f"its weight is also {aliases[0]}"
         if self.scheme == "default" and not hasattr(module, "reset_parameters"):
