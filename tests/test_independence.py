@@ -11,7 +11,7 @@ import trainability as tr
 from models_for_tests import mlp
 from refusals import refused
 from trainability.errors import ArgumentError, ArgumentTypeError
-from trainability.gates import gate_effects, gated_correlation
+from trainability.gates import gate_effects, gated_correlation, gated_information
 from trainability.independence import independence, mutual_information
 from trainability.models import resnet
 
@@ -188,3 +188,34 @@ def test_information_does_not_depend_on_units():
     wide = torch.randn(300, 1) + torch.randn(300, 8)
     scaled = wide * torch.logspace(-2, 2, 8)
     assert independence(scaled).knn == pytest.approx(independence(wide).knn, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "code"),
+    [
+        (lambda x: independence(x.to(torch.float8_e4m3fn)), ArgumentTypeError, "wrong-type"),
+        (lambda x: independence(x.to_sparse()), ArgumentTypeError, "wrong-type"),
+        (lambda x: independence(x.to("meta")), ArgumentError, "no-values"),
+        (lambda x: independence(x[:, :0]), ArgumentError, "empty"),
+        (lambda x: independence(x, most_neurons=-1), ArgumentError, "out-of-range"),
+        (lambda x: independence(x, most_pairs=0), ArgumentError, "out-of-range"),
+        (lambda x: independence(x, most_samples="a"), ArgumentTypeError, "wrong-type"),
+        (lambda x: independence(x, k=2.5), ArgumentTypeError, "wrong-type"),
+        (lambda x: mutual_information(1, 2), ArgumentTypeError, "wrong-type"),
+        (lambda x: mutual_information(x, x * 1j), ArgumentTypeError, "wrong-type"),
+        (lambda x: mutual_information(x[:, :0], x[:, :0], k=1), ArgumentError, "shapes-differ"),
+        (lambda x: mutual_information(x, x, method="x"), ArgumentError, "unknown-choice"),
+        (lambda x: mutual_information(x, x, k=0), ArgumentError, "out-of-range"),
+        (lambda x: gated_correlation(0.5, 0), ArgumentError, "out-of-range"),
+        (lambda x: gated_correlation("a", 0.5), ArgumentTypeError, "wrong-type"),
+        (lambda x: gated_information(1.0, float("nan")), ArgumentError, "out-of-range"),
+        (lambda x: gate_effects(x, x), ArgumentError, "shapes-differ"),
+        (lambda x: gate_effects(x[:, 0], x[:9, 0]), ArgumentError, "shapes-differ"),
+        (lambda x: gate_effects(x[:, 0], torch.ones(40)), ArgumentError, "no-spread"),
+        (lambda x: gate_effects(x[:, 0], x[:, 1], keeps=0.5), ArgumentTypeError, "wrong-type"),
+        (lambda x: gate_effects(x[:, 0], x[:, 1], repeats=1), ArgumentError, "out-of-range"),
+    ],
+)
+def test_wrong_arguments(call, error, code):
+    with refused(error, code):
+        call(torch.randn(40, 3))

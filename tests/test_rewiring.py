@@ -12,7 +12,9 @@ import trainability as tr
 from models_for_tests import mlp
 from refusals import refused
 from trainability.errors import ArgumentError, ArgumentTypeError, StateError, UnsupportedModelError
-from trainability.modules.ic import ICLayer
+from trainability.modules import FeatureGroupNorm, ICLayer, ScaledAdd
+from trainability.modules.shortcut import fixup_factors, shortcut
+from trainability.remedies import ShapedActivation, WeightedSum
 from trainability.remedies.calls import OUTPUT, watch_calls
 
 
@@ -274,3 +276,54 @@ def test_a_parametrised_weight_is_initialised_before():
 def test_too_few_samples_for_pairs_are_named():
     flow = tr.measure(mlp(), torch.randn(3, 8), independence=True)
     assert "9 are the least" in str(flow)
+
+
+def weights_of(dtype: torch.dtype) -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    for layer in model[::2]:
+        layer.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
+    return model
+
+
+REMEDIES = [tr.Init(), tr.Init("default"), tr.Init("suo"), tr.IC(), tr.Normalize(), tr.Normalize("weight")]
+
+
+@pytest.mark.parametrize("remedy", [*REMEDIES, tr.Normalize("group")])
+def test_weights_that_cannot_be_set_are_left_out(remedy):
+    empty = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
+    with warnings.catch_warnings(action="ignore"):  # torch warns of a layer without neurons
+        empty[0], empty[2] = nn.Linear(6, 0), nn.Linear(0, 6)
+    for model in (empty[:4], weights_of(torch.complex64), weights_of(torch.float8_e4m3fn)):
+        with refused(ArgumentError, "nothing-to-change"):
+            tr.apply_(model, remedy)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "code"),
+    [
+        (lambda: tr.Init([]), ArgumentError, "unknown-choice"),
+        (lambda: tr.Normalize("group", groups=2.5), ArgumentTypeError, "wrong-type"),
+        (lambda: tr.Normalize("group", groups=0), ArgumentError, "out-of-range"),
+        (lambda: tr.Residual(layers="a"), ArgumentTypeError, "wrong-type"),
+        (lambda: tr.IC(torch.ones(2)), ArgumentTypeError, "wrong-type"),
+        (lambda: tr.IC(batchnorm=[]), ArgumentError, "unknown-choice"),
+        (lambda: tr.SELU("he"), ArgumentError, "unknown-choice"),
+        (lambda: ICLayer(0), ArgumentError, "out-of-range"),
+        (lambda: ICLayer("a"), ArgumentTypeError, "wrong-type"),
+        (lambda: FeatureGroupNorm(2, 8)(torch.randn(4, 6)), ArgumentError, "input-shape"),
+        (lambda: ScaledAdd("a"), ArgumentTypeError, "wrong-type"),
+        (lambda: shortcut("half", 2), ArgumentError, "unknown-choice"),
+        (lambda: shortcut("skipinit", 0), ArgumentError, "out-of-range"),
+        (lambda: fixup_factors([], []), ArgumentError, "empty"),
+        (lambda: WeightedSum([]), ArgumentError, "empty"),
+        (lambda: WeightedSum(["a"]), ArgumentTypeError, "wrong-type"),
+        (lambda: WeightedSum([1.0])(torch.ones(1), torch.ones(1)), ArgumentError, "counts-differ"),
+        (lambda: WeightedSum([1.0]).set_extra_state("a"), ArgumentTypeError, "wrong-type"),
+        (lambda: ShapedActivation("relu", {"slope": 1.0}), ArgumentError, "unknown-choice"),
+        (lambda: ShapedActivation("relu", [1.0]), ArgumentTypeError, "wrong-type"),
+        (lambda: ShapedActivation("relu", {}).set_extra_state(torch.ones(2)), ArgumentError, "state-shape"),
+    ],
+)
+def test_wrong_arguments(call, error, code):
+    with refused(error, code):
+        call()
