@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainability.errors import ArgumentTypeError, UnsupportedModelError
-from trainability.snapshot import Guard, Snapshot
+from trainability.snapshot import Snapshot, guard_of
 from trainability.taps import pausing
 
 
@@ -80,7 +80,7 @@ def observing(model: nn.Module, *, guard: bool = True) -> Iterator[None]:
             the pass changes in place are then not put back.
     """
     before = Snapshot(model, unregistered=True)
-    watch = Guard(before.tensors if guard else [])
+    watch = guard_of(before.tensors if guard else [])
     random_state = RandomState(model)
     copies: dict[int, Tensor] = {}
     with pausing(model):

@@ -1,6 +1,7 @@
 """What a model is made of at one moment, and putting it back."""
 
 import operator
+import sys
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -121,6 +122,10 @@ class Guard(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or every pass would load the compiler, which takes seconds
+
     def __init__(self, tensors: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._leaves = [
@@ -165,6 +170,23 @@ class Guard(TorchDispatchMode):
                     tensor.grad = grad
                 if tensor.requires_grad != required:
                     tensor.requires_grad_(required)
+
+
+class GuardBesideCompiler(Guard):
+    """The same where torch's compiler is loaded, which would otherwise compile what the guard does."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Keep what the operation writes to, and run it."""
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def guard_of(tensors: list[Tensor]) -> Guard:
+    """A guard of the kind that is needed now."""
+    return (GuardBesideCompiler if "torch._dynamo" in sys.modules else Guard)(tensors)
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...] | None:
