@@ -10,6 +10,14 @@ from torch import nn
 import trainability as tr
 from models_for_tests import Checkpointed, Functional, Overwritten, Reused, Structured, mlp
 from reference import numpy_neuron_entropy
+from refusals import refused
+from trainability.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    UnknownIndexError,
+    UnknownKeyError,
+    UnsupportedModelError,
+)
 from trainability.flow import measure
 
 
@@ -149,8 +157,10 @@ def test_calls_of_one_module_are_told_apart():
     flow = measure(Reused(), torch.randn(4, 8))
     assert [layer.name for layer in flow] == ["relu", "relu#2"]
     assert flow["relu#2"] is flow[1]
-    with pytest.raises(KeyError, match="no reading named 'x'"):
+    with refused(UnknownKeyError, "unknown-reading"):
         flow["x"]
+    with refused(ArgumentTypeError, "wrong-type"):
+        flow[1.0]
 
 
 @pytest.mark.parametrize("kind", ["integer", "empty", "none"])
@@ -200,35 +210,77 @@ def test_plot_draws_every_layer():
     assert list(figure.data[0].x) == ["1", "3"]
 
 
-@pytest.mark.parametrize(
-    ("inputs", "words"),
-    [
-        (torch.full((4, 8), float("nan")), r"the input contains NaN \(32 of 32 values\)"),
-        ({"x": torch.full((4, 8), float("nan"))}, r"input \['x'\] contains NaN"),
-        (torch.randn(1, 8), "first: one sample per neuron"),
-    ],
-)
-def test_bad_inputs(inputs, words):
-    with pytest.raises(ValueError, match=words):
-        measure(Functional(), inputs)
+class ChildOfItself(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self._modules["me"] = nn.Linear(8, 8), self
+
+    def forward(self, x):
+        return self.linear(x)
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "words"),
+    ("call", "error", "code"),
     [
-        (lambda m, x: measure("m", x), TypeError, "must be a torch.nn.Module"),
-        (lambda m, x: measure(m, x, x, lambda o, y: 3.0), ValueError, "must return a tensor with one value, not float"),
-        (lambda m, x: measure(m, x, x, lambda o, y: o), ValueError, "must return a tensor with one value"),
-        (lambda m, x: measure(m, x, neurons="chanel"), ValueError, "'position' or 'channel'"),
-        (lambda m, x: measure(m, x)[9], IndexError, "reading 9 of a flow with 2 readings"),
+        (lambda m, x: measure(m, torch.randn(1, 8)), UnsupportedModelError, "nothing-measured"),
+        (lambda m, x: measure("m", x), ArgumentTypeError, "not-a-module"),
+        (lambda m, x: measure(ChildOfItself(), x, where="*"), UnsupportedModelError, "in-itself"),
+        (lambda m, x: measure(m.to("meta"), x), UnsupportedModelError, "no-values"),
+        (lambda m, x: measure(m, x.to("meta")), ArgumentError, "no-values"),
+        (lambda m, x: measure(m, {1: x}), ArgumentTypeError, "wrong-type"),
+        (lambda m, x: measure(m, x, x, 3), ArgumentTypeError, "wrong-type"),
+        (lambda m, x: measure(m, x, x, lambda o, y: 3.0), ArgumentError, "loss-not-a-number"),
+        (lambda m, x: measure(m, x, x, lambda o, y: o), ArgumentError, "loss-not-a-number"),
+        (lambda m, x: measure(m, x, x, lambda o, y: o.sum() * 1j), ArgumentError, "loss-not-a-number"),
+        (lambda m, x: measure(m, x, neurons="chanel"), ArgumentError, "unknown-choice"),
+        (lambda m, x: measure(m, x, convention="chanel"), ArgumentError, "unknown-choice"),
+        (lambda m, x: measure(m, x, channel_dim="a"), ArgumentTypeError, "wrong-type"),
+        (lambda m, x: measure(m, x, independence="yes"), ArgumentTypeError, "wrong-type"),
+        (lambda m, x: measure(m, x)[9], UnknownIndexError, "unknown-reading"),
         (
             lambda m, x: measure(nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.Linear(3, 2)), x),
-            ValueError,
-            "0: it is lazily",
+            UnsupportedModelError,
+            "lazy",
         ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
-def test_wrong_arguments(call, error, words):
-    with pytest.raises(error, match=words):
+def test_wrong_arguments(call, error, code):
+    with refused(error, code):
         call(Functional(), torch.randn(4, 8))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (torch.full((4, 8), float("nan")), r"32 of 32"),
+        (torch.full((4, 8), float("nan")).to(torch.float8_e4m3fn), r"32 of 32"),
+        ({"x": torch.full((4, 8), float("nan"))}, r"\['x'\]"),
+    ],
+)
+def test_inputs_that_are_not_numbers(inputs, words):
+    with refused(ArgumentError, "nan", match=words):
+        measure(Functional(), inputs)
+
+
+def test_an_output_of_a_kind_without_entropy_is_skipped():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    model[1].forward = lambda x: x.to(torch.float8_e4m3fn)
+    model[2].forward = lambda x: x.float()
+    flow = measure(model, torch.randn(4, 8), where="*")
+    assert [layer.name for layer in flow] == ["0", "2"]
+    assert "1" in flow.skipped
+
+
+def test_activations_beyond_the_squares_of_float32_are_finite():
+    model = nn.Sequential(*[m for _ in range(30) for m in (nn.Linear(100, 100), nn.ReLU())], nn.Linear(100, 4))
+    for layer in model[::2]:
+        nn.init.normal_(layer.weight)
+    x, y = torch.randn(64, 100), torch.randint(4, (64,))
+    flow = measure(model, x, y, nn.functional.cross_entropy)
+    with torch.no_grad():
+        last = model[:-1](x).double().numpy()
+    assert last.max() > 1e20
+    assert flow[-1].entropy == pytest.approx(numpy_neuron_entropy(last).mean(), rel=1e-6)
+    assert flow[-1].std == pytest.approx(np.sqrt(last.var(axis=0).mean()), rel=1e-6)
+    assert all(np.isfinite([layer.entropy, layer.mean, layer.std, layer.gradient]).all() for layer in flow)

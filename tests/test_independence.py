@@ -9,7 +9,9 @@ from torch import nn
 
 import trainability as tr
 from models_for_tests import mlp
-from trainability.gates import gate_effects, gated_correlation
+from refusals import refused
+from trainability.errors import ArgumentError, ArgumentTypeError
+from trainability.gates import gate_effects, gated_correlation, gated_information
 from trainability.independence import independence, mutual_information
 from trainability.models import resnet
 
@@ -112,13 +114,13 @@ def test_independence_of_a_layer():
     assert independence(torch.ones(20, 5)) is None
     maps = torch.randn(20, 4, 5, 5)
     assert independence(maps, neurons="channel").samples == 500
-    with pytest.raises(ValueError, match="too few"):
+    with refused(ArgumentError, "too-few-samples"):
         independence(torch.randn(3, 5))
-    with pytest.raises(TypeError, match="floating-point"):
+    with refused(ArgumentTypeError, "wrong-type"):
         independence(torch.ones(20, 5, dtype=torch.int64))
-    with pytest.raises(ValueError, match="must both be"):
+    with refused(ArgumentError, "shapes-differ"):
         mutual_information(torch.randn(5), torch.randn(6))
-    with pytest.raises(ValueError, match="k is 9"):
+    with refused(ArgumentError, "too-few-samples"):
         mutual_information(torch.randn(5), torch.randn(5), k=9)
 
 
@@ -186,3 +188,34 @@ def test_information_does_not_depend_on_units():
     wide = torch.randn(300, 1) + torch.randn(300, 8)
     scaled = wide * torch.logspace(-2, 2, 8)
     assert independence(scaled).knn == pytest.approx(independence(wide).knn, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "code"),
+    [
+        (lambda x: independence(x.to(torch.float8_e4m3fn)), ArgumentTypeError, "wrong-type"),
+        (lambda x: independence(x.to_sparse()), ArgumentTypeError, "wrong-type"),
+        (lambda x: independence(x.to("meta")), ArgumentError, "no-values"),
+        (lambda x: independence(x[:, :0]), ArgumentError, "empty"),
+        (lambda x: independence(x, most_neurons=-1), ArgumentError, "out-of-range"),
+        (lambda x: independence(x, most_pairs=0), ArgumentError, "out-of-range"),
+        (lambda x: independence(x, most_samples="a"), ArgumentTypeError, "wrong-type"),
+        (lambda x: independence(x, k=2.5), ArgumentTypeError, "wrong-type"),
+        (lambda x: mutual_information(1, 2), ArgumentTypeError, "wrong-type"),
+        (lambda x: mutual_information(x, x * 1j), ArgumentTypeError, "wrong-type"),
+        (lambda x: mutual_information(x[:, :0], x[:, :0], k=1), ArgumentError, "shapes-differ"),
+        (lambda x: mutual_information(x, x, method="x"), ArgumentError, "unknown-choice"),
+        (lambda x: mutual_information(x, x, k=0), ArgumentError, "out-of-range"),
+        (lambda x: gated_correlation(0.5, 0), ArgumentError, "out-of-range"),
+        (lambda x: gated_correlation("a", 0.5), ArgumentTypeError, "wrong-type"),
+        (lambda x: gated_information(1.0, float("nan")), ArgumentError, "out-of-range"),
+        (lambda x: gate_effects(x, x), ArgumentError, "shapes-differ"),
+        (lambda x: gate_effects(x[:, 0], x[:9, 0]), ArgumentError, "shapes-differ"),
+        (lambda x: gate_effects(x[:, 0], torch.ones(40)), ArgumentError, "no-spread"),
+        (lambda x: gate_effects(x[:, 0], x[:, 1], keeps=0.5), ArgumentTypeError, "wrong-type"),
+        (lambda x: gate_effects(x[:, 0], x[:, 1], repeats=1), ArgumentError, "out-of-range"),
+    ],
+)
+def test_wrong_arguments(call, error, code):
+    with refused(error, code):
+        call(torch.randn(40, 3))

@@ -66,7 +66,7 @@ def fan_in(module: nn.Module) -> int | None:
     if weight is None or weight.dim() < 2 or isinstance(module, nn.modules.conv._ConvTransposeNd):
         return None
     if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-        return weight[0].numel()
+        return weight.shape[1:].numel()
     return weight.shape[0] if hasattr(module, "nf") else None  # transformers' Conv1D keeps its weight as (in, out)
 
 

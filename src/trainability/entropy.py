@@ -1,25 +1,25 @@
 """Batch entropy: how much information a layer passes on, in nats per neuron."""
 
 import math
-from typing import Literal, TypeGuard
+from typing import Literal, TypeGuard, get_args
 
 import torch
 from torch import Tensor
 
+from trainability.checks import check_choice, check_whole
 from trainability.errors import ArgumentError, ArgumentTypeError
-from trainability.moments import Moments, Neurons, sample_count, sample_rows, samples
+from trainability.moments import Neurons, careful_moments, sample_count, sample_rows, samples
 
 Convention = Literal["paper", "published-code"]
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CONSTANTS = {"paper": 2 * math.pi * math.e, "published-code": math.pi * math.e}
 
 
 def entropy_constant(convention: Convention) -> float:
     """The constant c of ``log(c σ² + 1)``: 2πe in the paper, πe in the code published with it."""
-    try:
-        return _CONSTANTS[convention]
-    except (KeyError, TypeError):
-        raise ArgumentError(f"convention is {convention!r}; choose 'paper' or 'published-code'") from None
+    check_choice("convention", convention, get_args(Convention))
+    return _CONSTANTS[convention]
 
 
 def batch_entropy(
@@ -55,7 +55,7 @@ def batch_entropy(
     >>> batch_entropy(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))  # σ² is 2 for one neuron and 0 for the other
     tensor(0.8900)
     """
-    return _gaussian(a, convention, neurons, channel_dim)[0].mean()
+    return _gaussian(a, convention, neurons, channel_dim).mean()
 
 
 def neuron_entropy(
@@ -76,9 +76,10 @@ def neuron_entropy(
     >>> neuron_entropy(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     tensor([1.7799, 0.0000])
     """
-    if neurons == "position" and isinstance(a, Tensor):
+    check_activation(a)
+    if neurons == "position":
         a = a.contiguous()  # so that the neurons come in the order of their positions
-    entropy, _ = _gaussian(a, convention, neurons, channel_dim)
+    entropy = _gaussian(a, convention, neurons, channel_dim)
     return entropy.reshape(a.shape[1:]) if neurons == "position" else entropy
 
 
@@ -122,18 +123,16 @@ def differential_entropy(
     >>> [round(differential_entropy(x, method=method).item(), 1) for method in ("gaussian", "knn")]
     [0.2, 0.0]
     """
-    x = _checked_samples(a, neurons, channel_dim)
-    x = sample_rows(x)
+    check_choice("method", method, ("gaussian", "knn"))
+    check_whole("k", k)
+    check_activation(a)
+    x = sample_rows(samples(a, neurons, channel_dim))
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     count = x.shape[0]
-    if method == "gaussian" and count < 2:
-        raise ArgumentError(f"an activation of shape {tuple(a.shape)} has one sample per neuron; a variance needs two")
     if method == "gaussian":
-        return 0.5 * torch.log(2 * math.pi * math.e * x.var(0))
-    if method != "knn":
-        raise ArgumentError(f"method is {method!r}; choose 'gaussian' or 'knn'")
-    if not 0 < k < count:
-        raise ArgumentError(f"k is {k}; it must be at least 1 and less than the {count} samples of a neuron")
+        _check_count(a, count)
+        return x.std(0).log() + 0.5 * math.log(2 * math.pi * math.e)
+    check_neighbor(k, count)
     ordered = x.detach().sort(dim=0).values
     # In one dimension the k-th neighbour is one end of a window of k + 1 ordered samples that holds the sample.
     distance = torch.full_like(ordered, math.inf)
@@ -153,28 +152,52 @@ def entropy_from_variance(variance: Tensor, count: int, constant: float) -> Tens
     return torch.log1p(variance * (constant * count / (count - 1))) * 0.5
 
 
+def check_neighbor(k: int, count: int) -> None:
+    """Raise an error for a neighbor that so many samples do not have."""
+    check_whole("k", k)
+    if k >= count:
+        raise ArgumentError(f"k is {k}, and must be less than the {count} samples of a neuron", code="too-few-samples")
+
+
 def is_activation(a: object) -> TypeGuard[Tensor]:
-    """Whether ``a`` is something whose entropy is defined: a floating-point tensor with neurons in it."""
-    return isinstance(a, Tensor) and a.is_floating_point() and a.dim() > 0 and a.numel() > 0
+    """Whether ``a`` is something whose entropy is defined: a dense floating-point tensor with neurons in it."""
+    return _is_dense_float(a) and a.dim() > 0 and a.numel() > 0
 
 
-def _gaussian(a: Tensor, convention: Convention, neurons: Neurons, channel_dim: int | None) -> tuple[Tensor, int]:
+def _is_dense_float(a: object) -> TypeGuard[Tensor]:
+    return isinstance(a, Tensor) and a.dtype in _FLOATS and a.layout == torch.strided and not a.is_nested
+
+
+def _gaussian(a: Tensor, convention: Convention, neurons: Neurons, channel_dim: int | None) -> Tensor:
     constant = entropy_constant(convention)
-    x = _checked_samples(a, neurons, channel_dim)
+    check_activation(a)
+    x = samples(a, neurons, channel_dim)
     count = sample_count(x)
+    _check_count(a, count)
+    _, variance = careful_moments(x)
+    entropy = entropy_from_variance(variance, count, constant)
+    return entropy if x.dtype == torch.float64 else entropy.float()
+
+
+def _check_count(a: Tensor, count: int) -> None:
     if count < 2:
         raise ArgumentError(
-            f"an activation of shape {tuple(a.shape)} has one sample per neuron; "
-            "the entropy over a batch needs at least two"
+            f"an activation of shape {tuple(a.shape)} has one sample per neuron; a variance over a batch needs two",
+            code="one-sample",
         )
-    _, variance = Moments.apply(x)
-    return entropy_from_variance(variance, count, constant), count
 
 
-def _checked_samples(a: Tensor, neurons: Neurons, channel_dim: int | None) -> Tensor:
-    if not isinstance(a, Tensor) or not a.is_floating_point():
-        kind = a.dtype if isinstance(a, Tensor) else type(a).__name__
-        raise ArgumentTypeError(f"an activation must be a floating-point tensor, not {kind}")
-    if a.dim() == 0 or a.numel() == 0:
-        raise ArgumentError(f"an activation of shape {tuple(a.shape)} has no samples or no neurons")
-    return samples(a, neurons, channel_dim)
+def check_activation(a: object) -> None:
+    """Raise an error for what `is_activation` is not true of."""
+    if not isinstance(a, Tensor):
+        raise ArgumentTypeError(f"an activation must be a tensor, not {type(a).__name__}", code="wrong-type")
+    if not _is_dense_float(a):
+        kind = "a nested tensor" if a.is_nested else f"one of {a.dtype}"
+        kind += "" if a.is_nested or a.layout == torch.strided else f" and {a.layout}"
+        raise ArgumentTypeError(
+            f"an activation must be a dense tensor of float16, bfloat16, float32 or float64, not {kind}; "
+            "convert it with .float() or .to_dense()",
+            code="wrong-type",
+        )
+    if not is_activation(a):
+        raise ArgumentError(f"an activation of shape {tuple(a.shape)} has no samples or no neurons", code="empty")

@@ -10,11 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant, entropy_from_variance, is_activation
-from trainability.errors import ArgumentError, UnknownIndexError, UnknownKeyError, UnsupportedModelError
+from trainability.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    UnknownIndexError,
+    UnknownKeyError,
+    UnsupportedModelError,
+)
 from trainability.independence import Independence
 from trainability.independence import independence as independence_of
 from trainability.layers import Selection, Where, select
-from trainability.moments import Neurons, check_neurons, sample_count, samples, statistics
+from trainability.moments import Neurons, careful_statistics, check_neurons, sample_count, samples
 from trainability.observe import call, observing, unwrap
 from trainability.plots import layer_figure
 from trainability.taps import Taps, reading_name, tensors_in
@@ -66,13 +72,18 @@ class Flow:
 
     def __getitem__(self, key: int | str) -> LayerFlow:
         if not isinstance(key, str):
+            if isinstance(key, bool) or not isinstance(key, int):
+                raise ArgumentTypeError(f"a reading is found by its name or number, not by {key!r}", code="wrong-type")
             if not -len(self) <= key < len(self):
-                raise UnknownIndexError(f"reading {key} of a flow with {len(self)} readings")
+                raise UnknownIndexError(f"reading {key} of a flow with {len(self)} readings", code="unknown-reading")
             return self.layers[key]
         for layer in self.layers:
             if layer.name == key:
                 return layer
-        raise UnknownKeyError(f"no reading named {key!r}; there are {', '.join(layer.name for layer in self.layers)}")
+        raise UnknownKeyError(
+            f"no reading named {key!r}; there are {', '.join(layer.name for layer in self.layers)}",
+            code="unknown-reading",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and numbers, ready for JSON."""
@@ -180,6 +191,11 @@ def measure(
     entropy_constant(convention)
     check_neurons(neurons, channel_dim)
     _check_inputs(inputs)
+    _check_values(model)
+    if not isinstance(independence, bool):
+        raise ArgumentTypeError(f"independence is True or False, not {type(independence).__name__}", code="wrong-type")
+    if loss is not None and not callable(loss):
+        raise ArgumentTypeError(f"loss is a function of output and targets, not {loss!r}", code="wrong-type")
     selection = select(model, where, inputs=inputs)
     wants_gradient = loss is not None
     reader = _FlowReader(model, convention, neurons, channel_dim, wants_gradient, independence)
@@ -189,9 +205,14 @@ def measure(
         if wants_gradient:
             assert loss is not None
             result = loss(output, targets)
-            if not isinstance(result, Tensor) or result.numel() != 1:
-                what = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-                raise ArgumentError(f"loss(output, targets) must return a tensor with one value, not {what}")
+            if not isinstance(result, Tensor) or result.numel() != 1 or result.is_complex():
+                what = type(result).__name__
+                if isinstance(result, Tensor) and not result.is_nested:
+                    what = f"{result.dtype} {tuple(result.shape)}"
+                raise ArgumentError(
+                    f"loss(output, targets) must return a tensor with one real value, not {what}",
+                    code="loss-not-a-number",
+                )
             value = float(result.detach())
             reader.backward(result, [p for p in model.parameters() if p.requires_grad])
     layers, skipped = reader.finish()
@@ -200,7 +221,9 @@ def measure(
             skipped[path] = "it did not run"
     if not layers:
         raise UnsupportedModelError(
-            "", "no selected layer could be measured\n" + "\n".join(f"{k}: {v}" for k, v in skipped.items())
+            "",
+            "no selected layer could be measured\n" + "\n".join(f"{k}: {v}" for k, v in skipped.items()),
+            code="nothing-measured",
         )
     return Flow(
         tuple(layers),
@@ -251,13 +274,11 @@ class _FlowReader:
         if count < 2:
             self._skipped[name] = f"one sample per neuron (shape {tuple(activation.shape)}); two are the least"
             return
-        mean, variance = statistics(x)
-        entropy = entropy_from_variance(variance, count, self._constant).mean()
+        mean, variance = careful_statistics(x)
+        entropy = entropy_from_variance(variance, count, self._constant)
         first = x[:1] if x.dim() == 2 else x[:1, :, :1]
         constant = (x == first).all(0) if x.dim() == 2 else (x == first).all(0).all(-1)
-        numbers = torch.stack(
-            [t.double() for t in (entropy, mean.mean(), variance.mean().sqrt(), constant.double().mean())]
-        )
+        numbers = torch.stack([t.double().mean() for t in (entropy, mean, variance, constant)])
         if self._pairs and count <= _LEAST:
             self._skipped[f"{name}, independence"] = f"{count} samples per neuron; {_LEAST + 1} are the least"
         elif self._pairs:
@@ -268,7 +289,7 @@ class _FlowReader:
 
     def _note_gradient(self, name: str, gradient: Tensor | None) -> None:
         if gradient is not None:
-            self._norms[name] = gradient.detach().float().norm()
+            self._norms[name] = torch.linalg.vector_norm(gradient.detach(), dtype=torch.float64)
 
     def recompute(self, path: str, activation: Tensor | None) -> None:
         """Nothing: it was read in the forward pass."""
@@ -282,11 +303,11 @@ class _FlowReader:
         """Bring the numbers to the host."""
         layers = []
         for name, kind, shape, numbers in self._records:
-            entropy, mean, std, dead = numbers.tolist()
+            entropy, mean, variance, dead = numbers.tolist()
             norm = self._norms.get(name)
             gradient = None if norm is None else float(norm)
             pairs = self._independence.get(name)
-            layers.append(LayerFlow(name, kind, shape, entropy, mean, std, dead, gradient, pairs))
+            layers.append(LayerFlow(name, kind, shape, entropy, mean, variance**0.5, dead, gradient, pairs))
         return layers, dict(self._skipped)
 
 
@@ -296,11 +317,32 @@ def _pair_columns(pairs: Independence | None) -> list[str]:
 
 def _check_inputs(inputs: Any) -> None:
     for position, tensor in enumerate(tensors_in(inputs)):
-        if tensor.is_floating_point() and bool(tensor.isnan().any()):
-            where = "the input" if isinstance(inputs, Tensor) else f"tensor {position} of the input"
-            if isinstance(inputs, Mapping):
-                where = f"input {[key for key, value in inputs.items() if value is tensor]}"
-            raise ArgumentError(f"{where} contains NaN ({int(tensor.isnan().sum())} of {tensor.numel()} values)")
+        where = "the input" if isinstance(inputs, Tensor) else f"tensor {position} of the input"
+        if isinstance(inputs, Mapping):
+            where = f"input {[key for key, value in inputs.items() if value is tensor]}"
+        if tensor.is_meta:
+            raise ArgumentError(f"{where} is on the meta device and has no values", code="no-values")
+        if missing := _count_of_nan(tensor):
+            raise ArgumentError(f"{where} contains NaN ({missing} of {tensor.numel()} values)", code="nan")
+
+
+def _count_of_nan(tensor: Tensor) -> int:
+    if not tensor.is_floating_point():
+        return 0
+    values = tensor.values() if tensor.is_nested and tensor.layout == torch.jagged else tensor
+    if values.is_nested or values.layout != torch.strided:  # torch cannot tell for these
+        return 0
+    return int((values.float() if values.dtype.itemsize == 1 else values).isnan().sum())
+
+
+def _check_values(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if any(t is not None and t.is_meta for t in (*module._parameters.values(), *module._buffers.values())):
+            raise UnsupportedModelError(
+                path,
+                "it is on the meta device and has no values; load its weights first",
+                code="no-values",
+            )
 
 
 def first_not_finite(flow: Flow) -> LayerFlow | None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainability.checks import check_keep, check_list, check_number, check_real_tensor, check_whole
+from trainability.errors import ArgumentError
 from trainability.independence import mutual_information
 
 
@@ -47,6 +49,9 @@ def gated_correlation(correlation: float, keep: float, mean: float = 0.0) -> flo
     >>> round(gated_correlation(1.0, keep=0.5), 3), round(gated_correlation(1.0, keep=0.5, mean=1.0), 3)
     (0.5, 0.333)
     """
+    check_keep(keep)
+    check_number("correlation", correlation)
+    check_number("mean", mean)
     return keep * correlation / (1 + (1 - keep) * mean**2)
 
 
@@ -61,6 +66,8 @@ def gated_information(information: float, keep: float) -> float:
     >>> round(gated_information(2.0, keep=0.95), 3)
     1.805
     """
+    check_keep(keep)
+    check_number("information", information)
     return keep**2 * information
 
 
@@ -88,6 +95,10 @@ def gate_effects(
     Returns:
         One for each mean and probability.
 
+    Raises:
+        TypeError: ``x`` or ``y`` is no tensor of real numbers.
+        ValueError: they differ in shape, do not vary, or are not finite; a probability outside (0, 1].
+
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(1000)
     >>> effect = gate_effects(x, x + torch.randn(1000), keeps=[0.8], means=[0.0])[0]
@@ -96,6 +107,22 @@ def gate_effects(
     >>> abs(effect.information - 0.64) < 4 * effect.information_error
     True
     """
+    check_whole("repeats", repeats, least=2)
+    check_whole("seed", seed, least=0)
+    check_list("keeps", keeps)
+    check_list("means", means)
+    for keep in keeps:
+        check_keep(keep)
+    for mean in means:
+        check_number("mean", mean)
+    for name, v in (("x", x), ("y", y)):
+        check_real_tensor(name, v)
+        if v.dim() != 1 or v.shape != x.shape or len(v) < 2:
+            raise ArgumentError(
+                f"x and y must both be (S,), not {tuple(x.shape)} and {tuple(v.shape)}", code="shapes-differ"
+            )
+        if not bool(v.isfinite().all()) or bool((v == v[0]).all()):
+            raise ArgumentError(f"{name} must be finite and vary", code="no-spread")
     x, y = (v.detach().cpu().double() for v in (x, y))  # where the gates are drawn
     x, y = ((v - v.mean()) / v.std(correction=0) for v in (x, y))
     before, information = float((x * y).mean()), float(mutual_information(x, y))

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from trainability.entropy import is_activation
-from trainability.errors import ArgumentError, ArgumentTypeError
+from trainability.checks import check_choice, check_real_tensor, check_whole
+from trainability.entropy import check_activation, check_neighbor
+from trainability.errors import ArgumentError
 from trainability.moments import Neurons, sample_rows, samples
 
 
@@ -68,9 +69,10 @@ def independence(
     >>> round(found.correlation, 1), round(found.gaussian, 2), found.pairs
     (0.5, 0.14, 16)
     """
+    check_whole("most_pairs", most_pairs)
+    check_whole("k", k)
     x = varying_neurons(a, neurons, channel_dim, most_samples, most_neurons)
-    if len(x) <= k:
-        raise ArgumentError(f"{len(x)} samples per neuron are too few for neighbour {k}; take a larger batch")
+    check_neighbor(k, len(x))
     if x.shape[1] < 2:
         return None
     rho = torch.corrcoef(x.T).clamp(-1, 1)
@@ -122,13 +124,15 @@ def mutual_information(x: Tensor, y: Tensor, *, method: Literal["knn", "gaussian
     >>> abs(mutual_information(x, y) + 0.5 * math.log(1 - 0.81)) < 0.1
     tensor(True)
     """
-    if x.shape != y.shape or x.dim() not in (1, 2):
-        raise ArgumentError(f"x and y must both be (S,) or (S, P), not {tuple(x.shape)} and {tuple(y.shape)}")
-    if method not in ("knn", "gaussian"):
-        raise ArgumentError(f"method is {method!r}; choose 'knn' or 'gaussian'")
-    count = len(x)
-    if not 0 < k < count:
-        raise ArgumentError(f"k is {k}; it must be at least 1 and less than the {count} samples")
+    check_choice("method", method, ("knn", "gaussian"))
+    for name, variable in (("x", x), ("y", y)):
+        check_real_tensor(name, variable)
+    if x.shape != y.shape or x.dim() not in (1, 2) or x.numel() == 0:
+        raise ArgumentError(
+            f"x and y must both be (S,) or (S, P), and hold something, not {tuple(x.shape)} and {tuple(y.shape)}",
+            code="shapes-differ",
+        )
+    check_neighbor(k, len(x))
     if x.dim() == 1:
         return mutual_information(x.unsqueeze(1), y.unsqueeze(1), method=method, k=k)[0]
     x, y = x.detach().double(), y.detach().double()
@@ -141,9 +145,10 @@ def varying_neurons(
     a: Tensor, neurons: Neurons, channel_dim: int | None = None, most_samples: int = 512, most_neurons: int = 64
 ) -> Tensor:
     """Samples ``(S, n)`` in float64 of neurons that vary, evenly spaced and at most so many of either."""
-    if not is_activation(a):
-        kind = a.dtype if isinstance(a, Tensor) else type(a).__name__
-        raise ArgumentTypeError(f"an activation must be a floating-point tensor with values, not {kind}")
+    check_whole("most_samples", most_samples)
+    check_whole("most_neurons", most_neurons)
+    check_activation(a)
+    check_real_tensor("an activation", a)
     x = sample_rows(samples(a.detach(), neurons, channel_dim))
     x = x[evenly_spaced(len(x), most_samples)].double()
     x = x[:, (x != x[:1]).any(0)]

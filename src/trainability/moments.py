@@ -6,17 +6,21 @@ The variance of neuron k over S samples is v_k = (1/S) sum_s (x_sk - m_k)^2, so
 
 and the backward pass needs the activation itself (which the network keeps anyway), the means, and one
 coefficient per neuron. The centred activation is formed again in the backward pass rather than kept:
-subtracting first is exact where a dying signal is a millionth of its mean, which expanding the square
-would round away.
+subtracting first keeps a dying signal that is small beside its mean, which expanding the square would
+round away.
+
+The mean is rounded to float32 before it is subtracted, which is felt where it is more than some thirty standard
+deviations; `careful_statistics` goes on in float64 there, and where a variance is beyond float32.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainability.errors import ArgumentError
+from trainability.checks import check_choice
+from trainability.errors import ArgumentError, ArgumentTypeError
 
 Neurons = Literal["position", "channel"]
 
@@ -29,11 +33,11 @@ def samples(a: Tensor, neurons: Neurons = "position", channel_dim: int | None = 
     dimension otherwise, unless ``channel_dim`` names it. The order of the neurons is that of memory.
     """
     check_neurons(neurons, channel_dim, a.dim())
+    if a.dim() < 2:
+        return a.reshape(-1, 1)
     if neurons == "position":
         if a.dim() == 2:
             return a
-        if a.dim() < 2:
-            return a.reshape(-1, 1)
         if not a.is_contiguous():  # channels_last: walk the dimensions as they lie in memory, without a copy
             order = sorted(range(1, a.dim()), key=a.stride, reverse=True)
             a = a.permute(0, *order)
@@ -48,11 +52,18 @@ def samples(a: Tensor, neurons: Neurons = "position", channel_dim: int | None = 
 
 
 def check_neurons(neurons: str, channel_dim: int | None, dims: int | None = None) -> None:
-    """Raise ValueError for what `samples` does not know."""
-    if neurons not in {"position", "channel"}:
-        raise ArgumentError(f"neurons is {neurons!r}; choose 'position' or 'channel'")
-    if channel_dim is not None and dims is not None and not -dims <= channel_dim < dims:
-        raise ArgumentError(f"channel_dim is {channel_dim}, but the activation has {dims} dimensions")
+    """Raise ArgumentError or ArgumentTypeError for what `samples` does not know."""
+    check_choice("neurons", neurons, get_args(Neurons))
+    if channel_dim is None:
+        return
+    if isinstance(channel_dim, bool) or not isinstance(channel_dim, int):
+        raise ArgumentTypeError(f"channel_dim is the number of a dimension, not {channel_dim!r}", code="wrong-type")
+    if dims is not None and not -dims <= channel_dim < dims:
+        raise ArgumentError(
+            f"channel_dim is {channel_dim}, but the activation has {dims} dimensions", code="out-of-range"
+        )
+    if neurons == "channel" and channel_dim in (0, -(dims or 0)):
+        raise ArgumentError("channel_dim is dimension 0, which is that of the batch", code="out-of-range")
 
 
 def _channels_last(dims: int) -> torch.memory_format:
@@ -73,12 +84,72 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per neuron, ``(n,)`` each; half types are accumulated in float32."""
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    if x.device.type == "cpu":
-        # One call, two passes, vectorised over neurons; var_mean over dimension 0 is ten times slower here.
-        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+    if not x.is_cpu:
+        variance, mean = torch.var_mean(x, dim=0 if x.dim() == 2 else (0, 2), correction=0)
         return mean, variance
-    variance, mean = torch.var_mean(x, dim=0 if x.dim() == 2 else (0, 2), correction=0)
+    if x.dim() == 2 and x.shape[0] > _MANY:
+        return _of_many(x)
+    return _of_columns(x)
+
+
+_MANY = 512  # samples, from which on the additions of one neuron are done in groups
+_ROWS = 256  # samples in a group
+_COLUMNS = 1024  # of one call, which then finds its rows in the cache when it comes by again
+_SQUARE_RATIO = 1000  # of mean to standard deviation
+
+
+def _of_columns(x: Tensor) -> tuple[Tensor, Tensor]:
+    """In one call, in two passes that are vectorized over neurons; var_mean over dimension 0 is ten times slower."""
+    mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
     return mean, variance
+
+
+def _of_many(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for so many samples that a sum of one after another would lose digits.
+
+    It is taken of groups of `_ROWS` samples, several of which are the columns of one view where there are few neurons;
+    what is left over is one more group. With m_i and v_i for group i, the variance of S samples, of which it has S_i,
+    is Σ S_i (v_i + (m_i − m)²) / S.
+    """
+    count, neurons = x.shape
+    together = count - count % _ROWS
+    at_once = _ROWS * max(1, _COLUMNS // neurons)
+    parts = [_of_columns(part.reshape(_ROWS, -1)) for part in x[:together].split(at_once)]
+    means, variances = (torch.cat([t.view(-1, neurons) for t in kind]).double() for kind in zip(*parts, strict=True))
+    mean = means.mean(0)
+    variance = (means - mean).square_().add_(variances).mean(0)
+    if count > together:
+        rest_mean, rest_variance = (t.double() for t in _of_columns(x[together:]))
+        share = (count - together) / count
+        apart = rest_mean - mean
+        variance = variance + share * (rest_variance - variance) + share * (1 - share) * apart * apart
+        mean = mean + share * apart
+    return mean.to(x.dtype), variance.to(x.dtype)
+
+
+def careful_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`statistics`, in float64 where float32 does not hold them. It waits for the device to ask whether that is so."""
+    mean, variance = statistics(x)
+    return statistics(x.double()) if _is_float32_short(x, mean, variance) else (mean, variance)
+
+
+def careful_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`Moments` as `careful_statistics` has them on the CPU; elsewhere asking would make every step wait."""
+    mean, variance = Moments.apply(x)
+    if x.is_cpu and not torch.compiler.is_compiling() and _is_float32_short(x, mean.detach(), variance.detach()):
+        mean, variance = Moments.apply(x.double())
+    return mean, variance
+
+
+def _is_float32_short(x: Tensor, mean: Tensor, variance: Tensor) -> bool:
+    """Whether a variance is beyond float32, or so small beside the mean that the rounding of it is felt."""
+    if x.dtype == torch.float64 or x.device.type not in ("cpu", "cuda"):  # others have no float64
+        return False
+    enough = (mean.square() <= variance * _SQUARE_RATIO) & variance.isfinite()
+    try:
+        return not bool(enough.all())
+    except RuntimeError:  # under torch.vmap nothing can be decided on values
+        return False
 
 
 class Moments(torch.autograd.Function):

@@ -6,9 +6,10 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from trainability.checks import check_keep
 from trainability.errors import ArgumentError
 from trainability.models.parts import activation, check_sizes
-from trainability.modules.ic import ICLayer, check_keep
+from trainability.modules.ic import ICLayer
 from trainability.modules.shortcut import Scale, fixup_, shortcut
 
 Unit = Literal["baseline", "relu-ic-conv", "ic-conv-relu", "conv-relu-ic"]

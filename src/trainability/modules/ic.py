@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from trainability.errors import ArgumentError, ArgumentTypeError
+from trainability.checks import check_choice, check_keep
 from trainability.modules.norms import FeatureBatchNorm
 
 Kind = Literal["1d", "2d", "3d", "tokens"]
@@ -61,10 +61,8 @@ class ICLayer(nn.Module):
     ) -> None:
         super().__init__()
         check_keep(keep)
-        if kind not in get_args(Kind):
-            raise ArgumentError(f"kind is {kind!r}; choose from {', '.join(map(repr, get_args(Kind)))}")
-        if dropout not in get_args(DropoutKind):
-            raise ArgumentError(f"dropout is {dropout!r}; choose 'element' or 'channel'")
+        check_choice("kind", kind, get_args(Kind))
+        check_choice("dropout", dropout, get_args(DropoutKind))
         self.kind: Kind = kind
         self.norm = FeatureBatchNorm(features, last=kind == "tokens", place=place, affine=affine)
         dropped = min(round(1 - keep, 12), 1 - keep) or 0.0  # 0.05 and not 0.050000000000000044
@@ -81,11 +79,3 @@ class ICLayer(nn.Module):
         else:
             dropped = self.dropout(x if x.dim() == 3 else x.unsqueeze(-1))  # torch would take (B, F) for one sample
         return dropped.reshape(x.shape)
-
-
-def check_keep(keep: float) -> None:
-    """Raise ValueError for what is not a probability of keeping."""
-    if not isinstance(keep, int | float):
-        raise ArgumentTypeError(f"keep is the probability of keeping an entry, a number in (0, 1], not {keep!r}")
-    if not 0 < keep <= 1:
-        raise ArgumentError(f"keep is the probability of keeping an entry, in (0, 1], not {keep}")

@@ -5,6 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainability.checks import check_whole
 from trainability.errors import ArgumentError
 
 
@@ -26,6 +27,7 @@ class FeatureBatchNorm(nn.modules.batchnorm._BatchNorm):
     """
 
     def __init__(self, features: int, *, last: bool = False, place: str = "", **options: Any) -> None:
+        check_whole("features", features)
         super().__init__(features, **options)
         self.last = last
         self.place = place
@@ -43,12 +45,14 @@ class FeatureBatchNorm(nn.modules.batchnorm._BatchNorm):
         if found != self.num_features:
             raise ArgumentError(
                 f"the BatchNorm{place} takes {self.num_features} features in "
-                f"{'the last dimension' if self.last else 'dimension 1'}, not inputs of shape {tuple(x.shape)}"
+                f"{'the last dimension' if self.last else 'dimension 1'}, not inputs of shape {tuple(x.shape)}",
+                code="input-shape",
             )
         if self.training and x.numel() // self.num_features < 2:
             raise ArgumentError(
                 f"the BatchNorm{place} got one sample per feature (shape {tuple(x.shape)}), of which there is no "
-                "variance: train on batches of two at the least, or call model.eval()"
+                "variance: train on batches of two at the least, or call model.eval()",
+                code="one-sample",
             )
 
 
@@ -62,5 +66,11 @@ class FeatureGroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map a tensor to one of the same shape."""
+        if input.dim() < 2 or input.shape[-1] != self.num_channels:
+            raise ArgumentError(
+                f"the GroupNorm takes {self.num_channels} features in the last dimension, not inputs of shape "
+                f"{tuple(input.shape)}",
+                code="input-shape",
+            )
         rows = input.flatten(0, -2) if input.dim() > 2 else input
         return F.group_norm(rows, self.num_groups, self.weight, self.bias, self.eps).view(input.shape)

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from trainability.checks import check_choice, check_number, check_whole
+from trainability.errors import ArgumentError
 
 Scale = Literal["identity", "skipinit", "rezero", "fixup"]
 
@@ -28,6 +31,7 @@ class ScaledAdd(nn.Module):
 
     def __init__(self, scale: float) -> None:
         super().__init__()
+        check_number("scale", scale)
         self.scale = nn.Parameter(torch.tensor(float(scale)))
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
@@ -47,6 +51,8 @@ def fixup_factors(layers: Sequence[nn.Module], branches: Sequence[Sequence[nn.Mo
     >>> list(fixup_factors([a, b, c, last], [[b, c]]).values())
     [1.0, 1.0, 0.0, 0.0]
     """
+    if not layers:
+        raise ArgumentError("a network without weight layers has no weights to set", code="empty")
     factors = dict.fromkeys(layers, 1.0) | {layers[-1]: 0.0}
     for inside in branches:
         factors |= dict.fromkeys(inside[:-1], len(branches) ** (-1 / max(1, 2 * len(inside) - 2)))
@@ -69,6 +75,8 @@ def fixup_(model: nn.Module, branches: Sequence[nn.Module]) -> None:
 
 def shortcut(scale: Scale, branches: int) -> Add | ScaledAdd:
     """The sum for one of so many branches; the kinds are those of `trainability.Residual`."""
+    check_choice("scale", scale, get_args(Scale))
+    check_whole("branches", branches)
     if scale == "identity":
         return Add()
     return ScaledAdd({"skipinit": 1 / math.sqrt(branches), "rezero": 0.0, "fixup": 1.0}[scale])

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainability.checks import check_choice, check_number, check_real_tensor
+from trainability.errors import ArgumentError, ArgumentTypeError
 from trainability.kernels import Activation, as_activation
 
 _CONSTANTS = ("negative_slope", "input_scale", "input_shift", "output_shift", "output_scale")
@@ -35,7 +37,7 @@ class ShapedActivation(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
-        self.constants = dict(constants)
+        self.constants = _checked(constants)
         self._function = (function,)  # in a tuple, so that a module there is not a layer of its own
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,5 +77,17 @@ class ShapedActivation(nn.Module):
 
     def set_extra_state(self, state: Any) -> None:
         """Take the constants of a state; NaN for those that there are not."""
-        values = dict(zip(_CONSTANTS, torch.as_tensor(state).tolist(), strict=True))
-        self.constants = {key: value for key, value in values.items() if not math.isnan(value)}
+        check_real_tensor("the state of a shaped activation", state)
+        if state.shape != (len(_CONSTANTS),):
+            raise ArgumentError(f"a state of a shaped activation holds {len(_CONSTANTS)} numbers", code="state-shape")
+        values = dict(zip(_CONSTANTS, state.tolist(), strict=True))
+        self.constants = _checked({key: value for key, value in values.items() if not math.isnan(value)})
+
+
+def _checked(constants: Any) -> dict[str, float]:
+    if not isinstance(constants, dict):
+        raise ArgumentTypeError(f"constants is a dictionary of numbers by name, not {constants!r}", code="wrong-type")
+    for key, value in constants.items():
+        check_choice("a constant", key, _CONSTANTS)
+        check_number(key, value)
+    return dict(constants)

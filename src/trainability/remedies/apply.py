@@ -5,14 +5,14 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from trainability.errors import ArgumentError, ArgumentTypeError, StateError, UnsupportedModelError
 from trainability.layers import Selection, Where, select
-from trainability.observe import unwrap
+from trainability.observe import RandomState, unwrap
+from trainability.snapshot import Snapshot, Values
 
 if TYPE_CHECKING:
     from trainability.remedies.check import Check
@@ -54,7 +54,7 @@ class Checked(Remedy, Protocol):
         """Plan as `plan` does, and measure what the planned model does."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Report:
     """What `apply_` changed and skipped. ``undo()`` puts everything back, to the bit, until the report is dropped.
 
@@ -70,23 +70,29 @@ class Report:
     _model: nn.Module | None = field(default=None, repr=False)
 
     def undo(self) -> None:
-        """Put the model back as it was before: its modules, the code that they run, and the weights."""
+        """Put the model back as it was before: its modules, the code that they run, and the values of its tensors."""
         if self._before is None:
-            raise StateError("there is nothing to undo: this was a dry run, or undo() has run already")
+            raise StateError(
+                "there is nothing to undo: this was a dry run, or undo() has run already", code="nothing-to-undo"
+            )
         later = self._later()
         if later is not None:
-            raise StateError(f"{later.remedy} was applied after {self.remedy}; undo that first")
+            raise StateError(f"{later.remedy} was applied after {self.remedy}; undo that first", code="undo-order")
         self._before.restore()
         self._before = None
         self.applied = False
         _forget_compiled()
 
     def _later(self) -> "Report | None":
-        """What was applied to the same model last, if it is not this."""
-        if self._model is None:
-            return None
-        live = [report for ref in _reports.get(self._model, []) if (report := ref()) is not None and report.applied]
-        return live[-1] if live and live[-1] is not self else None
+        """What was applied last to a model that has modules in common with this one, if it is not this."""
+        live = [report for ref in _reports if (report := ref()) is not None and report.applied]
+        after = live[live.index(self) + 1 :]
+        return next((report for report in reversed(after) if not self._modules().isdisjoint(report._modules())), None)
+
+    def _modules(self) -> set[nn.Module]:
+        assert self._model is not None
+        assert self._before is not None
+        return {*self._model.modules(), *self._before.structure.modules}
 
     def __str__(self) -> str:
         lines = [f"{self.remedy}: {len(self.changes)} changed" + ("" if self.applied else " (not applied)")]
@@ -96,8 +102,8 @@ class Report:
         return "\n".join(lines)
 
 
-# What was applied to which model, in order; a report that is dropped is gone from here.
-_reports: "WeakKeyDictionary[nn.Module, list[weakref.ref[Report]]]" = WeakKeyDictionary()
+# What was applied, in order; a report that is dropped is gone from here.
+_reports: "list[weakref.ref[Report]]" = []
 
 
 def _forget_compiled() -> None:
@@ -107,31 +113,18 @@ def _forget_compiled() -> None:
 
 
 class _Before:
-    """A model's structure and the values of its parameters and buffers, to be put back."""
+    """A model as it was, with the values of its tensors; the mode in which it is stays."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = [(module, type(module), dict(vars(module)), _inner(module)) for module in model.modules()]
-        self.values = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
+        self.structure = Snapshot(model)
+        self._values = Values(self.structure.tensors)
 
     def restore(self) -> None:
-        for module, kind, attributes, inner in self.modules:
-            mode = module.training
-            if type(module) is not kind:  # torch makes a class for a module whose weight is parametrised
-                module.__class__ = kind
-            vars(module).clear()
-            vars(module).update(attributes)
-            for name, content in inner.items():  # in place, since handles of hooks know these dictionaries
-                attributes[name].clear()
-                attributes[name].update(content)
+        modes = [(module, module.training) for module in self.structure.modules]
+        self.structure.restore()
+        self._values.restore()
+        for module, mode in modes:
             module.training = mode
-        with torch.no_grad():
-            for tensor, value in self.values:
-                tensor.copy_(value)
-
-
-def _inner(module: nn.Module) -> dict[str, dict[Any, Any]]:
-    """What a module keeps in dictionaries: parameters, buffers, children and hooks."""
-    return {name: dict(value) for name, value in vars(module).items() if isinstance(value, dict)}
 
 
 def apply_(
@@ -174,39 +167,65 @@ def apply_(
     if isinstance(remedy, LBE) or (isinstance(remedy, type) and issubclass(remedy, LBE)):
         raise ArgumentTypeError(
             "LBE changes the loss and not the model, so apply_ has nothing to do; write lbe = LBE(model) and then "
-            "loss = lbe(loss) in the training loop"
+            "loss = lbe(loss) in the training loop",
+            code="remedy-of-the-loss",
         )
     if isinstance(remedy, type) and issubclass(remedy, Remedy):
-        raise ArgumentTypeError(f"{remedy.__name__} is a class; make one: apply_(model, {remedy.__name__}())")
+        raise ArgumentTypeError(
+            f"{remedy.__name__} is a class; make one: apply_(model, {remedy.__name__}())", code="wrong-type"
+        )
     if not isinstance(remedy, Remedy):
-        raise ArgumentTypeError(f"apply_ needs a remedy such as Init('he') or TAT(), not {remedy!r}")
+        raise ArgumentTypeError(f"apply_ needs a remedy such as Init('he') or TAT(), not {remedy!r}", code="wrong-type")
     wrapper, model = model, unwrap(model)
-    checked = None
-    if isinstance(remedy, Checked):
-        (planned, skipped), checked = remedy.plan_checked(model, where, inputs)
-        if check and checked is not None and (departure := checked.departure) is not None:
-            raise UnsupportedModelError(
-                departure.path,
-                f"{remedy} would not do what it predicts there: over {checked.draws} draws of the weights the mean "
-                f"square of the signal is {departure.measured_q:.4g}, and {departure.q:.4g} is predicted. Likely: "
-                f"{departure.reason}. Change that, keep the weights with init=None, or apply it all the same with "
-                "check=False, whose report has the numbers of every layer",
-                code="prediction-departs",
-            )
+    random_state = RandomState(model)
+    try:
+        report = _applied(wrapper, model, remedy, _planned(model, remedy, where, inputs, check), dry_run)
+    except BaseException:
+        random_state.restore()
+        raise
+    if dry_run:
+        random_state.restore()
     else:
-        planned, skipped = remedy.plan(model, where, inputs)
+        _forget_compiled()
+    return report
+
+
+def _planned(
+    model: nn.Module, remedy: Remedy, where: Where | None, inputs: Any, check: bool
+) -> "tuple[Plan, Check | None]":
+    """The plan of a remedy, and for one that predicts what it makes of the signal what was measured beside it."""
+    if not isinstance(remedy, Checked):
+        return remedy.plan(model, where, inputs), None
+    plan, checked = remedy.plan_checked(model, where, inputs)
+    if check and checked is not None and (departure := checked.departure) is not None:
+        raise UnsupportedModelError(
+            departure.path,
+            f"{remedy} would not do what it predicts there: over {checked.draws} draws of the weights the mean "
+            f"square of the signal is {departure.measured_q:.4g}, and {departure.q:.4g} is predicted. Likely: "
+            f"{departure.reason}. Change that, keep the weights with init=None, or apply it all the same with "
+            "check=False, whose report has the numbers of every layer",
+            code="prediction-departs",
+        )
+    return plan, checked
+
+
+def _applied(
+    wrapper: nn.Module, model: nn.Module, remedy: Remedy, found: "tuple[Plan, Check | None]", dry_run: bool
+) -> Report:
+    """Make the planned changes, or none of them where one fails."""
+    (planned, skipped), checked = found
     if not planned:
         reasons = [f"\n{path or 'the model'}: {reason}" for path, reason in skipped.items()]
         more = f"\nand {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
         raise ArgumentError(
-            f"{remedy} found nothing to change in {type(model).__name__}{''.join(reasons[:_SHOWN])}{more}"
+            f"{remedy} found nothing to change in {type(model).__name__}{''.join(reasons[:_SHOWN])}{more}",
+            code="nothing-to-change",
         )
     changes = tuple(change for change, _ in planned)
     if dry_run:
         return Report(remedy, changes, skipped, applied=False, check=checked)
     known = {id(parameter) for parameter in model.parameters()}
-    report = Report(remedy, changes, skipped, True, checked, _Before(model), model)
-    _reports.setdefault(model, []).append(weakref.ref(report))
+    before = _Before(model)
     try:
         with torch.no_grad():
             for _, change in planned:
@@ -214,12 +233,14 @@ def apply_(
         if isinstance(wrapper, nn.parallel.DistributedDataParallel) and not known >= set(map(id, model.parameters())):
             raise ArgumentError(
                 f"{remedy} adds parameters, which a DistributedDataParallel around the model would not keep the same "
-                "on all ranks; apply it first, and wrap the model then"
+                "on all ranks; apply it first, and wrap the model then",
+                code="adds-parameters",
             )
     except BaseException:
-        report.undo()
+        before.restore()
         raise
-    _forget_compiled()
+    report = Report(remedy, changes, skipped, True, checked, before, model)
+    _reports[:] = [ref for ref in _reports if ref() is not None] + [weakref.ref(report)]
     return report
 
 

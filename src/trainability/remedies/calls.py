@@ -16,6 +16,7 @@ from trainability.remedies.apply import Change, Changes
 from trainability.taps import tensors_in
 
 OUTPUT = "(output)"
+_TRAINED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _OtherWeights = nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention | nn.Bilinear
 
 
@@ -189,8 +190,8 @@ def weight_layers(model: nn.Module, calls: Calls) -> tuple[dict[str, nn.Module],
     modules = dict(model.named_modules())
     for path in calls.ran:
         if is_weight_layer(modules[path]):
-            if features_in(modules[path]) is None:
-                skipped[path] = f"{type(modules[path]).__name__} has weights of another kind"
+            if reason := unfit(modules[path]):
+                skipped[path] = reason
             else:
                 found[path] = modules[path]
     for path, module in modules.items():
@@ -208,6 +209,18 @@ def weight_layers(model: nn.Module, calls: Calls) -> tuple[dict[str, nn.Module],
             f"{type(model).__name__} has no weight layer, such as nn.Linear or a convolution, that runs"
         )
     return found, skipped
+
+
+def unfit(module: nn.Module) -> str | None:
+    """Why there is nothing that a remedy could do to a weight layer, if so."""
+    if features_in(module) is None:
+        return f"{type(module).__name__} has weights of another kind"
+    weight: Tensor | None = module._parameters.get("weight")
+    if weight is not None and weight.dtype not in _TRAINED:
+        return f"its weights are {weight.dtype}"
+    if weight is not None and weight.numel() == 0:
+        return f"its weights of shape {tuple(weight.shape)} are none"
+    return None
 
 
 def features_in(module: nn.Module) -> int | None:
@@ -240,14 +253,16 @@ def check_not_quantised(path: str, module: nn.Module) -> None:
     )
     if packed:
         raise UnsupportedModelError(
-            path, f"{type(module).__name__} is quantised and has no weights to train; change the model before that"
+            path,
+            f"{type(module).__name__} is quantized and has no weights to train; change the model before that",
+            code="quantized",
         )
 
 
 def check_free(path: str, module: nn.Module, name: str) -> None:
     """Raise UnsupportedModelError where a module has something of a name already."""
     if hasattr(module, name):
-        raise UnsupportedModelError(path, f"it has {name!r} already; undo that first")
+        raise UnsupportedModelError(path, f"it has {name!r} already; undo that first", code="name-taken")
 
 
 def nested_tensor_changes(model: nn.Module) -> Changes:

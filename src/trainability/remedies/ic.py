@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainability.errors import ArgumentError, UnsupportedModelError
+from trainability.checks import check_choice, check_keep
+from trainability.errors import UnsupportedModelError
 from trainability.layers import Where, select
-from trainability.modules.ic import DropoutKind, ICLayer, Kind, check_keep
+from trainability.modules.ic import DropoutKind, ICLayer, Kind
 from trainability.modules.norms import FeatureBatchNorm
 from trainability.remedies.activation import ShapedActivation
 from trainability.remedies.apply import Change, Changes, Plan
@@ -59,8 +60,7 @@ class IC:
     def __post_init__(self) -> None:
         check_keep(self.keep)
         ICLayer(1, self.keep, dropout=self.dropout)
-        if self.batchnorm not in ("remove", "keep"):
-            raise ArgumentError(f"batchnorm is 'remove' or 'keep', not {self.batchnorm!r}")
+        check_choice("batchnorm", self.batchnorm, ("remove", "keep"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -70,7 +70,9 @@ class IC:
         """Plan one change per weight layer, and one per BatchNorm that goes."""
         for path, module in model.named_modules():
             if isinstance(module, ShapedActivation):
-                raise UnsupportedModelError(path, "it is shaped, which the BatchNorm of an IC layer would undo")
+                raise UnsupportedModelError(
+                    path, "it is shaped, which the BatchNorm of an IC layer would undo", code="shaped"
+                )
         calls = watch_calls(model, inputs)
         layers, skipped = weight_layers(model, calls)
         order = list(layers)
@@ -109,7 +111,7 @@ class IC:
         kind = _DIMS[spatial] if spatial else "tokens"
         shape = calls.shapes[path][0] if path in calls.shapes else None
         if shape is not None and len(shape) < 2 + spatial:
-            raise UnsupportedModelError(path, f"its input of shape {shape} is no batch")
+            raise UnsupportedModelError(path, f"its input of shape {shape} is no batch", code="not-a-batch")
         layer = ICLayer(features, self.keep, kind=kind, dropout=self.dropout, place=f"before {path}")
         like = next(module.parameters())
         return layer.to(like.device, like.dtype).train(module.training)

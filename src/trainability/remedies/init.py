@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from trainability.activations import fan_in, is_weight_layer
+from trainability.checks import check_choice
 from trainability.errors import ArgumentError
 from trainability.kernels import maps
 from trainability.layers import Where
 from trainability.observe import call, observing
 from trainability.remedies.apply import Change, Changes, Plan, chosen
+from trainability.remedies.calls import unfit
 from trainability.remedies.weights import (
     check_delta,
     fill,
@@ -59,8 +61,7 @@ class Init:
     nonlinearity: str = "relu"
 
     def __post_init__(self) -> None:
-        if self.scheme not in _SCHEMES:
-            raise ArgumentError(f"Init has no scheme {self.scheme!r}; choose from {', '.join(map(repr, _SCHEMES))}")
+        check_choice("scheme", self.scheme, _SCHEMES)
         self._gain()
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,7 +71,10 @@ class Init:
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan one change per weight layer."""
         if self.scheme == "lsuv" and inputs is None:
-            raise ArgumentError("Init('lsuv') scales each layer's outputs on a batch: apply_(model, remedy, inputs=x)")
+            raise ArgumentError(
+                "Init('lsuv') scales each layer's outputs on a batch: apply_(model, remedy, inputs=x)",
+                code="needs-inputs",
+            )
         paths, skipped = chosen(model, where, is_weight_layer, "not a weight layer")
         owners: dict[int, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -108,6 +112,8 @@ class Init:
             return "its weight is parametrised; initialise it before that"
         if weight is None or known is None:
             return f"{type(module).__name__}: its fan-in cannot be read off its weight"
+        if reason := unfit(module):
+            return reason
         if aliases:
             return f"its weight is also {aliases[0]}"
         if self.scheme == "default" and not hasattr(module, "reset_parameters"):
@@ -141,25 +147,22 @@ class Init:
 def _unit_variance(model: nn.Module, inputs: Any, paths: list[str]) -> None:
     """Scale the weights of each layer to outputs of variance 1 in a single pass.
 
-    Biases are zero, so dividing an output as it leaves its layer is the same as dividing the weights.
+    Biases are zero, so dividing an output as it leaves its layer is the same as dividing the weights, which is done
+    after the pass: within it, whatever changes is put back.
     """
-    done: set[str] = set()
+    spreads: dict[str, Tensor] = {}
     handles = []
 
-    def scale(path: str) -> Callable[..., Tensor | None]:
-        def hook(module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
-            if path in done:
-                return None
-            done.add(path)
-            std = output.std(correction=0)
-            if not (std.isfinite() and std > 0):
-                raise ArgumentError(
-                    f"lsuv: the outputs of {path} have a standard deviation of {float(std)} on this batch"
-                )
-            weight = module._parameters["weight"]
-            assert weight is not None
-            weight.div_(std)
-            return output / std
+    def scale(path: str) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            if path not in spreads:
+                spreads[path] = std = output.std(correction=0)
+                if not (std.isfinite() and std > 0):
+                    raise ArgumentError(
+                        f"lsuv: the outputs of {path} have a standard deviation of {float(std)} on this batch",
+                        code="no-spread",
+                    )
+            return output / spreads[path]
 
         return hook
 
@@ -171,3 +174,7 @@ def _unit_variance(model: nn.Module, inputs: Any, paths: list[str]) -> None:
     finally:
         for handle in handles:
             handle.remove()
+    for path, spread in spreads.items():
+        weight = model.get_submodule(path)._parameters["weight"]
+        assert weight is not None
+        weight.div_(spread)

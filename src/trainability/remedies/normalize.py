@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from trainability.checks import check_choice, check_whole
 from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.layers import Where, select
 from trainability.modules.norms import FeatureBatchNorm, FeatureGroupNorm
@@ -60,12 +61,12 @@ class Normalize:
     groups: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ArgumentError(f"kind is {self.kind!r}; choose from {', '.join(map(repr, get_args(Kind)))}")
-        if self.groups is not None and (self.kind != "group" or self.groups < 1):
-            raise ArgumentError(
-                f"groups belongs to kind 'group' and is at least 1, not {self.groups} for {self.kind!r}"
-            )
+        check_choice("kind", self.kind, get_args(Kind))
+        if self.groups is None:
+            return
+        check_whole("groups", self.groups)
+        if self.kind != "group":
+            raise ArgumentError(f"groups belongs to kind 'group', not to {self.kind!r}", code="does-not-apply")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -113,6 +114,7 @@ class Normalize:
                     path,
                     f"its {features} features do not make {groups} groups"
                     + (" of two or more, and one by itself would always be 0" if features == groups else ""),
+                    code="groups",
                 )
             norm = nn.GroupNorm(groups, features) if maps else FeatureGroupNorm(groups, features)
             what = f"{type(norm).__name__}({groups}, {features})"
@@ -175,27 +177,31 @@ def _through_norm(module: nn.Module, _args: Any, output: Tensor) -> Tensor:
 
 def _weight_norm(model: nn.Module, path: str, module: nn.Module) -> tuple[Change, Callable[[], None]]:
     if parametrize.is_parametrized(module, "weight"):
-        raise UnsupportedModelError(path, "its weight is parametrised already")
+        raise UnsupportedModelError(path, "its weight is parametrized already", code="parametrized")
     weight = module._parameters.get("weight")
     names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is weight and weight is not None]
     others = [name for name in names if model.get_submodule(name.rpartition(".")[0]) is not module]
     if weight is None or others:
         raise UnsupportedModelError(
             path,
-            f"its weight is also {others[0]}, and a parametrised one would no longer be; leave it out with where="
+            f"its weight is also {others[0]}, and a parametrized one would no longer be; leave it out with where="
             if others
             else "it has no weight of its own",
+            code="weights-shared" if others else "no-weight",
         )
     if isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups > 1:
         raise UnsupportedModelError(
-            path, "the neurons of a grouped transposed convolution share rows of its weight; leave it out with where="
+            path,
+            "the neurons of a grouped transposed convolution share rows of its weight; leave it out with where=",
+            code="layer-kind",
         )
     outputs = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) or hasattr(module, "nf") else 0
     empty = int((WeightNorm(outputs)._length(weight.detach()) == 0).sum()) if not weight.is_meta else 0
     if empty:
         raise UnsupportedModelError(
             path,
-            f"{empty} of its neurons have weights of 0, as Fixup begins with, and so no direction; initialise them",
+            f"{empty} of its neurons have weights of 0, as Fixup begins with, and so no direction; initialize them",
+            code="weights-zero",
         )
     change = Change(path, "weight", "length × direction", "weight normalisation, one length per neuron")
     return change, partial(_parametrise, module, outputs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainability.activations import is_nonlinearity, is_weight_layer
+from trainability.checks import check_choice, check_whole
 from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.layers import Where, select
 from trainability.modules.shortcut import Add, Scale, ScaledAdd, fixup_factors, shortcut
@@ -70,10 +71,8 @@ class Residual:
     layers: int = 1
 
     def __post_init__(self) -> None:
-        if self.scale not in get_args(Scale):
-            raise ArgumentError(f"scale is {self.scale!r}; choose from {', '.join(map(repr, get_args(Scale)))}")
-        if self.layers < 1:
-            raise ArgumentError(f"layers is at least 1, not {self.layers}")
+        check_choice("scale", self.scale, get_args(Scale))
+        check_whole("layers", self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -82,7 +81,9 @@ class Residual:
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan one change per branch, and for Fixup one per weight layer."""
         if inputs is None:
-            raise ArgumentError("Residual reads the shapes of layers off one call: apply_(model, remedy, inputs=x)")
+            raise ArgumentError(
+                "Residual reads the shapes of layers off one call: apply_(model, remedy, inputs=x)", code="needs-inputs"
+            )
         calls = watch_calls(model, inputs)
         weight_layers(model, calls)  # refuses quantised ones
         spans, skipped = self._spans(model, calls) if where is None else _modules(model, calls, where)
@@ -102,7 +103,9 @@ class Residual:
             check_free(f"{span.paths[0]}.{inside}".strip("."), holder, "shortcut")
             if holder in holders:
                 raise UnsupportedModelError(
-                    span.paths[0], "a shortcut begins at its first weight layer already; choose modules apart"
+                    span.paths[0],
+                    "a shortcut begins at its first weight layer already; choose modules apart",
+                    code="modules-overlap",
                 )
             holders.add(holder)
             added = shortcut(self.scale, len(spans)).to(next(model.parameters()))
@@ -233,7 +236,9 @@ def _fixup_weights(model: nn.Module, calls: Calls, spans: list[_Span]) -> Change
     for path, module in found.items():
         weight = module._parameters.get("weight")
         if matrices(module) is None or weight is None:
-            raise UnsupportedModelError(path, "its weights cannot be set; they are parametrised, or of an unknown kind")
+            raise UnsupportedModelError(
+                path, "its weights cannot be set; they are parametrized, or of an unknown kind", code="parametrized"
+            )
         factor = factors[module]
         words = "0" if factor == 0 else f"He, times {factor:.3g}"
         change = Change(path, weight_std(weight), words, "Fixup")

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import fx, nn
 
 from trainability.activations import find_activation_calls, is_nonlinearity
+from trainability.checks import check_choice
 from trainability.errors import ArgumentError
 from trainability.layers import Where, select
 from trainability.remedies.apply import Change, Changes, Plan
@@ -43,8 +44,8 @@ class SELU:
     init: Literal["lecun"] | None = "lecun"
 
     def __post_init__(self) -> None:
-        if self.init not in ("lecun", None):
-            raise ArgumentError(f"init is 'lecun' or None, not {self.init!r}")
+        if self.init is not None:
+            check_choice("init", self.init, ("lecun",))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -95,7 +96,8 @@ class SELU:
         if inputs is None:
             raise ArgumentError(
                 "activations are called as functions in this model, and to replace them it has to run: "
-                "apply_(model, remedy, inputs=x)"
+                "apply_(model, remedy, inputs=x)",
+                code="needs-inputs",
             )
         changes: Changes = []
         for path in sorted(calls.callers):

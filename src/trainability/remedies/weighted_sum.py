@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainability.checks import check_list, check_number, check_real_tensor
+from trainability.errors import ArgumentError
+
 
 class WeightedSum(nn.Module):
     """w₁ x₁ + w₂ x₂ + ..., with fixed weights, which are part of ``state_dict``.
@@ -16,10 +19,15 @@ class WeightedSum(nn.Module):
 
     def __init__(self, weights: Sequence[float]) -> None:
         super().__init__()
-        self.weights = tuple(float(w) for w in weights)
+        self.weights = _checked(weights)
 
     def forward(self, *summands: Tensor) -> Tensor:
         """Add tensors of one shape."""
+        if len(summands) != len(self.weights):
+            raise ArgumentError(
+                f"a sum with {len(self.weights)} weights takes as many tensors, not {len(summands)}",
+                code="counts-differ",
+            )
         total = summands[0] * self.weights[0]
         for weight, summand in zip(self.weights[1:], summands[1:], strict=True):
             total = total + summand * weight
@@ -35,4 +43,12 @@ class WeightedSum(nn.Module):
 
     def set_extra_state(self, state: Any) -> None:
         """Take the weights of a state."""
-        self.weights = tuple(torch.as_tensor(state).tolist())
+        check_real_tensor("the state of a sum", state)
+        self.weights = _checked(state.tolist())
+
+
+def _checked(weights: Any) -> tuple[float, ...]:
+    check_list("the weights of a sum", weights)
+    for weight in weights:
+        check_number("a weight of a sum", weight)
+    return tuple(map(float, weights))

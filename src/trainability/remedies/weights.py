@@ -37,7 +37,7 @@ def matrices(module: nn.Module) -> list[Tensor] | None:
 def fill(module: nn.Module, draw: Draw) -> None:
     """Draw the whole weight, a kernel counting as further inputs, with no bias."""
     for view in matrices(module) or []:
-        columns = view[0].numel()
+        columns = view.shape[1:].numel()
         view.copy_(draw(view.shape[0], columns).view(view.shape))
     _zero_bias(module)
 
@@ -65,7 +65,9 @@ def fill_delta(module: nn.Module, draw: Draw) -> None:
 
 def weight_std(weight: Tensor) -> str:
     """The standard deviation of a weight in words."""
-    return "no values" if weight.is_meta else f"std {float(weight.detach().std(correction=0)):.3g}"
+    return (
+        "no values" if weight.is_meta or weight.numel() == 0 else f"std {float(weight.detach().std(correction=0)):.3g}"
+    )
 
 
 def check_delta(path: str, module: nn.Module) -> None:
@@ -78,8 +80,9 @@ def check_delta(path: str, module: nn.Module) -> None:
         what = "kernel of even size" if even else "stride above 1 in a transposed convolution"
         raise UnsupportedModelError(
             path,
-            f"a {what} has no central tap, so it cannot be initialised as a delta; use a kernel of odd size or a "
+            f"a {what} has no central tap, so it cannot be initialized as a delta; use a kernel of odd size or a "
             "stride equal to the kernel, or keep the weights with init=None",
+            code="no-central-tap",
         )
 
 
