@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainability.errors import ArgumentError, ArgumentTypeError
-from trainability.moments import Moments, Neurons, sample_count, sample_rows, samples
+from trainability.moments import Neurons, moments, sample_count, sample_rows, samples
 
 Convention = Literal["paper", "published-code"]
 
@@ -167,7 +167,7 @@ def _gaussian(a: Tensor, convention: Convention, neurons: Neurons, channel_dim: 
             f"an activation of shape {tuple(a.shape)} has one sample per neuron; "
             "the entropy over a batch needs at least two"
         )
-    _, variance = Moments.apply(x)
+    _, variance = moments(x)
     return entropy_from_variance(variance, count, constant), count
 
 

@@ -20,6 +20,8 @@ from trainability.errors import ArgumentError
 
 Neurons = Literal["position", "channel"]
 
+_is_wrapped = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: False)
+
 
 def samples(a: Tensor, neurons: Neurons = "position", channel_dim: int | None = None) -> Tensor:
     """View an activation as samples of neurons: ``(S, n)``, or ``(B, n, P)`` for maps by channel.
@@ -42,7 +44,7 @@ def samples(a: Tensor, neurons: Neurons = "position", channel_dim: int | None = 
     dim %= a.dim()
     if dim == a.dim() - 1:
         return a.reshape(-1, a.shape[-1])
-    if a.dim() >= 4 and a.is_contiguous(memory_format=_channels_last(a.dim())) and dim == 1:
+    if a.dim() >= 4 and not transformed(a) and a.is_contiguous(memory_format=_channels_last(a.dim())) and dim == 1:
         return a.movedim(1, -1).flatten(0, -2)
     return a.movedim(dim, 1).flatten(2)
 
@@ -73,12 +75,25 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per neuron, ``(n,)`` each; half types are accumulated in float32."""
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    if x.device.type == "cpu":
-        # One call, two passes, vectorised over neurons; var_mean over dimension 0 is ten times slower here.
+    if x.is_cpu and not torch.compiler.is_compiling() and not transformed(x):
+        # One call, two passes, vectorised over neurons; uncompiled, var_mean over dimension 0 is ten times slower here.
         mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
         return mean, variance
     variance, mean = torch.var_mean(x, dim=0 if x.dim() == 2 else (0, 2), correction=0)
     return mean, variance
+
+
+def transformed(x: Tensor) -> bool:
+    """Whether a tensor is one within torch.func, whose transformations go through torch's own operations alone."""
+    return not torch.compiler.is_compiling() and _is_wrapped(x)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of every neuron, with a gradient."""
+    if transformed(x):
+        return statistics(x)
+    found: tuple[Tensor, Tensor] = Moments.apply(x)
+    return found
 
 
 class Moments(torch.autograd.Function):

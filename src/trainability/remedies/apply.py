@@ -192,5 +192,5 @@ def chosen(
     if where is None:
         return [path for path, module in model.named_modules() if fits(module)], {}
     selection: Selection = select(model, where)
-    fitting = [path for path in selection.paths if fits(model.get_submodule(path))]
+    fitting = [path for path in selection.modules if fits(model.get_submodule(path))]
     return fitting, {**selection.skipped, **{p: reason for p in selection.paths if p not in fitting}}
