@@ -73,7 +73,7 @@ class _Record:
         self.activations = {path for path, module in self.modules.items() if path and is_activation_module(module)}
         self.calls: list[_Call] = []
         self.visits: dict[tuple[str, bool], list[Any]] = {}  # path, given or returned -> the keys, visit by visit
-        self.makers: dict[Any, str] = {}  # key -> the innermost module that returned it
+        self.makers: dict[Any, str] = {}  # key -> the outermost module that returned it
         self.running: list[str] = [""]
         self.weight: str | None = None
 
@@ -84,9 +84,11 @@ class _Record:
     def leave(self, path: str, key: Any) -> None:
         self.running.pop()
         self.visits.setdefault((path, False), []).append(key)
-        self.makers.setdefault(key, path)
         if is_weight_layer(self.modules[path]):
             self.weight = path
+
+    def made(self, path: str, key: Any) -> None:
+        self.makers[key] = path
 
     def called(self, function: Function, argument: Any, result: Any) -> None:
         if not self.activations.intersection(self.running):
@@ -131,8 +133,8 @@ class _Record:
         maker = self.makers.get(call_.argument)
         if maker is not None and name not in _NOT_REPEATED:
             same = [c for c in self.calls if c.function == call_.function and self.makers.get(c.argument) == maker]
-            if {c.argument for c in same} == set(self.visits[maker, False]):
-                place = Place(maker, False, name, call_.function)
+            if {c.argument for c in same} == {key for key, path in self.makers.items() if path == maker}:
+                place = Place(maker, False, name, call_.function, call_.caller)
                 yield place, [c.result for c in same], "computed again, as no module is given the result alone"
 
 
@@ -193,6 +195,14 @@ class _Watch(TorchFunctionMode):
 
         return hook
 
+    def made(self, path: str) -> Callable[..., None]:
+        """Return a hook for after all other hooks of a module."""
+
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            self.record.made(path, self.key(output))
+
+        return hook
+
 
 def _by_running(model: nn.Module, inputs: Any) -> ActivationCalls:
     record = _Record(model)
@@ -202,8 +212,9 @@ def _by_running(model: nn.Module, inputs: Any) -> ActivationCalls:
         with observing(model), torch.no_grad():
             for path, module in record.modules.items():
                 if path:
-                    handles.append(module.register_forward_pre_hook(watch.enter(path), with_kwargs=True))
-                    handles.append(module.register_forward_hook(watch.leave(path)))
+                    handles.append(module.register_forward_pre_hook(watch.enter(path), with_kwargs=True, prepend=True))
+                    handles.append(module.register_forward_hook(watch.leave(path), prepend=True))
+                    handles.append(module.register_forward_hook(watch.made(path)))
             with watch:
                 output = call(model, inputs)
     finally:
@@ -236,6 +247,7 @@ class _Tracer(fx.Tracer):
         if getattr(m, "inplace", False):
             self.change(self.first((args, kwargs)))
         self.record.leave(path, self.key(output))
+        self.record.made(path, self.key(output))
         return output
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *further: Any, **named: Any) -> fx.Node:

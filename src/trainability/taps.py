@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from trainability.errors import ArgumentError
+from trainability.errors import ArgumentError, UnsupportedModelError
 
 # Asked at every reading, so the cheap way. A torch without it would count the recomputation of a checkpoint as a call.
 _graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
@@ -48,6 +48,7 @@ class Place:
         given: whether what it is given is read, and not what it returns.
         kind: the activation's name, where it is called as a function.
         function: applied to what is read, where no module holds the result.
+        caller: the module whose forward calls the function.
 
     >>> Place("fc1").name, Place("fc2", given=True).name, Place("fc1", function=Function("relu")).name
     ('fc1', 'input of fc2', 'relu of fc1')
@@ -57,6 +58,7 @@ class Place:
     given: bool = False
     kind: str = ""
     function: Function | None = None
+    caller: str = ""
 
     @property
     def name(self) -> str:
@@ -95,10 +97,14 @@ class Taps:
             module = modules.get(where.path)
             if module is None:
                 raise ArgumentError(f"the model has no module {where.path!r} to read at", code="where-matches-nothing")
+            # What the caller gave and what forward returned, before hooks make something else of it.
             if where.given:
-                self._handles.append(module.register_forward_pre_hook(_InputTap(where, counter), with_kwargs=True))
+                tap = _InputTap(where, counter)
+                self._handles.append(module.register_forward_pre_hook(tap, with_kwargs=True, prepend=True))
             else:
-                self._handles.append(module.register_forward_hook(_Tap(where, counter)))
+                prepend = bool(where.kind) and where.function is None
+                self._handles.append(module.register_forward_hook(_Tap(where, counter), prepend=prepend))
+        settle(model)
 
     def restart(self) -> None:
         """Count calls from one again, as the next pass of the whole model does by itself."""
@@ -146,6 +152,8 @@ class _Tap:
         self.place = place
         self.name = place.name
         self.counter = counter
+        self.rewritten: bool | None = None  # whether the forward that calls the function is not that of the class
+        self.outdated = False
 
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
         self.take(output)
@@ -155,6 +163,12 @@ class _Tap:
         counter = self.counter
         if counter.paused:
             return
+        if self.outdated:
+            raise UnsupportedModelError(
+                self.place.caller,
+                f"its forward was rewritten since {self.name} was chosen to be read; choose anew, with a new LBE",
+                code="forward-replaced",
+            )
         activation = activation_of(value)
         if activation is not None and self.place.function is not None:
             activation = self.place.function(activation)
@@ -168,6 +182,23 @@ class _Tap:
 class _InputTap(_Tap):
     def __call__(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         self.take(args[0] if len(args) == 1 and not kwargs else (args, kwargs))
+
+
+def settle(model: nn.Module) -> None:
+    """Let taps that apply a function follow a change of the model.
+
+    They read after what was put behind their module, as the caller does, and know whether the caller is still the same.
+    """
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        for key, tap in list(module._forward_hooks.items()):
+            if isinstance(tap, _Tap) and tap.place.function is not None:
+                module._forward_hooks.move_to_end(key)
+                inside = tap.place.path.removesuffix(path)  # where this model is in the one that has the taps
+                caller = modules.get(tap.place.caller.removeprefix(inside)) if tap.place.path.endswith(path) else None
+                now = None if caller is None else "forward" in vars(caller)
+                tap.rewritten = now if tap.rewritten is None else tap.rewritten
+                tap.outdated = now is not None and now != tap.rewritten
 
 
 def _recomputing() -> bool:

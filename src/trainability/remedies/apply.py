@@ -13,6 +13,7 @@ from torch import nn
 from trainability.errors import ArgumentError, ArgumentTypeError, StateError
 from trainability.layers import Selection, Where, select
 from trainability.observe import unwrap
+from trainability.taps import settle
 
 _SHOWN = 8  # reasons, in an error
 
@@ -64,6 +65,8 @@ class Report:
         self._before.restore()
         self._before = None
         self.applied = False
+        if self._model is not None:
+            settle(self._model)
         _forget_compiled()
 
     def _later(self) -> "Report | None":
@@ -181,6 +184,7 @@ def apply_(
     except BaseException:
         report.undo()
         raise
+    settle(model)
     _forget_compiled()
     return report
 
