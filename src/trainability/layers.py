@@ -84,29 +84,28 @@ class Selection:
 def select(model: nn.Module, where: Where | None = None, *, inputs: Any = None) -> Selection:
     """Choose which activations of a model are read.
 
-        Args:
-            model: any module; it is not changed.
-            where: see the module's own text. ``None`` chooses the default.
-            inputs: an example batch, used only by the default. With it the model is run once, unobserved, to find
-                activations called as functions; without it they are looked for by symbolic tracing.
+    Args:
+        model: any module; it is not changed.
+        where: see the module's own text. ``None`` chooses the default.
+        inputs: an example batch, used only by the default. With it the model is run once, unobserved, to find
+            activations called as functions; without it they are looked for by symbolic tracing.
 
-        Raises:
-            ValueError: nothing matched; or the default needs ``inputs``, as the model calls activations as functions
-                and cannot be traced.
-            TypeError: ``where`` is none of the accepted kinds.
+    Raises:
+        ValueError: nothing matched; or the default needs ``inputs``, as the model calls activations as functions
+            and cannot be traced.
+        TypeError: ``where`` is none of the accepted kinds.
 
-        >>> from torch import nn
-    from torch.nn.modules import activation
-        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> select(model).paths
-        ('1', '3')
-        >>> print(select(model, nn.Linear))
-        3 layers
-          0
-          2
-          4
-        >>> select(model, "input of *").paths
-        ('input of 0', 'input of 1', 'input of 2', 'input of 3', 'input of 4')
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> select(model).paths
+    ('1', '3')
+    >>> print(select(model, nn.Linear))
+    3 layers
+      0
+      2
+      4
+    >>> select(model, "input of *").paths
+    ('input of 0', 'input of 1', 'input of 2', 'input of 3', 'input of 4')
     """
     model = unwrap(model)
     if where is None:
