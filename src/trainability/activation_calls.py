@@ -336,7 +336,7 @@ def _named(function: Any, owner: type, seen: set[CodeType]) -> Iterator[str]:
             continue
         if before.argval == "self":  # a submodule, or a method of the module
             yield from _named(getattr(owner, name, None), owner, seen)
-        elif name.rstrip("_") in ACTIVATIONS:
+        elif name.rstrip("_") in ACTIVATIONS and (name != "threshold" or before.argval in ("F", "functional", "torch")):
             yield name.rstrip("_")
         elif isinstance(helper := function.__globals__.get(name), FunctionType):
             yield from _named(helper, owner, seen)
