@@ -1,5 +1,7 @@
 """Where activations called as functions are read: always their result, or not at all."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -223,6 +225,29 @@ def test_a_result_without_a_place_is_an_error_of_lbe_and_named_by_select_and_mea
     assert tr.LBE(model, where=selection.places).selection.paths == selection.paths
 
 
+class Cell(nn.Module):
+    """Nothing but gates on parts of one product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.a(x).chunk(2, -1)
+        return self.b(torch.tanh(value) * torch.sigmoid(gate))
+
+
+def test_where_nothing_can_be_read_the_reason_is_said():
+    x = torch.randn(4, 8)
+    for use in (lambda: tr.measure(Cell(), x), lambda: tr.select(Cell()), lambda: tr.LBE(Cell(), inputs=x)):
+        with pytest.raises(tr.UnsupportedModelError) as caught:
+            use()
+        assert caught.value.code == "activation-unread"
+        assert "tanh, sigmoid" in caught.value.problem
+    assert "tanh, sigmoid" in tr.diagnose(Cell(), x).not_computed[0]
+    assert [layer.name for layer in tr.measure(Cell(), x, where=nn.Linear)] == ["a", "b"]
+
+
 class Untraceable(nn.Module):
     def __init__(self, function=None) -> None:
         super().__init__()
@@ -302,7 +327,9 @@ def test_an_elementwise_module_of_ones_own_is_an_activation(known):
 def test_inputs_of_modules_can_be_chosen():
     model = Gated()
     assert tr.select(model, "input of *").paths == ("input of a", "input of b", "input of c", "input of d")
-    assert tr.select(model, ["input of d", "a"]).paths == ("a", "input of d")
+    for where in (["input of d", "a"], {"input of d", "a"}, (part for part in ("input of d", "a"))):
+        assert tr.select(model, where).paths == ("a", "input of d")
+    assert tr.select(model, re.compile("input of [ad]")).paths == ("input of a", "input of d")
     assert tr.select(model, nn.Linear).paths == ("a", "b", "c", "d")
     places = tr.select(model, inputs=torch.randn(4, 8)).places
     assert tr.select(model, where=places[1:]).places == places[1:]

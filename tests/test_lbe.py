@@ -483,6 +483,10 @@ def test_errors_of_what_lbe_is_given(call, error):
     assert isinstance(caught.value, tr.TrainabilityError)
 
 
+def test_settings_may_be_numbers_of_numpy():
+    assert tr.LBE(mlp(1), alpha=np.float32(0.5), beta=np.int64(1)).alpha.tolist() == [0.5]
+
+
 def test_a_batch_of_one_is_said():
     model = mlp()
     lbe = tr.LBE(model)

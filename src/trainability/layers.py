@@ -110,6 +110,8 @@ def select(model: nn.Module, where: Where | None = None, *, inputs: Any = None) 
     model = unwrap(model)
     if where is None:
         return _default(model, inputs)
+    if isinstance(where, Iterable) and not isinstance(where, str | type):
+        where = list(where)
     seen: dict[tuple[int, bool], Place] = {}
     skipped = {}
     for place, module in _candidates(model, where):
@@ -180,7 +182,8 @@ def _default(model: nn.Module, inputs: Any) -> Selection:
         f"make it a module of its own, such as nn.{_module_of(names[0])}()"
         for path, names in calls.unread.items()
     }
-    if not places and not unread:
+    if not places:
+        Selection((), {}, {}, unread).check_complete()
         _refuse(model, calls, inputs)
     order = {path: number for number, path in enumerate(modules)}
     ordered = sorted(places, key=lambda place: (order[place.path], not place.given))

@@ -1,7 +1,8 @@
 """Layerwise batch-entropy regularisation (LBE): a loss term that keeps information flowing through every layer."""
 
 import inspect
-import sys
+import math
+import numbers
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -322,11 +323,15 @@ class LBE(nn.Module):
 
 def _number(name: str, value: Any) -> float:
     """A setting as a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ArgumentTypeError(f"{name} must be a number, not {value!r}", code="wrong-type")
-    if not -sys.float_info.max <= value <= sys.float_info.max:
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond what a float holds
+        number = math.inf
+    if not math.isfinite(number):
         raise ArgumentError(f"{name}={value}: it must be finite", code="out-of-range")
-    return float(value)
+    return number
 
 
 @contextmanager
