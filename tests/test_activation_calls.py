@@ -285,6 +285,7 @@ def test_what_cannot_be_traced_is_looked_at_in_the_first_pass():
     assert list(lbe.last.entropy) == ["relu"]
     assert len(plain._forward_pre_hooks) == 1  # the check has gone
     tr.LBE(hidden)
+    assert [layer.name for layer in tr.measure(hidden, x)] == ["relu", "input of c"]
     for _ in range(2):
         with pytest.raises(tr.UnsupportedModelError) as caught:
             hidden(x, scale=2.0)

@@ -162,11 +162,12 @@ class LBE(nn.Module):
         self.convention = convention
         self.neurons = neurons
         self._last: Last | None = None
+        self._row_of = {path: row for row, path in enumerate(self.selection.paths)}
         self._rows: tuple[tuple[int, ...], Tensor] | None = None
         self._halved = convention == "published-code"
         self._reader = Reader(neurons, channel_dim, owner=self)
         self._taps = Taps(model, self.selection.places, self._reader)
-        self._check = _FirstPass(model, self.selection) if where is None and self.selection.remark else None
+        self._check = _FirstPass(model, self.selection, self._taps) if where is None and self.selection.remark else None
 
     def forward(self, loss: Tensor) -> Tensor:
         """Return loss · (1 + L_BE) for the readings of the last training pass, and forget them."""
@@ -189,9 +190,8 @@ class LBE(nn.Module):
         if not batches:
             raise self._no_readings()
         names = tuple(name for batch in batches for name in batch.names)
-        position = {path: row for row, path in enumerate(self.selection.paths)}
-        rows = tuple(position[path] for batch in batches for path in batch.paths)
-        alpha = self.alpha if rows == tuple(range(len(position))) else self.alpha[self._index(rows)]
+        rows = tuple(self._row_of[path] for batch in batches for path in batch.paths)
+        alpha = self.alpha if rows == tuple(range(len(self._row_of))) else self.alpha[self._index(rows)]
         runs = join(batches)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             variances, totals, mean_loss = over_ranks(runs, loss.detach())
@@ -350,20 +350,16 @@ def _training_mode(model: nn.Module) -> Iterator[None]:
 class _FirstPass:
     """Checks in the first training pass that the choice of what is read, made without running the model, holds."""
 
-    def __init__(self, model: nn.Module, selection: Selection) -> None:
+    def __init__(self, model: nn.Module, selection: Selection, taps: Taps) -> None:
         self.paths = set(selection.paths)
-        self.running = False
+        self.taps = taps
         self.handle = model.register_forward_pre_hook(self, with_kwargs=True)
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.running or torch.compiler.is_compiling() or not model.training:
+        if torch.compiler.is_compiling() or self.taps.paused or not model.training:
             return
         names = list(inspect.signature(model.forward).parameters)
-        self.running = True  # the model, within `select`
-        try:
-            found = select(model, inputs={**dict(zip(names, args, strict=False)), **kwargs} if kwargs else args)
-        finally:
-            self.running = False
+        found = select(model, inputs={**dict(zip(names, args, strict=False)), **kwargs} if kwargs else args)
         found.check_complete()
         idle = {name for name, reason in found.skipped.items() if reason == DID_NOT_RUN}
         differ = sorted((self.paths ^ set(found.paths)) - idle)

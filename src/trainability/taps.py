@@ -106,6 +106,11 @@ class Taps:
                 self._handles.append(module.register_forward_hook(_Tap(where, counter), prepend=prepend))
         settle(model)
 
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is read now, as while others look at the model."""
+        return self._counter.paused
+
     def restart(self) -> None:
         """Count calls from one again, as the next pass of the whole model does by itself."""
         self._counter.calls.clear()
