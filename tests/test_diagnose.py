@@ -124,8 +124,9 @@ def test_an_exploding_gradient_is_not_healthy():
 
 
 def test_a_wrong_where_is_an_error_and_not_a_verdict():
-    with pytest.raises(ValueError, match="matched no layer"):
+    with pytest.raises(tr.TrainabilityError) as caught:
         tr.diagnose(deep(2), batch()[0], where="x*")
+    assert caught.value.code == "where-matches-nothing"
 
 
 def test_functional_models_get_a_verdict_without_a_prediction():

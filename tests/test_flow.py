@@ -130,8 +130,12 @@ def test_gradient_norms_equal_those_of_retained_activations(model):
     x, y = torch.randn(64, 8), torch.randint(4, (64,))
     flow = measure(model, x, y, nn.functional.cross_entropy)
     kept = []
-    for layer in flow:
-        model.get_submodule(layer.name).register_forward_hook(lambda _m, _i, o: kept.append(o.clone()) or kept[-1])
+    for place in flow.selection.places:
+        module = model.get_submodule(place.path)
+        if place.given:
+            module.register_forward_pre_hook(lambda _m, i: kept.append(i[0].clone()) or kept[-1])
+        else:
+            module.register_forward_hook(lambda _m, _i, o: kept.append(o.clone()) or kept[-1])
     for a in [nn.functional.cross_entropy(model(x), y)]:
         grads = torch.autograd.grad(a, kept)
     assert [layer.gradient for layer in flow] == pytest.approx([g.norm().item() for g in grads], rel=1e-5)

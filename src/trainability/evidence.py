@@ -32,10 +32,13 @@ def label_dependence(
     True
     """
     if not isinstance(targets, Tensor) or targets.dim() == 0 or len(targets) < 2:
-        raise ArgumentError("the labels must be a tensor with one entry per sample along dimension 0, to be permuted")
+        raise ArgumentError(
+            "the labels must be a tensor with one entry per sample along dimension 0, to be permuted",
+            code="labels-not-permutable",
+        )
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
     if not weights:
-        raise ArgumentError("no weight matrix requires a gradient; the model is frozen")
+        raise ArgumentError("no weight matrix requires a gradient; the model is frozen", code="model-frozen")
 
     def gradient(labels: Tensor) -> Tensor:
         # The random state is put back each time, so dropout is the same for all labels.
@@ -48,7 +51,7 @@ def label_dependence(
     true = gradient(targets)
     size = true.norm().item()
     if not math.isfinite(size) or size == 0:
-        raise ArgumentError(f"the gradient is {size}")
+        raise ArgumentError(f"the gradient is {size}", code="gradient-zero-or-not-finite")
     squares = []
     for _ in range(permutations):
         order = torch.randperm(len(targets), generator=generator).to(targets.device)

@@ -198,9 +198,9 @@ def measure(
         raise ArgumentTypeError(f"loss is a function of output and targets, not {loss!r}", code="wrong-type")
     selection = select(model, where, inputs=inputs)
     wants_gradient = loss is not None
-    reader = _FlowReader(model, convention, neurons, channel_dim, wants_gradient, independence)
+    reader = _FlowReader(model, selection, convention, neurons, channel_dim, wants_gradient, independence)
     value = None
-    with observing(model), Taps(model, selection.paths, reader), torch.set_grad_enabled(wants_gradient):
+    with observing(model), Taps(model, selection.places, reader), torch.set_grad_enabled(wants_gradient):
         output = call(model, inputs)
         if wants_gradient:
             assert loss is not None
@@ -227,7 +227,7 @@ def measure(
         )
     return Flow(
         tuple(layers),
-        {**selection.skipped, **skipped} if where is not None else skipped,
+        {**selection.unread, **(selection.skipped if where is not None else {}), **skipped},
         selection,
         convention,
         neurons,
@@ -241,13 +241,14 @@ class _FlowReader:
     def __init__(
         self,
         model: nn.Module,
+        selection: Selection,
         convention: Convention,
         neurons: Neurons,
         channel_dim: int | None,
         gradients: bool,
         pairs: bool,
     ) -> None:
-        self._kinds = {path: type(module).__name__ for path, module in model.named_modules()}
+        self._kinds = {p.name: p.kind or type(model.get_submodule(p.path)).__name__ for p in selection.places}
         self._constant = entropy_constant(convention)
         self._neurons: Neurons = neurons
         self._channel_dim = channel_dim

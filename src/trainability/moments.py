@@ -24,6 +24,8 @@ from trainability.errors import ArgumentError, ArgumentTypeError
 
 Neurons = Literal["position", "channel"]
 
+_is_wrapped = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: False)
+
 
 def samples(a: Tensor, neurons: Neurons = "position", channel_dim: int | None = None) -> Tensor:
     """View an activation as samples of neurons: ``(S, n)``, or ``(B, n, P)`` for maps by channel.
@@ -46,7 +48,7 @@ def samples(a: Tensor, neurons: Neurons = "position", channel_dim: int | None = 
     dim %= a.dim()
     if dim == a.dim() - 1:
         return a.reshape(-1, a.shape[-1])
-    if a.dim() >= 4 and a.is_contiguous(memory_format=_channels_last(a.dim())) and dim == 1:
+    if a.dim() >= 4 and not transformed(a) and a.is_contiguous(memory_format=_channels_last(a.dim())) and dim == 1:
         return a.movedim(1, -1).flatten(0, -2)
     return a.movedim(dim, 1).flatten(2)
 
@@ -84,7 +86,7 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per neuron, ``(n,)`` each; half types are accumulated in float32."""
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()
-    if not x.is_cpu:
+    if not x.is_cpu or torch.compiler.is_compiling() or transformed(x):
         variance, mean = torch.var_mean(x, dim=0 if x.dim() == 2 else (0, 2), correction=0)
         return mean, variance
     if x.dim() == 2 and x.shape[0] > _MANY:
@@ -135,6 +137,8 @@ def careful_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def careful_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """`Moments` as `careful_statistics` has them on the CPU; elsewhere asking would make every step wait."""
+    if transformed(x):
+        return statistics(x)
     mean, variance = Moments.apply(x)
     if x.is_cpu and not torch.compiler.is_compiling() and _is_float32_short(x, mean.detach(), variance.detach()):
         mean, variance = Moments.apply(x.double())
@@ -150,6 +154,19 @@ def _is_float32_short(x: Tensor, mean: Tensor, variance: Tensor) -> bool:
         return not bool(enough.all())
     except RuntimeError:  # under torch.vmap nothing can be decided on values
         return False
+
+
+def transformed(x: Tensor) -> bool:
+    """Whether a tensor is one within torch.func, whose transformations go through torch's own operations alone."""
+    return not torch.compiler.is_compiling() and _is_wrapped(x)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of every neuron, with a gradient."""
+    if transformed(x):
+        return statistics(x)
+    found: tuple[Tensor, Tensor] = Moments.apply(x)
+    return found
 
 
 class Moments(torch.autograd.Function):

@@ -2,15 +2,70 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from trainability.errors import ArgumentError, UnsupportedModelError
+
 # Asked at every reading, so the cheap way. A torch without it would count the recomputation of a checkpoint as a call.
 _graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+
+
+INPUT_OF = "input of "
+
+
+@dataclass(frozen=True)
+class Function:
+    """An activation called as a function, with the arguments that come after its first.
+
+    >>> Function("leaky_relu", (0.1,))(torch.tensor([-1.0, 2.0]))
+    tensor([-0.1000,  2.0000])
+    """
+
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the activation of ``x``."""
+        function = getattr(F, self.name, None) or getattr(torch, self.name)
+        result: Tensor = function(x, *self.args, **dict(self.kwargs))
+        return result
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an activation is read: what a module returns, what it is given, or a function of what it returns.
+
+    Args:
+        path: of the module.
+        given: whether what it is given is read, and not what it returns.
+        kind: the activation's name, where it is called as a function.
+        function: applied to what is read, where no module holds the result.
+        caller: the module whose forward calls the function.
+
+    >>> Place("fc1").name, Place("fc2", given=True).name, Place("fc1", function=Function("relu")).name
+    ('fc1', 'input of fc2', 'relu of fc1')
+    """
+
+    path: str
+    given: bool = False
+    kind: str = ""
+    function: Function | None = None
+    caller: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the readings."""
+        if self.function is not None:
+            return f"{self.function.name} of {self.path}"
+        return f"{INPUT_OF}{self.path}" if self.given else self.path
 
 
 class Reader(Protocol):
@@ -20,23 +75,41 @@ class Reader(Protocol):
         """A forward pass of the whole model begins."""
 
     def read(self, path: str, call: int, activation: Tensor | None) -> None:
-        """Layer ``path`` returned ``activation`` (``None``: no tensor) for the ``call``-th time in this pass."""
+        """The place named ``path`` held ``activation`` (``None``: no tensor) for the ``call``-th time in this pass."""
 
     def recompute(self, path: str, activation: Tensor | None) -> None:
         """A checkpoint runs ``path`` again, in a backward pass, to restore the tensors that it saved."""
 
 
 class Taps:
-    """Forward hooks on the layers at ``paths``, as long as it is open: ``with Taps(...)`` or ``.remove()``.
+    """Hooks on modules that read activations, as long as it is open: ``with Taps(...)`` or ``.remove()``.
 
-    The model's outputs are the very objects they were. Of an output that is a tuple, a mapping or a dataclass
-    the first floating-point tensor is read.
+    The model's outputs are the very objects they were. Of a tuple, a mapping or a dataclass the first
+    floating-point tensor is read. A place that is a string is what the module of that path returns.
     """
 
-    def __init__(self, model: nn.Module, paths: Iterable[str], reader: Reader) -> None:
+    def __init__(self, model: nn.Module, places: Iterable[str | Place], reader: Reader) -> None:
         self._counter = counter = _Counter(reader)
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(_Begin(counter))]
-        self._handles += [model.get_submodule(p).register_forward_hook(_Tap(p, counter)) for p in paths]
+        modules = dict(model.named_modules(remove_duplicate=False))
+        for place in places:
+            where = Place(place) if isinstance(place, str) else place
+            module = modules.get(where.path)
+            if module is None:
+                raise ArgumentError(f"the model has no module {where.path!r} to read at", code="where-matches-nothing")
+            # What the caller gave and what forward returned, before hooks make something else of it.
+            if where.given:
+                tap = _InputTap(where, counter)
+                self._handles.append(module.register_forward_pre_hook(tap, with_kwargs=True, prepend=True))
+            else:
+                prepend = bool(where.kind) and where.function is None
+                self._handles.append(module.register_forward_hook(_Tap(where, counter), prepend=prepend))
+        settle(model)
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is read now, as while others look at the model."""
+        return self._counter.paused
 
     def restart(self) -> None:
         """Count calls from one again, as the next pass of the whole model does by itself."""
@@ -80,19 +153,57 @@ class _Begin:
 
 
 class _Tap:
-    def __init__(self, path: str, counter: _Counter) -> None:
-        self.path = path
+    def __init__(self, place: Place, counter: _Counter) -> None:
+        self.place = place
+        self.name = place.name
         self.counter = counter
+        self.rewritten: bool | None = None  # whether the forward that calls the function is not that of the class
+        self.outdated = False
 
     def __call__(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self.take(output)
+
+    def take(self, value: Any) -> None:
+        """Report one activation."""
         counter = self.counter
         if counter.paused:
             return
+        if self.outdated:
+            raise UnsupportedModelError(
+                self.place.caller,
+                f"its forward was rewritten since {self.name} was chosen to be read; choose anew, with a new LBE",
+                code="forward-replaced",
+            )
+        activation = activation_of(value)
+        if activation is not None and self.place.function is not None:
+            activation = self.place.function(activation)
         if _recomputing():
-            counter.reader.recompute(self.path, activation_of(output))
+            counter.reader.recompute(self.name, activation)
             return
-        counter.calls[self.path] = number = counter.calls.get(self.path, 0) + 1
-        counter.reader.read(self.path, number, activation_of(output))
+        counter.calls[self.name] = number = counter.calls.get(self.name, 0) + 1
+        counter.reader.read(self.name, number, activation)
+
+
+class _InputTap(_Tap):
+    def __call__(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.take(args[0] if len(args) == 1 and not kwargs else (args, kwargs))
+
+
+def settle(model: nn.Module) -> None:
+    """Let taps that apply a function follow a change of the model.
+
+    They read after what was put behind their module, as the caller does, and know whether the caller is still the same.
+    """
+    modules = dict(model.named_modules())
+    for path, module in modules.items():
+        for key, tap in list(module._forward_hooks.items()):
+            if isinstance(tap, _Tap) and tap.place.function is not None:
+                module._forward_hooks.move_to_end(key)
+                inside = tap.place.path.removesuffix(path)  # where this model is in the one that has the taps
+                caller = modules.get(tap.place.caller.removeprefix(inside)) if tap.place.path.endswith(path) else None
+                now = None if caller is None else "forward" in vars(caller)
+                tap.rewritten = now if tap.rewritten is None else tap.rewritten
+                tap.outdated = now is not None and now != tap.rewritten
 
 
 def _recomputing() -> bool:

@@ -174,8 +174,8 @@ def member_bytes(recipe: Recipe, data: Dataset, device: torch.device) -> int:
     model = build_model(recipe, data, 0)
     inputs = data.inputs(data.train.images[: recipe.batch_size // processes])
     inputs = inputs.to(next(model.parameters()).dtype)
-    paths = select(model, inputs=inputs[:2]).paths if recipe.lbe else ()
-    return bytes_per_member(model, inputs, paths, shares=shares)
+    places = select(model, inputs=inputs[:2]).places if recipe.lbe else ()
+    return bytes_per_member(model, inputs, places, shares=shares)
 
 
 def load_data(recipe: Recipe) -> Dataset:

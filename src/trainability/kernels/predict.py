@@ -1,7 +1,7 @@
 """What the weights of a model say about the size of its signal and the angle between two, before it is run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from trainability.kernels.graph import Graph, Node
 from trainability.kernels.propagate import propagate
 from trainability.kernels.read import read_recorded
 from trainability.observe import call, observing, unwrap
-from trainability.taps import Taps, activation_of
+from trainability.taps import Place, Taps, activation_of
 
 _COLLAPSED = 0.999  # two inputs whose outputs have this cosine differ by 4 % of their size
 _DEAD, _EXPLODED = 1e-4, 1e4  # of the mean square that comes in
@@ -175,10 +175,12 @@ def kernel_of(values: Tensor) -> tuple[float, float]:
     return moments_of(values)[:2]
 
 
-def measured(model: nn.Module, inputs: Any, paths: list[str] | None = None) -> list[tuple[str, float, float]]:
+def measured(
+    model: nn.Module, inputs: Any, paths: Sequence[str | Place] | None = None
+) -> list[tuple[str, float, float]]:
     """q and c at the outputs of modules, as one run of the model on a batch shows them, in the order of execution.
 
-    ``paths`` are those of the modules; by default all that have no modules inside.
+    ``paths`` are those of the modules, or other places; by default all modules that have none inside.
 
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
     >>> [path for path, q, c in measured(model, torch.randn(8, 4), ["1"])]
@@ -188,7 +190,7 @@ def measured(model: nn.Module, inputs: Any, paths: list[str] | None = None) -> l
     if paths is None:
         paths = [path for path, module in model.named_modules() if path and not list(module.children())]
     reader = _KernelReader()
-    with observing(model), torch.no_grad(), Taps(model, {p: model.get_submodule(p) for p in paths}, reader):
+    with observing(model), torch.no_grad(), Taps(model, paths, reader):
         call(model, inputs)
     return reader.readings
 

@@ -124,6 +124,8 @@ class _Reader(Tracker):
         signals = [v for v in leaves((args, kwargs)) if isinstance(v, Signal)]
         if not signals:
             self.values[node] = self.constant(node, args, kwargs)
+            if name != raw_name(node) and isinstance(node.args[0], fx.Node):
+                self.values[node.args[0]] = self.values[node]  # what it would change in place is the model's own
             known = [self.origins.get(source, frozenset()) for source in node.all_input_nodes]
             self.origins[node] = frozenset[str]().union(*known)
             return
@@ -165,10 +167,10 @@ class _Reader(Tracker):
             )
 
     def constant(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
-        assert callable(node.target)
         try:
             with torch.no_grad():
-                return node.target(*args, **kwargs)
+                copies = map_leaves(lambda v: v.clone() if isinstance(v, Tensor) else v, args)
+                return out_of_place(node)(*(args if name_of(node) == raw_name(node) else copies), **kwargs)
         except Exception:  # its value is not needed unless a signal meets it, which says so then
             return None
 

@@ -13,6 +13,7 @@ from trainability.errors import ArgumentError, ArgumentTypeError, StateError, Un
 from trainability.layers import Selection, Where, select
 from trainability.observe import RandomState, unwrap
 from trainability.snapshot import Snapshot, Values
+from trainability.taps import settle
 
 if TYPE_CHECKING:
     from trainability.remedies.check import Check
@@ -81,6 +82,8 @@ class Report:
         self._before.restore()
         self._before = None
         self.applied = False
+        if self._model is not None:
+            settle(self._model)
         _forget_compiled()
 
     def _later(self) -> "Report | None":
@@ -239,6 +242,7 @@ def _applied(
     except BaseException:
         before.restore()
         raise
+    settle(model)
     report = Report(remedy, changes, skipped, True, checked, before, model)
     _reports[:] = [ref for ref in _reports if ref() is not None] + [weakref.ref(report)]
     return report
@@ -251,5 +255,5 @@ def chosen(
     if where is None:
         return [path for path, module in model.named_modules() if fits(module)], {}
     selection: Selection = select(model, where)
-    fitting = [path for path in selection.paths if fits(model.get_submodule(path))]
+    fitting = [path for path in selection.modules if fits(model.get_submodule(path))]
     return fitting, {**selection.skipped, **{p: reason for p in selection.paths if p not in fitting}}

@@ -211,9 +211,24 @@ def _check_forward(path: str, module: nn.Module) -> None:
         )
 
 
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_is_full_backward_hook",
+)
+
+
 def replace_module(model: nn.Module, module: nn.Module, substitute: nn.Module) -> None:
-    """Put a module in the place of another, under every name that it has."""
+    """Put a module in the place of another, under every name that it has, with all hooks on it."""
     substitute.train(module.training)
+    # The dictionaries themselves change places: handles know them, and undoing gives the module back those that it had.
+    for name in _HOOKS:
+        vars(module)[name], vars(substitute)[name] = vars(substitute)[name], vars(module)[name]
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is module:

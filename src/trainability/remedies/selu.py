@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from torch import fx, nn
 
-from trainability.activations import find_activation_calls, is_nonlinearity
+from trainability.activation_calls import find_activation_calls
+from trainability.activations import is_nonlinearity
 from trainability.checks import check_choice
 from trainability.errors import ArgumentError
 from trainability.layers import Where, select
@@ -62,7 +63,7 @@ class SELU:
             if where is not None or is_nonlinearity(model.get_submodule(path))
         }
         activations: Changes = []
-        for path in selection.paths:
+        for path in (place.path for place in selection.places if not place.kind and not place.given):
             module = model.get_submodule(path)
             if not is_nonlinearity(module):
                 if where is not None:
@@ -91,7 +92,7 @@ class SELU:
     def _called(self, model: nn.Module, inputs: Any, skipped: dict[str, str]) -> Changes:
         """Changes of the activations that are called as functions."""
         calls = find_activation_calls(model, inputs)
-        if calls is None or not (calls.callers or calls.at):
+        if calls is None or not calls.callers:
             return []
         if inputs is None:
             raise ArgumentError(

@@ -15,6 +15,7 @@ from trainability.data import Dataset, Split
 from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.flow import measure
 from trainability.layers import select
+from trainability.taps import Place
 from trainability.training.batches import Batches
 from trainability.training.devices import fabric_on
 from trainability.training.graphs import CudaGraph, Graph, seconds, synchronise
@@ -113,8 +114,12 @@ class Training:
         probe = data.train.take(torch.arange(min(512, len(data.train)), device=fabric.device)).images
         self._probe = data.inputs(probe)
         regularised = any(m.lbe for m in members)
-        paths = select(models[0], inputs=self._probe[:2].to(_like(models[0]))).paths if regularised else ()
-        self.stack = Stack(models, taps=paths, neurons=plan.neurons)
+        places: tuple[Place, ...] = ()
+        if regularised:
+            selection = select(models[0], inputs=self._probe[:2].to(_like(models[0])))
+            selection.check_complete()
+            places = selection.places
+        self.stack = Stack(models, taps=places, neurons=plan.neurons)
         fabric.to_device(self.stack)
         # Not fabric.setup_module: its wrapper turns all outputs to float32, which is wrong for float64.
         forward = fabric.strategy.setup_module(fabric.strategy.precision.convert_module(self.stack))
@@ -123,7 +128,7 @@ class Training:
         if regularised:
             strengths = [m.lbe or Strength(beta=0.0) for m in members]
             self.lbe = StackLBE(
-                paths,
+                [place.name for place in places],
                 [s.alpha for s in strengths],
                 [s.beta for s in strengths],
                 [s.alpha_min for s in strengths],

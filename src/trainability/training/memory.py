@@ -1,9 +1,12 @@
 """How many members of a stack fit in memory."""
 
+from collections.abc import Sequence
+
 import psutil
 import torch
 from torch import Tensor, nn
 
+from trainability.taps import Place
 from trainability.training.stack import Stack
 
 # Weights, gradients and two moments of an optimiser such as Adam.
@@ -13,7 +16,7 @@ _COPIES = 4
 _GROWTH = 3.3
 
 
-def bytes_per_member(model: nn.Module, inputs: Tensor, taps: tuple[str, ...] = (), *, shares: int = 1) -> int:
+def bytes_per_member(model: nn.Module, inputs: Tensor, taps: Sequence[str | Place] = (), *, shares: int = 1) -> int:
     """Memory that one network takes in training on inputs ``(B, ...)``: weights, optimiser and kept activations.
 
     Of the weights and the optimiser's state a process may keep one of several ``shares``.

@@ -13,7 +13,7 @@ from trainability.independence import evenly_spaced, independence, varying_neuro
 from trainability.kernels import measured, predict
 from trainability.modules.ic import ICLayer
 from trainability.observe import observing
-from trainability.taps import Taps
+from trainability.taps import INPUT_OF, Place, Taps
 
 
 class _Kept:
@@ -64,7 +64,9 @@ def neuron_histograms(model: nn.Module, inputs: Tensor, when: str, bins: int = 4
 
 def kernel_values(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]]:
     """Mean square q and mean cosine c between two inputs after each layer, over 128 inputs at the most."""
-    seen = {path: (q, c) for path, q, c in measured(model, inputs[:128], [p for p in layers if "#" not in p])}
+    modules = dict(model.named_modules())
+    places = [Place(name.removeprefix(INPUT_OF), given=name.startswith(INPUT_OF)) for name in layers]
+    seen = {path: (q, c) for path, q, c in measured(model, inputs[:128], [p for p in places if p.path in modules])}
     return [seen[p][0] for p in layers if p in seen], [seen[p][1] for p in layers if p in seen]
 
 

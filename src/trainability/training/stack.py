@@ -16,7 +16,7 @@ from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedMod
 from trainability.moments import Neurons
 from trainability.observe import observing, unwrap
 from trainability.readings import Batch, Reader
-from trainability.taps import Taps
+from trainability.taps import Place, Taps
 from trainability.training import graphs
 from trainability.training.assemble import assemble
 from trainability.training.collector import Collector
@@ -51,7 +51,7 @@ class Stack(nn.Module):
     Args:
         models: networks of the same modules and shapes. They may differ in their weights, in the probability of their
             dropouts and in the slope of their leaky ReLUs.
-        taps: paths of the layers whose mean and variance per neuron a pass in training mode returns.
+        taps: where activations are read whose mean and variance per neuron a pass in training mode returns.
         neurons: what counts as a neuron (`trainability.batch_entropy`).
 
     Raises:
@@ -64,7 +64,9 @@ class Stack(nn.Module):
     (torch.Size([5, 8, 3]), torch.Size([5, 1, 3]))
     """
 
-    def __init__(self, models: Sequence[nn.Module], *, taps: Sequence[str] = (), neurons: Neurons = "position") -> None:
+    def __init__(
+        self, models: Sequence[nn.Module], *, taps: Sequence[str | Place] = (), neurons: Neurons = "position"
+    ) -> None:
         super().__init__()
         if not models:
             raise ArgumentError("a stack needs at least one model", code="empty")
@@ -79,9 +81,9 @@ class Stack(nn.Module):
         self.module = members[0] if len(members) == 1 else assemble(members, self.turn)
         self._point_members()
         self._collector = Collector(neurons, self.turn)
-        self._reader = Reader(neurons, None)
+        self._reader = Reader(neurons, None, owner=self.module)
         self._taps = Taps(self.module, taps, self._reader if len(members) == 1 else self._collector)
-        self._paths = tuple(taps)
+        self._places = tuple(taps)
         self._forward: Callable[..., Any] = self._pass
         self._streams: list[Any] = []
 
@@ -142,7 +144,7 @@ class Stack(nn.Module):
         model = self.models[0]
         with observing(model), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), torch.enable_grad():
             model.train()
-            with Taps(model, self._paths, self._collector), self._collector.learning():
+            with Taps(model, self._places, self._collector), self._collector.learning():
                 model(x[0])
         if self.how == "vmap" and not self._can_be_mapped(x):
             self.how = "loop"
@@ -262,7 +264,7 @@ class Stack(nn.Module):
         self._taps.remove()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Stack":
-        twin = Stack([copy.deepcopy(m, memo) for m in self.models], taps=self._paths, neurons=self._reader.neurons)
+        twin = Stack([copy.deepcopy(m, memo) for m in self.models], taps=self._places, neurons=self._reader.neurons)
         twin.how = self.how
         return twin
 

@@ -17,7 +17,7 @@ class StackLBE(nn.Module):
     """`trainability.LBE` of every member of a stack at once.
 
     Args:
-        paths: the tapped layers, L of them.
+        paths: the names of the readings, L of them.
         alpha: initial target of each member, E numbers; learned per member and layer.
         beta: strength for each member; 0 for one without the term.
         alpha_min: floor of the targets for each member.
@@ -55,6 +55,7 @@ class StackLBE(nn.Module):
         self.register_buffer("beta", torch.tensor(beta, **options))
         self.register_buffer("alpha_min", torch.tensor(alpha_min, **options).unsqueeze(1))
         self._constant = entropy_constant(convention)
+        self._halved = convention == "published-code"
         self._indices: dict[tuple[int, ...], Tensor] = {}
         self.mean_losses: Tensor | None = None
         self.lbe: Tensor | None = None
@@ -64,7 +65,8 @@ class StackLBE(nn.Module):
         for reading in readings:
             if reading.count < 2:
                 raise ArgumentError(
-                    f"{reading.names[0]} has one sample per neuron; LBE needs a batch of two at the least"
+                    f"{reading.names[0]} has one sample per neuron; LBE needs a batch of two at the least",
+                    code="one-sample",
                 )
         runs = join(list(readings), dim=1)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -77,7 +79,8 @@ class StackLBE(nn.Module):
         rows = tuple(self.paths.index(name.partition("#")[0]) for run in runs for name in run.names)
         alpha = self.alpha if rows == tuple(range(len(self.paths))) else self.alpha[:, self._index(rows)]
         totals: Tensor
-        totals, self.lbe, _ = Total.apply(losses, mean_losses, alpha, self.beta, self.alpha_min, scales, *variances)
+        settings = (self.beta, self.alpha_min, self._halved, scales)
+        totals, self.lbe, _ = Total.apply(losses, mean_losses, alpha, *settings, *variances)
         return totals
 
     def _index(self, rows: tuple[int, ...]) -> Tensor:
