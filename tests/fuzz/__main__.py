@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from tests.fuzz.core import Tally, fuzz
-from tests.fuzz.kinds import KINDS
+from .core import SECONDS, SORTS, Tally, bounded, fuzz, start, within
+from .kinds import KINDS
 
 
 def main() -> int:
@@ -31,10 +31,11 @@ def main() -> int:
         for name, kind in kinds.items():
             case = kind(random.Random(f"{name} {given.seed} {given.only}"))
             print(case.text)
-            torch.manual_seed(0)
+            start(0)
             try:
-                case.run(lambda: print("accepted"))
-            except Exception:
+                with bounded(), within(SECONDS):
+                    case.run(lambda: print("accepted"))
+            except BaseException:  # among them that of an input which takes too long
                 traceback.print_exc(file=sys.stdout)
         return 0
     tallies = fuzz(kinds, given.seed, given.count, given.seconds)
@@ -47,7 +48,7 @@ def main() -> int:
 
 def show(name: str, tally: Tally) -> None:
     """Print the counts of a kind and its failures."""
-    sorts = sorted({"foreign", *(key[0] for key in tally.times)})
+    sorts = sorted({*SORTS, *(key[0] for key in tally.times)})
     failed = ", ".join(f"{tally.count(sort)} {sort}" for sort in sorts)
     share = tally.accepted / max(1, tally.made)
     print(

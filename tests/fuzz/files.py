@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from tests.fuzz.core import Fault
+from .core import Fault
 
 
 def check_whole(folder: Path, apart: set[str] = frozenset()) -> None:  # type: ignore[assignment]

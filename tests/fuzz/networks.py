@@ -453,6 +453,31 @@ class Folded(nn.Module):
         return cast(Tensor, self.inner(x.reshape(-1, N)).reshape(x.shape))
 
 
+class Unused(nn.Module):
+    """A layer that does not run, and parameters that belong to none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.act = nn.Linear(N, N), nn.ReLU()
+        self.free = nn.ParameterList([torch.zeros(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Image(nn.Module):
+    """Convolutions over the features as an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+        self.norm, self.act, self.pool = nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.norm(self.first(x.reshape(-1, 1, 2, 3))))
+        return cast(Tensor, self.pool(self.second(y)).reshape(x.shape))
+
+
 # Parts of networks: each maps (..., 6) to (..., 6).
 PARTS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(N, N),
@@ -487,7 +512,7 @@ PARTS: dict[str, Callable[[], nn.Module]] = {
     "double": lambda: nn.Sequential(nn.Linear(N, N), nn.ModuleDict({"relu": nn.ReLU()})["relu"]),
     "unused": lambda: nn.Sequential(nn.Linear(N, N), Unused()),
     "falsy": lambda: Falsy(nn.Linear(N, N), nn.ReLU()),
-    "image": lambda: Image(),
+    "image": Image,
     "dense sum": lambda: Dense(False),
     "dense": lambda: Dense(True),
     **{kind.__name__: kind for kind in (Shared, Tied, Noting, Listing, Own, ReadOnly, SharedTable, Adding, Deleting)},
@@ -506,31 +531,6 @@ PARTS: dict[str, Callable[[], nn.Module]] = {
     },
 }
 PLAIN = ["linear", "relu", "part", "tanh", "gelu", "layernorm", "batchnorm", "dropout", "sum +", "call F.relu"]
-
-
-class Unused(nn.Module):
-    """A layer that does not run, and parameters that belong to none."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.act = nn.Linear(N, N), nn.ReLU()
-        self.free = nn.ParameterList([torch.zeros(2)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-class Image(nn.Module):
-    """Convolutions over the features as an image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
-        self.norm, self.act, self.pool = nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AvgPool2d(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.act(self.norm(self.first(x.reshape(-1, 1, 2, 3))))
-        return cast(Tensor, self.pool(self.second(y)).reshape(x.shape))
 
 
 class Net(nn.Module):
@@ -571,7 +571,7 @@ FORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "bfloat16": lambda model: model.bfloat16(),
     "meta": lambda model: model.to("meta"),
     "nested": lambda model: nn.Sequential(nn.Sequential(model), nn.Identity()),
-    "wrapped": lambda model: nn.DataParallel(model),
+    "wrapped": nn.DataParallel,
     "lazy": lambda model: nn.Sequential(nn.LazyLinear(N), model),
     "frozen": lambda model: model.requires_grad_(False),
     "children": lambda model: nn.ModuleDict({"a": model}),

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
-from tests.fuzz.commands import command
-from tests.fuzz.core import Case, Fault
-from tests.fuzz.files import check_whole
-from tests.fuzz.texts import SCALARS, assignments, settings, spoil, torn, written
 from trainability.cli.common import changes
-from trainability.data import Dataset
 from trainability.experiments.recipe import Recipe, read_recipe
 from trainability.experiments.train import build_model, load_data
 from trainability.training.folder import keep_recipe
+
+from .commands import command
+from .core import Case, Fault
+from .files import check_whole
+from .texts import SCALARS, assignments, settings, spoil, torn, written
 
 
 def recipes(rng: random.Random) -> Case:
@@ -76,7 +74,14 @@ def folder() -> Iterator[Path]:
             os.chdir(before)
 
 
-RUN = "model: {depth: 1, width: 4}\nepochs: 2\nbatch_size: 512\nprobes: 1\nlbe: {}\nengine: {compile: 'off', threads: 1}\n"
+RUN = """
+model: {depth: 1, width: 4}
+lbe: {}
+epochs: 2
+batch_size: 512
+probes: 1
+engine: {compile: 'off', threads: 1}
+"""
 
 
 @functools.cache
@@ -90,7 +95,9 @@ def finished() -> dict[str, bytes]:
 
 def resumed(rng: random.Random) -> Case:
     """A run of which one file was changed."""
-    which = rng.choice(["state", "state", "state", "state", "bytes", "name", "recipe.yaml", "events.jsonl", "results.json"])
+    which = rng.choice(
+        ["state", "state", "state", "state", "bytes", "name", "recipe.yaml", "events.jsonl", "results.json"]
+    )
     number = rng.randrange(2**32)
 
     def run(accept: Callable[[], None]) -> None:
@@ -125,14 +132,23 @@ def _tampered(rng: random.Random, which: str, files: dict[str, bytes]) -> tuple[
             pickles = [b"\x80\x04N.", b"cos\nsystem\n(S'true'\ntR."]
             content = rng.choice([b"", b"PK", content[: rng.randrange(len(content))], *pickles])
             what = f"{len(content)} bytes: {content[:30]!r}"
-        name = rng.choice([f"step-00000006-{hashlib.sha256(content).hexdigest()[:16]}.pt"] * 3 + [newest.rpartition("/")[2]])
+        name = rng.choice(
+            [f"step-00000006-{hashlib.sha256(content).hexdigest()[:16]}.pt"] * 3 + [newest.rpartition("/")[2]]
+        )
         if which == "name":
-            name = rng.choice(["step-.pt", "step-a-b.pt", "step-1.pt", f"step--5-{hashlib.sha256(content).hexdigest()[:16]}.pt"])
+            name = rng.choice(
+                ["step-.pt", "step-a-b.pt", "step-1.pt", f"step--5-{hashlib.sha256(content).hexdigest()[:16]}.pt"]
+            )
         files["run/checkpoints/" + name] = content
         return name, f"{name}: {what}"
     content = files["run/" + which]
     lines = content.splitlines(keepends=True)
-    lines[rng.randrange(len(lines))] = rng.choice(SCALARS + ["{}", '{"event": 5}', '{"event": "resumed"}', "null", "3"]).encode("utf-8", "surrogatepass") + b"\n"
+    lines[rng.randrange(len(lines))] = (
+        rng.choice([*SCALARS, "{}", '{"event": 5}', '{"event": "resumed"}', "null", "3"]).encode(
+            "utf-8", "surrogatepass"
+        )
+        + b"\n"
+    )
     cut = content[: rng.randrange(len(content))]
     files["run/" + which] = made = rng.choice([b"".join(lines), b"".join(lines), cut, b"\xff\xfe", b""])
     return which, f"{which}: {made[-200:]!r}"
@@ -170,5 +186,17 @@ def _changed(rng: random.Random, state: Any) -> tuple[Any, str]:
 
 def _another(rng: random.Random, value: Any) -> Any:
     if isinstance(value, Tensor) and rng.random() < 0.6:
-        return rng.choice([value[None], value.to(torch.complex64), torch.full_like(value, 2).to(torch.int64), value.flatten()[:0], value.double(), value.to_sparse(), torch.zeros(2)])
-    return rng.choice([None, -5, 0, 10**30, "a", 2.5, float("nan"), [], {}, [1], torch.zeros(3), True, b"x", {"a": 1}, (1, 2)])
+        return rng.choice(
+            [
+                value[None],
+                value.to(torch.complex64),
+                torch.full_like(value, 2).to(torch.int64),
+                value.flatten()[:0],
+                value.double(),
+                value.to_sparse(),
+                torch.zeros(2),
+            ]
+        )
+    return rng.choice(
+        [None, -5, 0, 10**30, "a", 2.5, float("nan"), [], {}, [1], torch.zeros(3), True, b"x", {"a": 1}, (1, 2)]
+    )

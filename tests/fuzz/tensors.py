@@ -2,7 +2,7 @@
 
 import math
 import random
-import re  # noqa: F401
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import trainability as tr
-from tests.fuzz.core import Case, Fault, is_the_users
 from trainability import kernels  # noqa: F401
 from trainability.data import PLN  # noqa: F401
 from trainability.errors import TrainabilityError
 from trainability.independence import independence, mutual_information  # noqa: F401
 from trainability.remedies import ShapedActivation, WeightedSum  # noqa: F401
 from trainability.training.stack import Stack
+
+from .core import Case, Fault, is_the_users
 
 DTYPES = [
     *("float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "complex64"),
@@ -48,6 +49,11 @@ def t(*shape: int, dtype: str = "float32", fill: str = "randn", form: str = "pla
         return values
 
 
+def _inference(x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return x + 0
+
+
 _FORMS: dict[str, Callable[[Tensor], Any]] = {
     "plain": lambda x: x,
     "transposed": lambda x: x.transpose(0, -1),
@@ -60,18 +66,13 @@ _FORMS: dict[str, Callable[[Tensor], Any]] = {
     "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
     "grad": lambda x: x.requires_grad_(),
     "conj": lambda x: x.to(torch.complex64).conj(),
-    "parameter": lambda x: nn.Parameter(x),
+    "parameter": nn.Parameter,
     "subclass": lambda x: x.as_subclass(Own),
-    "inference": lambda x: _inference(x),
+    "inference": _inference,
     "named": lambda x: x.refine_names(..., "C"),
     "overlapping": lambda x: x.as_strided(x.shape, (0,) * x.dim()),
-    "neg": lambda x: torch._neg_view(x),
+    "neg": torch._neg_view,
 }
-
-
-def _inference(x: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return x + 0
 
 
 def plain(depth: int = 2, width: int = 6) -> nn.Sequential:
@@ -107,9 +108,9 @@ def step(loss: Any = None, x: Any = None, **options: Any) -> Tensor:
 def entropy(x: Any, **options: Any) -> Tensor:
     """The entropy of an activation, which is finite where its values are."""
     h = tr.batch_entropy(x, **options)
-    if h.dtype in (torch.float32, torch.float64) and h.device.type == "cpu" and not 0 <= float(h) < math.inf:
-        if x.layout is torch.strided and bool(x.double().isfinite().all()):
-            raise Fault("wrong", "the entropy of finite values is not a finite number of at least 0")
+    exact = h.dtype in (torch.float32, torch.float64) and h.device.type == "cpu" and x.layout is torch.strided
+    if exact and not 0 <= float(h) < math.inf and bool(x.double().isfinite().all()):
+        raise Fault("wrong", "the entropy of finite values is not a finite number of at least 0")
     return h
 
 
@@ -132,9 +133,11 @@ def looked_up(key: Any) -> Any:
 
 JUNK = [
     *("None", "True", "'a'", "''", "b'x'", "0", "1", "3", "-1", "-7", "2.5", "-0.0", "1e400", "float('nan')"),
-    *("-float('inf')", "10**30", "-(10**400)", "1e-320", "[]", "[1, 2]", "[None]", "()", "{}", "{'a': 1}", "{1: t(3, 6)}"),
+    *("-float('inf')", "10**30", "-(10**400)", "1e-320", "[]", "[1, 2]", "[None]", "()", "{}", "{'a': 1}"),
+    *("{1: t(3, 6)}"),
     *("object()", "Tensor", "lambda *a: None", "...", "1j", "np.float64(0.5)", "np.ones((4, 6))", "np.int64(2)"),
-    *("torch.float32", "torch.device('cpu')", "range(3)", "{1, 2}", "'\\ud800'", "'a' * 5000", "nn.ReLU()", "nn.Linear"),
+    *("torch.float32", "torch.device('cpu')", "range(3)", "{1, 2}", "'\\ud800'", "'a' * 5000", "nn.ReLU()"),
+    *("nn.Linear",),
     *("plain()", "[t(4, 6), 'a']", "(t(8, 6), t(8, 6))", "t()", "t(0)", "t(4, 6)", "t(1)", "'relu'", "tr.TAT()"),
 ]
 GOOD = ["t(8, 6)", "t(16, 3, 4, 4)", "t(12, 5, 6)", "t(9, 6, dtype='float64')", "t(8, 6, dtype='bfloat16')", "t(20, 1)"]
@@ -187,21 +190,34 @@ CALLS: list[tuple[str, dict[str, list[str]], dict[str, list[str]]]] = [
     (
         "tr.diagnose",
         {"": MODELS[:2], " ": X},
-        {"targets": ["torch.arange(8) % 3"], "loss": ["ce"], "where": WHERE, "history": ["{0: tr.measure(plain(), t(8, 6))}"]},
+        {
+            "targets": ["torch.arange(8) % 3"],
+            "loss": ["ce"],
+            "where": WHERE,
+            "history": ["{0: tr.measure(plain(), t(8, 6))}"],
+        },
     ),
     ("tr.predict", {"": MODELS[:2], " ": X}, {}),
     ("kernels.read", {"": MODELS[:2], " ": X}, {}),
     ("kernels.measured", {"": MODELS[:2], " ": X}, {}),
     ("tr.select", {"": MODELS}, {" where": WHERE, "inputs": X}),
     ("looked_up", {"": ["0", "'1'", "-1"]}, {}),
-    ("tr.apply_", {"": MODELS, " ": ["tr.Init('he')", "tr.IC()", "tr.SELU()"]}, {"where": ["nn.Linear"], "inputs": X, "dry_run": ["True"]}),
+    (
+        "tr.apply_",
+        {"": MODELS, " ": ["tr.Init('he')", "tr.IC()", "tr.SELU()"]},
+        {"where": ["nn.Linear"], "inputs": X, "dry_run": ["True"]},
+    ),
     (
         "tr.apply_",
         {"": MODELS, " ": ["tr.Normalize('layer')", "tr.Residual('rezero')", "tr.Init('lsuv')"], "inputs": X},
         {"where": ["nn.Linear"], "dry_run": ["True"]},
     ),
     ("tr.apply_", {"": MODELS[:2], " ": TARGETS, "inputs": X}, {"dry_run": ["True"]}),
-    ("tr.Init", {"scheme": ["'he'", "'default'", "'lsuv'", "'orthogonal'", "'suo'"]}, {"nonlinearity": ["'relu'", "'tanh'"]}),
+    (
+        "tr.Init",
+        {"scheme": ["'he'", "'default'", "'lsuv'", "'orthogonal'", "'suo'"]},
+        {"nonlinearity": ["'relu'", "'tanh'"]},
+    ),
     ("tr.Normalize", {"kind": ["'batch'", "'group'", "'layer'"]}, {"groups": ["None", "2"]}),
     ("tr.Residual", {"scale": ["'identity'", "'rezero'", "'fixup'"]}, {"layers": ["1", "2"]}),
     ("tr.SELU", {}, {"init": ["'lecun'", "None"]}),
@@ -216,7 +232,11 @@ CALLS: list[tuple[str, dict[str, list[str]], dict[str, list[str]]]] = [
     ("kernels.q_slope", {"": ACTIVATIONS}, {"q": NUMBERS}),
     ("kernels.mean", {"": ACTIVATIONS}, {"q": NUMBERS}),
     ("kernels.kernel", {"": ACTIVATIONS, " ": ["0.5"]}, {"q": NUMBERS, "order": ["0", "1"]}),
-    ("kernels.expectation", {"": ["torch.tanh", "torch.relu", "lambda z: z**2"]}, {"kinks": ["[0.0]", "()"], "tolerance": ["1e-9"]}),
+    (
+        "kernels.expectation",
+        {"": ["torch.tanh", "torch.relu", "lambda z: z**2"]},
+        {"kinks": ["[0.0]", "()"], "tolerance": ["1e-9"]},
+    ),
     ("kernels.as_activation", {"": ACTIVATIONS}, {}),
     ("kernels.solve", {"": ["'relu'", "'tanh'"], " ": TARGETS, "  ": GRAPHS}, {}),
     ("kernels.chain", {"": ["1", "4", "50"]}, {}),
@@ -278,7 +298,22 @@ def _exchanged(rng: random.Random, value: str) -> str:
 def _tensor(rng: random.Random, value: str) -> str:
     """Another tensor, or a container of tensors where there was one; in half of them the shape stays."""
     kept = re.search(r"\bt\(([\d, ]*)", value)
-    sizes = [(), (0,), (1,), (2,), (8,), (1, 6), (2, 6), (8, 0), (0, 6), (8, 6, 1), (3, 8, 6), (2, 3, 4, 5), (300, 2), (1,) * 6]
+    sizes = [
+        (),
+        (0,),
+        (1,),
+        (2,),
+        (8,),
+        (1, 6),
+        (2, 6),
+        (8, 0),
+        (0, 6),
+        (8, 6, 1),
+        (3, 8, 6),
+        (2, 3, 4, 5),
+        (300, 2),
+        (1,) * 6,
+    ]
     shape = ", ".join(map(str, rng.choice(sizes))) if kept is None or rng.random() < 0.5 else kept[1].strip(" ,")
     options = [
         *([f"dtype={rng.choice(DTYPES)!r}"] if rng.random() < 0.5 else []),
@@ -288,33 +323,76 @@ def _tensor(rng: random.Random, value: str) -> str:
     made = f"t({', '.join([shape, *options] if shape else options)})"
     if value.startswith("t("):
         return made
-    return rng.choice([made, f"({made},)", f"[{made}, 'a']", f"{{'input': {made}}}", f"{{1: {made}}}", f"({made}, {made})", "{}", "()"])
+    return rng.choice(
+        [
+            made,
+            f"({made},)",
+            f"[{made}, 'a']",
+            f"{{'input': {made}}}",
+            f"{{1: {made}}}",
+            f"({made}, {made})",
+            "{}",
+            "()",
+        ]
+    )
 
 
 # What is nearly of a kind, by how good values of the kind begin.
 NEARLY: dict[str, list[str]] = {
     "'": ["''", "'Paper'", "'he '", "'\\ud800'", "'a' * 5000", "b'paper'", "None", "1", "['paper']", "{'a': 1}", "t()"],
     "0 1 2 3 4 5 6 -": [
-        *("-1", "0", "0.0", "1", "2", "7", "10**6", "10**30", "2.5", "1e-320", "1e308", "float('nan')", "float('inf')", "-2.0"),
-        *("True", "'a'", "'1'", "None", "1j", "t()", "t(1)", "t(2)", "np.float32(0.5)", "np.int64(2)", "[1]", "t(dtype='complex64')"),
+        *("-1", "0", "0.0", "1", "2", "7", "10**6", "10**30", "2.5", "1e-320", "1e308", "float('nan')"),
+        *("float('inf')", "-2.0"),
+        *("True", "'a'", "'1'", "None", "1j", "t()", "t(1)", "t(2)", "np.float32(0.5)", "np.int64(2)", "[1]"),
+        *("t(dtype='complex64')",),
     ],
     "tr. kernels.": [
         *("tr.TAT", "tr.LBE", "tr.LBE(plain())", "None", "'he'", "tr.Init()", "{'remedy': 'init'}", "kernels.chain(1)"),
-        *("kernels.Graph(())", "kernels.Graph((kernels.Node('input'),))", "kernels.DKSTarget(2)", "kernels.chain(3).nodes"),
+        *("kernels.Graph(())", "kernels.Graph((kernels.Node('input'),))", "kernels.DKSTarget(2)"),
+        *("kernels.chain(3).nodes",),
     ],
     "plain nn.Sequential": [
-        *("nn.Sequential()", "nn.ReLU()", "nn.Linear(6, 6)", "None", "'a'", "[plain()]", "nn.ModuleDict({'a': nn.ReLU()})", "plain(0)"),
-        *("nn.Sequential(nn.Linear(6, 0), nn.ReLU(), nn.Linear(0, 6))", "own()", "plain(3, 6).to('meta')", "lambda x: x"),
+        *("nn.Sequential()", "nn.ReLU()", "nn.Linear(6, 6)", "None", "'a'", "[plain()]"),
+        *("nn.ModuleDict({'a': nn.ReLU()})", "plain(0)"),
+        *("nn.Sequential(nn.Linear(6, 0), nn.ReLU(), nn.Linear(0, 6))", "own()", "plain(3, 6).to('meta')"),
+        *("lambda x: x",),
         *("plain().half()", "plain().to(torch.complex64)", "nn.LazyLinear(3)", "nn.LSTM(6, 6)", "type(plain())"),
     ],
     "[plain (plain": [
-        *("[]", "plain()", "[plain(), None]", "[plain(), plain(3)]", "[plain(), nn.ReLU()]", "[plain()] * 2", "[plain(), plain(2, 7)]"),
+        *("[]", "plain()", "[plain(), None]", "[plain(), plain(3)]", "[plain(), nn.ReLU()]", "[plain()] * 2"),
+        *("[plain(), plain(2, 7)]"),
         *("nn.ModuleList([plain()])", "[own(), own()]", "[1]", "{'a': plain()}"),
     ],
-    "ce": ["lambda o, t: o.sum() * 1j", "lambda o, t: o", "lambda o, t: None", "lambda o, t: 3.0", "lambda o, t: t", "'mse'", "3"],
+    "ce": [
+        "lambda o, t: o.sum() * 1j",
+        "lambda o, t: o",
+        "lambda o, t: None",
+        "lambda o, t: 3.0",
+        "lambda o, t: t",
+        "'mse'",
+        "3",
+    ],
     "['1 []": ["['nothing']", "['']", "[3]", "[None]", "'1'", "['1', '1']", "[nn.ReLU]", "None"],
-    "nn.R nn.L lambda ['1',": ["re.compile('1')", "[]", "['nothing']", "'['", "[[['1']]]", "int", "3", "[3]", "lambda name: True"],
+    "nn.R nn.L lambda ['1',": [
+        "re.compile('1')",
+        "[]",
+        "['nothing']",
+        "'['",
+        "[[['1']]]",
+        "int",
+        "3",
+        "[3]",
+        "lambda name: True",
+    ],
     "{0": ["[1]", "{0: 1}", "{'a': None}", "{}", "[(0, 1)]", "{0: tr.measure(plain(), t(8, 6))}"],
-    "torch. lambda": ["lambda z: z.sum()", "lambda z: None", "lambda z: 1.0", "torch.sum", "nn.Softmax(-1)", "nn.BatchNorm1d(3)", "'nothing'"],
+    "torch. lambda": [
+        "lambda z: z.sum()",
+        "lambda z: None",
+        "lambda z: 1.0",
+        "torch.sum",
+        "nn.Softmax(-1)",
+        "nn.BatchNorm1d(3)",
+        "'nothing'",
+    ],
     "()": ["[0.0, 'a']", "None", "0.0", "[float('nan')]", "t(3)", "[1e308]"],
 }

@@ -6,7 +6,13 @@ from typing import Any
 
 # Good values of the settings of a recipe, by section, as they are written.
 SECTIONS: dict[str, dict[str, list[str]]] = {
-    "data": {"name": ["digits", "'digits'"], "dir": ["null", "somewhere"], "held_out": ["100", "null", "360"], "augment": ["true", "no"], "pln": ["true"]},
+    "data": {
+        "name": ["digits", "'digits'"],
+        "dir": ["null", "somewhere"],
+        "held_out": ["100", "null", "360"],
+        "augment": ["true", "no"],
+        "pln": ["true"],
+    },
     "model": {
         **{"name": ["fnn"], "nonlinearity": ["relu", "tanh", "gelu", "elu"], "depth": ["1", "2", "3"]},
         **{"width": ["1", "4", "8", "0x8"], "batchnorm": ["false", "no"], "residual": ["true", "false"]},
@@ -33,7 +39,17 @@ SINGLE: dict[str, list[str]] = {
     "checkpoint_every": ["1", "null", "100"],
     "probes": ["0", "1"],
     "loggers": ["[]"],
-    "remedy": ["null", "ic", "{name: ic, keep: 0.9}", "layernorm", "batchnorm", "selu", "residual", "{name: rezero}", "eoc"],
+    "remedy": [
+        "null",
+        "ic",
+        "{name: ic, keep: 0.9}",
+        "layernorm",
+        "batchnorm",
+        "selu",
+        "residual",
+        "{name: rezero}",
+        "eoc",
+    ],
     "sweep": ["null"],
 }
 SWEEPS = [
@@ -44,15 +60,22 @@ SWEEPS = [
 ]
 # What YAML has, and what it cannot make.
 SCALARS = [
-    *("2026-02-30", "2001-13-45", "2001-01-01", "2001-12-14t21:59:43.10-05:00", "0x_", "0b_", "0o9", "1:30", "1e400", "-1e400"),
-    *("!!int abc", "!!int ''", "!!float ''", "!!float x", "!!bool abc", "!!timestamp abc", "!!binary '%%'", "!!binary YQ=="),
+    *("2026-02-30", "2001-13-45", "2001-01-01", "2001-12-14t21:59:43.10-05:00", "0x_", "0b_", "0o9", "1:30", "1e400"),
+    "-1e400",
+    *("!!int abc", "!!int ''", "!!float ''", "!!float x", "!!bool abc", "!!timestamp abc", "!!binary '%%'"),
+    "!!binary YQ==",
     *("!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]", "!!omap 3", "!!str 3", "!!null ''", "!!map []", "!!seq {}"),
     *("!!python/object/apply:os.getcwd []", "!!python/name:os.system", "!unknown 3", "! 3", ".nan", ".inf", "-.INF"),
-    *("~", "''", "'a'", '"\\ud800"', '"a\\0b"', '"\\x07"', '"\\u2028"', '"\\U0010ffff"', "'\U0001f600'", "yes", "off", "NULL"),
-    *("[]", "{}", "[[]]", "[null]", "[1, a, {}]", "{a: {b: {c: 1}}}", "{1: 2}", "{? [a] : 1}", "{? {a: 1} : 1}", "{null: 1}"),
-    *("-1", "0", "1", "2", "-0", "1.5", "1e-3", "1_000", "9" * 40, "9" * 5000, "-" + "9" * 400, "0." + "0" * 400 + "1", "1e9", "1e-320"),
-    *("a" * 3000, "*a", "&a [*a]", "&a {b: *a}", "<<", "=", "[" * 300, "{a: " * 300, "'", '"', "%", "@", "`", "|", ">-", "? a", "- a"),
-    *("digits", "mnist", "folder", "cifar10", "fnn", "cnn", "resnet", "tat", "dks", "fixup", "streams", "fsdp", "cuda", "mps", "cpu:0"),
+    *("~", "''", "'a'", '"\\ud800"', '"a\\0b"', '"\\x07"', '"\\u2028"', '"\\U0010ffff"', "'\U0001f600'", "yes"),
+    *("off", "NULL"),
+    *("[]", "{}", "[[]]", "[null]", "[1, a, {}]", "{a: {b: {c: 1}}}", "{1: 2}", "{? [a] : 1}", "{? {a: 1} : 1}"),
+    "{null: 1}",
+    *("-1", "0", "1", "2", "-0", "1.5", "1e-3", "1_000", "9" * 40, "9" * 5000, "-" + "9" * 400),
+    *("0." + "0" * 400 + "1", "1e9", "1e-320"),
+    *("a" * 3000, "*a", "&a [*a]", "&a {b: *a}", "<<", "=", "[" * 300, "{a: " * 300, "'", '"', "%", "@", "`", "|"),
+    *(">-", "? a", "- a"),
+    *("digits", "mnist", "folder", "cifar10", "fnn", "cnn", "resnet", "tat", "dks", "fixup", "streams", "fsdp"),
+    *("cuda", "mps", "cpu:0"),
     *("true", "false", "on", "step", "'../../x'", "/dev/null", "/proc/self/mem", "https://u:p@h/x?password=s"),
 ]
 # Settings that take any text, and texts that nobody expects.
@@ -69,15 +92,41 @@ TEXTS: list[Callable[[str], dict[str, str]]] = [
     lambda text: {"sweep": f"{{parameters: {{init: [{text}]}}}}"},
     lambda text: {"sweep": f"{{parameters: {{optimizer.lr: [0.1]}}, storage: {text}}}"},
 ]
-STRANGE = [*['"\\ud800"', '"a\\0b"'] * 4, '"\\e[31m"', '"a\\nb"', "''", "'é'", "a" * 300, "/dev/null", "'/proc/1/mem'", "'~'", "..", "1", "[]"]
-KEYS = [
-    *("epoch", "Epochs", "''", "null", "1", "1.5", "true", "[a]", "? [a]", "? {a: 1}", "2001-01-01", "a.b", "__class__", "<<", "=", "~"),
-    *('"\\ud800"', '"\\0"', "'\u00e9'", "name", "self", "model_config", "data", "model", "remedy", "engine", "seeds", "sweep", "!!int x"),
+STRANGE = [
+    *['"\\ud800"', '"a\\0b"'] * 4,
+    '"\\e[31m"',
+    '"a\\nb"',
+    "''",
+    "'é'",
+    "a" * 300,
+    "/dev/null",
+    "'/proc/1/mem'",
+    "'~'",
+    "..",
+    "1",
+    "[]",
 ]
-CHARACTERS = ["\x00", "\t", "\r", "\n", ":", "- ", "{", "}", "[", "]", "&", "*", "!", "%", "#", "'", '"', "\ufeff", "\ud800", "\x85", "\u2028", "9", "\\", "|", ","]
-LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+KEYS = [
+    *("epoch", "Epochs", "''", "null", "1", "1.5", "true", "[a]", "? [a]", "? {a: 1}", "2001-01-01", "a.b"),
+    *("__class__", "<<", "=", "~"),
+    *('"\\ud800"', '"\\0"', "'\u00e9'", "name", "self", "model_config", "data", "model", "remedy", "engine", "seeds"),
+    *("sweep", "!!int x"),
+]
+CHARACTERS = [*"\x00\t\r\n:{}[]&*!%#9|,'\"\\", "- ", "\ufeff", "\ud800", "\x85", "\u2028"]
+# A short text of more than forty million values: each list holds the one before it nine times.
+LAUGHS = (
+    "[&a [x, x], "
+    + ", ".join(f"&{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    + "]"
 )
+
+
+DOCUMENTS = [
+    *("", "# nothing\n", "---\n---\n", "%YAML 9.9\n---\n{}\n", "- a\n", "3\n", "null\n", "\ufeff{}\n"),
+    *(f"{name}: {LAUGHS}\n" for name in ("epochs", "seeds", "unknown", "optimizer", "loggers")),
+    f"optimizer: {{options: {{betas: {LAUGHS}}}}}\n",
+    f"sweep: {{parameters: {{optimizer.lr: {LAUGHS}}}}}\n",
+]
 
 
 def settings(rng: random.Random) -> dict[str, Any]:
@@ -124,7 +173,11 @@ def written(rng: random.Random, made: dict[str, Any]) -> str:
 
 
 def _flow(value: Any) -> str:
-    return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}" if isinstance(value, dict) else value
+    return (
+        "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def torn(rng: random.Random, text: str) -> bytes:
@@ -139,7 +192,7 @@ def torn(rng: random.Random, text: str) -> bytes:
     if how == 3:
         return (text * 2).encode()
     if how == 4:
-        return rng.choice(["", "# nothing\n", "---\n---\n", "%YAML 9.9\n---\n{}\n", "- a\n", "3\n", "null\n", "\ufeff{}\n", LAUGHS]).encode()
+        return rng.choice(DOCUMENTS).encode()
     if how == 5 and rng.random() < 0.15:
         return "".join(f"k{k}: 1\n" for k in range(rng.choice([300, 40_000]))).encode()
     if how == 6 and rng.random() < 0.3:
@@ -161,6 +214,8 @@ def assignments(rng: random.Random) -> list[str]:
         if rng.random() < 0.85:
             made.append(f"{name}={rng.choice(good)}")
             continue
-        name = rng.choice([*names, "", ".", "a..b", "model", "model.depth.x", "epochs.x", ".epochs", "epochs.", "é", "\ud800", "\x00"])
+        name = rng.choice(
+            [*names, "", ".", "a..b", "model", "model.depth.x", "epochs.x", ".epochs", "epochs.", "é", "\ud800", "\x00"]
+        )
         made.append(rng.choice([f"{name}={rng.choice(SCALARS)}", name, f"{name}=", f"={name}", f"{name}: 3"]))
     return made

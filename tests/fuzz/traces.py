@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.fuzz.core import Fault
+from .core import Fault
 
 
 def picture(model: nn.Module) -> dict[tuple[str, ...], Any]:
@@ -56,7 +56,10 @@ def check(before: dict[tuple[str, ...], Any], after: dict[tuple[str, ...], Any],
     for key in _differing(before, after):
         where, *what = key
         change = "changed" if key in before and key in after else "left" if key in after else "lost"
-        raise Fault("trace", f"{when}: {' '.join(what)} {change} ({where if where in ('torch', 'python', 'numpy') else 'model'})")
+        raise Fault(
+            "trace",
+            f"{when}: {' '.join(what)} {change} ({where if where in ('torch', 'python', 'numpy') else 'model'})",
+        )
 
 
 def _differing(before: dict[tuple[str, ...], Any], after: dict[tuple[str, ...], Any]) -> Iterator[tuple[str, ...]]:
