@@ -53,7 +53,7 @@ def show(name: str, tally: Tally) -> None:
     share = tally.accepted / max(1, tally.made)
     print(
         f"{name}: {tally.made} made, {tally.accepted} accepted ({share:.0%}), {sum(tally.refused.values())} refused "
-        f"with {len(tally.refused)} codes, {failed}; {tally.seconds:.0f} s"
+        f"with {len(tally.refused)} codes, {tally.users} errors of the user's own, {failed}; {tally.seconds:.0f} s"
     )
     for key, times in tally.times.most_common():
         failure = tally.failures[key]

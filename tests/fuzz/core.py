@@ -55,6 +55,10 @@ class Fault(Exception):
         self.sort, self.what = sort, what
 
 
+class Users(Exception):
+    """An error of the user's own code, which came through as it was: neither accepted nor refused, and right."""
+
+
 class Slow(BaseException):
     """Raised in an input that takes too long; no Exception, which the package may catch and explain."""
 
@@ -79,6 +83,7 @@ class Tally:
     made: int = 0
     accepted: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    users: int = 0
     failures: dict[tuple[str, str, str], Failure] = field(default_factory=dict)
     times: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -93,6 +98,7 @@ class Tally:
             "made": self.made,
             "accepted": self.accepted,
             "refused": dict(self.refused.most_common()),
+            "errors of the user's own code": self.users,
             "failed": {sort: self.count(sort) for sort in sorted({*SORTS, *(key[0] for key in self.times)})},
             "seconds": round(self.seconds, 1),
             "failures": [{**vars(self.failures[key]), "times": times} for key, times in self.times.most_common()],
@@ -127,6 +133,8 @@ def attempt(tally: Tally, name: str, kind: Kind, seed: int, number: int) -> None
             raise Fault("printed", said.getvalue().strip().splitlines()[0][:80])
     except TrainabilityError as error:
         tally.refused[error.code] += 1
+    except Users:
+        tally.users += 1
     except (Fault, Exception, Slow, SystemExit) as error:
         found = _failure(error, case, f"--kinds {name} --seed {seed} --only {number}")
         key = (found.sort, found.error, found.place)

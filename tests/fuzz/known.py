@@ -48,6 +48,7 @@ KNOWN: dict[str, list[tuple[str, str, str]]] = {
         ("foreign", "RecursionError", "*"),
         *_in("training/assemble.py:*"),
     ],
+    "modules that take no new attributes": _in("observe.py:observing", "remedies/apply.py:restore"),
     "tensors without values": [("foreign", "RuntimeError", "remedies/*")],
     "layers of no width": [("foreign", "IndexError", "activations.py:*"), ("broken", "*", "*")],
     "a layer that is gone after a pass": [("foreign", "KeyError", "activations.py:*")],

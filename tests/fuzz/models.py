@@ -12,7 +12,7 @@ import trainability as tr
 from trainability.errors import TrainabilityError
 from trainability.training.stack import Stack
 
-from .core import Case, Fault, is_the_users, where
+from .core import Case, Fault, Users, is_the_users, where
 from .networks import BUILT, PARTS, PLAIN, build
 from .traces import check, picture, world
 
@@ -28,6 +28,7 @@ SLOW = [  # those that record the network
     *("tr.DKS(zeta=3, batchnorm='remove')", "tr.TAT(shortcut=0.5)", "tr.EOC(batchnorm='remove')"),
 ]
 WHERE = ["nn.Linear", "nn.ReLU", "'*'", "'layer0'", "'1'", "lambda path, module: len(path) > 2", "[nn.Conv2d, '0']"]
+IDLE = ("lazy", "children")  # networks that do not run as they are
 # Parts that are not run while a remedy is on: one keeps what a pass did to it, which no undo can know of; another puts
 # a parameter in a place that weight normalization has taken.
 NOT_RUN = {"Listing", "Exchanging"}
@@ -54,8 +55,9 @@ def models(rng: random.Random) -> Case:
         except (TrainabilityError, Fault):
             raise
         except Exception as error:
-            if not is_the_users(error):
-                raise
+            if form in IDLE and is_the_users(error):  # the others run without the package, so with it they have to
+                raise Users from error
+            raise
         accept()
 
     return Case(text, run)
@@ -65,7 +67,7 @@ def _runs(parts: list[str], form: str, batch: tuple[int, ...]) -> bool:
     """Whether the network runs without the package; one that does not is nothing to try the package on."""
     try:
         model = build(parts, form)
-        if form not in ("lazy", "children"):
+        if form not in IDLE:
             loss = ce(model(inputs(batch, form)), None)
             loss.backward() if loss.requires_grad else None
     except Exception:
@@ -148,7 +150,7 @@ def applied(
     if dry:
         check({**before, **around}, {**picture(model), **world()}, "a dry run")
         return
-    if not set(parts) & NOT_RUN and form != "children":
+    if not set(parts) & NOT_RUN and form not in IDLE:
         _still_runs(model, x, name)
     if then is not None:
         middle = picture(model)
@@ -178,7 +180,7 @@ def regularized(parts: list[str], form: str, batch: tuple[int, ...], seeing: boo
     model, x = build(parts, form), inputs(batch, form)
     before, around = picture(model), world()
     lbe = tr.LBE(model, inputs=x if seeing else None)
-    for _ in range(0 if form in ("lazy", "children") else steps):
+    for _ in range(0 if form in IDLE else steps):
         try:
             total = lbe(ce(model(x), None))
             total.backward() if total.requires_grad else None

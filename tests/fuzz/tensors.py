@@ -18,7 +18,7 @@ from trainability.independence import independence, mutual_information  # noqa: 
 from trainability.remedies import ShapedActivation, WeightedSum  # noqa: F401
 from trainability.training.stack import Stack
 
-from .core import Case, Fault, is_the_users
+from .core import Case, Fault, Users, is_the_users
 
 DTYPES = [
     *("float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "complex64"),
@@ -276,8 +276,9 @@ def tensors(rng: random.Random) -> Case:
         except (TrainabilityError, Fault):
             raise
         except Exception as error:
-            if not is_the_users(error):
-                raise
+            if is_the_users(error):
+                raise Users from error
+            raise
         accept()
 
     return Case(text, run)
