@@ -140,7 +140,7 @@ def _tampered(rng: random.Random, which: str, files: dict[str, bytes]) -> tuple[
                 ["step-.pt", "step-a-b.pt", "step-1.pt", f"step--5-{hashlib.sha256(content).hexdigest()[:16]}.pt"]
             )
         files["run/checkpoints/" + name] = content
-        return name, f"{name}: {what}"
+        return name, what
     content = files["run/" + which]
     lines = content.splitlines(keepends=True)
     lines[rng.randrange(len(lines))] = (
