@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests benchmark clean
+.PHONY: demo test lint types tests fuzz benchmark clean
 
 demo: .venv/.installed
 	$(BIN)/trainability compare --out runs/demo
@@ -22,6 +22,9 @@ types: .venv/.installed
 
 tests: .venv/.installed
 	$(BIN)/pytest
+
+fuzz: .venv/.installed
+	$(BIN)/python -m tests.fuzz --count 20000
 
 benchmark: .venv/.installed
 	$(BIN)/python benchmarks/overhead.py --out results/overhead.json
