@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.kernels.activation import Activation
+from trainability.kernels.operations import BATCH_NORMALISATION
 
 _DEEPEST = 1_000_000
 
@@ -232,7 +233,8 @@ class Graph:
         found: list[bool] = []
         for node in self.nodes:
             below = any(found[i] for i in self.summands(node))
-            centered = node.kind == "normalise" and node.detail != "rms_norm"
+            # Not by BatchNorm, which shaping refuses or takes out.
+            centered = node.kind == "normalise" and node.detail not in BATCH_NORMALISATION | {"rms_norm"}
             stays = below and node.kind not in ("affine", "input") and not centered
             found.append(node.kind == "nonlinear" or stays)
         return found

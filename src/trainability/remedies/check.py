@@ -168,8 +168,8 @@ def _compared(
         if before is None or (share := covered(node.at)) == 1:
             return state
         passed = q / (node.weights[0] * before[0] + node.weights[1])  # of what would come through without borders
-        lost = min(passed, 1.0) if passed > 0.9 * share else 1.0
-        return State(state.q * lost, state.k * lost, 0.0)
+        left = min(max(passed, share), 1.0)
+        return State(state.q * left, state.k * left, 0.0)
 
     starts = {name: moments_of(v)[:2] for name, v in inputs.items() if v.is_floating_point() and v.dim() and len(v) > 1}
     found = propagate(graph, {**starts, "": (1.0, 0.5)}, adjust)
