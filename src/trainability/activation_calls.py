@@ -297,7 +297,8 @@ def _by_tracing(model: nn.Module) -> ActivationCalls | None:
     record = _Record(model)
     tracer = _Tracer(record)
     try:
-        graph = tracer.trace(model)
+        with observing(model):
+            graph = tracer.trace(model)
     except Exception:  # tracing runs the model's own code on proxies, which may fail in any way
         return None
     output = next(node.args[0] for node in graph.nodes if node.op == "output")

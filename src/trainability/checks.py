@@ -29,8 +29,12 @@ def check_number(name: str, value: Any) -> None:
     """Raise ArgumentTypeError for what is no number, and ArgumentError for NaN and infinity."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ArgumentTypeError(f"{name} is a number, not {_shown(value)}", code="wrong-type")
-    if not math.isfinite(value):
-        raise ArgumentError(f"{name} is {value}, and must be finite", code="out-of-range")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floating-point ones
+        finite = False
+    if not finite:
+        raise ArgumentError(f"{name} must be finite, and is no number of float64", code="out-of-range")
 
 
 def check_keep(keep: Any) -> None:
@@ -56,6 +60,12 @@ def check_real_tensor(name: str, value: object) -> None:
         raise ArgumentTypeError(f"{name} is a dense tensor of real numbers, not {value.layout}", code="wrong-type")
     if value.is_meta:
         raise ArgumentError(f"{name} is on the meta device and has no values", code="no-values")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise ArgumentTypeError for what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(f"{name} is True or False, not {_shown(value)}", code="wrong-type")
 
 
 def _shown(value: object) -> str:

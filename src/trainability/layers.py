@@ -110,7 +110,7 @@ def select(model: nn.Module, where: Where | None = None, *, inputs: Any = None) 
     model = unwrap(model)
     if where is None:
         return _default(model, inputs)
-    if isinstance(where, Iterable) and not isinstance(where, str | type):
+    if isinstance(where, list | tuple | set | frozenset):
         where = list(where)
     seen: dict[tuple[int, bool], Place] = {}
     skipped = {}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from trainability.errors import ArgumentError, UnsupportedModelError
+from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 
 # Asked at every reading, so the cheap way. A torch without it would count the recomputation of a checkpoint as a call.
 _graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
@@ -92,7 +92,11 @@ class Taps:
         self._counter = counter = _Counter(reader)
         self._handles: list[RemovableHandle] = [model.register_forward_pre_hook(_Begin(counter))]
         modules = dict(model.named_modules(remove_duplicate=False))
+        if not isinstance(places, Iterable) or isinstance(places, str | Tensor):
+            raise ArgumentTypeError(f"places are a list of module paths, not {places!r}", code="wrong-type")
         for place in places:
+            if not isinstance(place, str | Place):
+                raise ArgumentTypeError(f"a place is the path of a module, not {place!r}", code="wrong-type")
             where = Place(place) if isinstance(place, str) else place
             module = modules.get(where.path)
             if module is None:

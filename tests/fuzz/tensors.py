@@ -121,11 +121,6 @@ def stacked(models: Any = None, x: Any = None, predict: Any = None, **options: A
     return passed if predict is None else stack.predict(predict)
 
 
-def sent(module: nn.Module, x: Any) -> Any:
-    """What a module of the package returns."""
-    return module(x)
-
-
 def looked_up(key: Any) -> Any:
     """A layer of a flow."""
     return tr.measure(plain(), t(8, 6))[key]
@@ -242,8 +237,6 @@ CALLS: list[tuple[str, dict[str, list[str]], dict[str, list[str]]]] = [
     ("kernels.chain", {"": ["1", "4", "50"]}, {}),
     ("kernels.residual", {"": GRAPHS, " ": ["0.5", "1.0"]}, {}),
     ("kernels.series", {"": GRAPHS, " ": GRAPHS}, {}),
-    ("sent", {KEPT: ["tr.ICLayer(6)", "tr.ICLayer(6, 0.9, dropout='channel')"], " ": ["t(8, 6)"]}, {}),
-    ("sent", {KEPT: ["ShapedActivation('tanh', {'input_scale': 0.5})"], " ": GOOD}, {}),
     ("tr.ICLayer", {"": ["6", "3"]}, {"keep": ["0.5", "1.0"], "dropout": ["'element'"]}),
     ("ShapedActivation", {"": ["'tanh'", "'relu'"], " ": ["{'input_scale': 0.5}", "{'negative_slope': 0.1}"]}, {}),
     ("WeightedSum", {"": ["[0.6, 0.8]"]}, {}),

@@ -78,8 +78,8 @@ def expectation(
     """
     if not callable(function):
         raise ArgumentTypeError(f"the function is an elementwise one, not {function!r}", code="function")
-    if isinstance(kinks, str) or not all(isinstance(kink, int | float) for kink in kinks):
-        raise ArgumentTypeError(f"kinks are numbers, not {kinks!r}", code="kinks")
+    if not isinstance(kinks, list | tuple) or not all(isinstance(kink, int | float) for kink in kinks):
+        raise ArgumentTypeError(f"kinks is a list of numbers, not {kinks!r}", code="kinks")
     if not isinstance(tolerance, int | float) or not tolerance >= 0:
         raise ArgumentError(f"the tolerance is a number of 0 or more, not {tolerance!r}", code="tolerance")
     split = torch.tensor(list(kinks), dtype=torch.float64, device="cpu")

@@ -6,7 +6,7 @@ from functools import cached_property
 from itertools import count
 from typing import Any, Literal
 
-from trainability.errors import ArgumentError, UnsupportedModelError
+from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.kernels.activation import Activation
 from trainability.kernels.operations import BATCH_NORMALISATION
 
@@ -321,6 +321,8 @@ def residual(branch: Graph, shortcut: float) -> Graph:
 
 def _moved(graph: Graph, entry: int, offset: int) -> list[Node]:
     """The inner nodes of a graph, its input being ``entry`` and its first inner node ``offset``."""
+    if not isinstance(graph, Graph):
+        raise ArgumentTypeError(f"a network is a graph, such as chain(50), not {graph!r}", code="graph")
     numbers = count(offset)
     position = {k: entry if node.kind == "input" else next(numbers) for k, node in enumerate(graph.nodes[:-1])}
     if graph.nodes[-1].inputs != (len(graph.nodes) - 2,):

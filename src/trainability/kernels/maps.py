@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainability.errors import ArgumentError, ArgumentTypeError
+from trainability.checks import check_number
+from trainability.errors import ArgumentError
 from trainability.kernels.activation import Activation, as_activation
 from trainability.kernels.gaussian import edges, normal_rule
 
@@ -161,11 +162,10 @@ def _panels(act: Activation, kinks: Tensor, scale: float, grading: float | None 
 
 
 def _checked(phi: Any, q: float, c: float = 0.0) -> Activation:
-    for name, value in (("cosine", c), ("mean square", q)):
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ArgumentTypeError(f"a {name} is a number, not {value!r}", code="number")
+    check_number("a cosine", c)
+    check_number("a mean square", q)
     if not -1 <= c <= 1:
         raise ArgumentError(f"a cosine lies between -1 and 1 (it is {c})", code="cosine")
-    if not (math.isfinite(q) and q > 0):
-        raise ArgumentError(f"a mean square q is positive and finite (it is {q})", code="mean-square")
+    if not q > 0:
+        raise ArgumentError(f"a mean square q is positive (it is {q})", code="mean-square")
     return as_activation(phi)

@@ -36,6 +36,8 @@ class ShapedActivation(nn.Module):
         self, name: str, constants: dict[str, float], function: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__()
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"the name of an activation is a word, not {name!r}", code="wrong-type")
         self.name = name
         self.constants = _checked(constants)
         self._function = (function,)  # in a tuple, so that a module there is not a layer of its own

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import nn
 
+from trainability.checks import check_flag
 from trainability.errors import ArgumentError, ArgumentTypeError, StateError, UnsupportedModelError
 from trainability.layers import Selection, Where, select
 from trainability.observe import RandomState, unwrap
@@ -179,6 +180,8 @@ def apply_(
         )
     if not isinstance(remedy, Remedy):
         raise ArgumentTypeError(f"apply_ needs a remedy such as Init('he') or TAT(), not {remedy!r}", code="wrong-type")
+    check_flag("dry_run", dry_run)
+    check_flag("check", check)
     wrapper, model = model, unwrap(model)
     random_state = RandomState(model)
     try:

@@ -131,10 +131,12 @@ def trace(model: nn.Module, path: str, inputs: Any) -> Traced:
     before = dict(vars(module))
     try:
         for mode in (True, False):
-            module.training = mode
-            with warnings.catch_warnings():
+            with observing(model), warnings.catch_warnings():
+                module.training = mode
                 warnings.simplefilter("ignore")  # of arguments that the trace takes as they are, which is meant
                 graphs[mode] = _OwnForward().trace(module, concrete_args=fixed or None)
+                made_now = {name: value for name, value in vars(module).items() if name not in before}
+            vars(module).update(made_now)  # for the trial below
         made = {name: value for name, value in vars(module).items() if name not in before}
         if others := sorted(name for name in made if not name.startswith("_tensor_constant")):
             raise UnsupportedModelError(
@@ -160,7 +162,7 @@ def trace(model: nn.Module, path: str, inputs: Any) -> Traced:
         vars(module).clear()
         vars(module).update(before)
     pairs = zip(_tensors(output), _tensors(again), strict=False)
-    if not all(torch.allclose(a, b, equal_nan=True) for a, b in pairs):
+    if not all(a.is_meta or torch.allclose(a, b, equal_nan=True) for a, b in pairs):
         raise UnsupportedModelError(
             path,
             "its forward, when traced, computes something else; it cannot be rewritten",

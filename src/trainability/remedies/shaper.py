@@ -62,9 +62,10 @@ class Shaping:
             raise ArgumentError(
                 f"the shortcut's weight lies between 0 and 1 (it is {self.shortcut!r})", code="shortcut"
             )
-        if self.batchnorm not in ("refuse", "remove"):
+        if not isinstance(self.batchnorm, str) or self.batchnorm not in ("refuse", "remove"):
             raise ArgumentError(f"batchnorm is 'refuse' or 'remove', not {self.batchnorm!r}", code="batchnorm-option")
-        if self.init not in (None, own := type(self).init):
+        own = type(self).init
+        if self.init is not None and (not isinstance(self.init, str) or self.init != own):
             raise ArgumentError(f"init is {own!r} or None, not {self.init!r}", code="init")
 
 

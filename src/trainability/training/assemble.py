@@ -14,7 +14,12 @@ from trainability.training.members import Turn, stand_in
 def assemble(models: list[nn.Module], turn: Turn) -> nn.Module:
     """A copy of the first model with the parameters and buffers of all, stacked, and with stand-ins where needed."""
     _check_alike(models)
-    module = copy.deepcopy(models[0])
+    try:
+        module = copy.deepcopy(models[0])
+    except Exception as error:  # whatever a model holds may not be made to be copied
+        raise UnsupportedModelError(
+            "", f"it cannot be copied, as a stack has to ({type(error).__name__}: {error})", code="not-copyable"
+        ) from error
     _stack_tensors(module, models)
     like = next(iter(models[0].parameters()), torch.empty(0))
     substitutes: dict[int, nn.Module | None] = {}

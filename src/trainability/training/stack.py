@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.func import functional_call, vmap
 
+from trainability.checks import check_real_tensor
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.moments import Neurons
 from trainability.observe import observing, unwrap
@@ -99,6 +100,7 @@ class Stack(nn.Module):
 
     def predict(self, x: Tensor) -> Tensor:
         """Run every member on the same inputs ``(B, ...)`` in ``eval`` mode, without gradients: ``(E, B, ...)``."""
+        check_real_tensor("the input of a stack", x)
         self.module.eval()
         try:
             with torch.no_grad():
@@ -113,6 +115,7 @@ class Stack(nn.Module):
             self.module.train()
 
     def _check_inputs(self, x: Tensor) -> None:
+        check_real_tensor("the input of a stack", x)
         if x.dim() < 2 or len(x) != len(self):
             raise ArgumentError(
                 f"a stack of {len(self)} takes inputs ({len(self)}, B, ...), not {tuple(x.shape)}", code="input-shape"
@@ -174,7 +177,7 @@ class Stack(nn.Module):
         found: list[Tensor] = []
 
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> list[Tensor]:
-            return [functional_call(self.module, (parameters, buffers), (own,)), *found]
+            return [_called(self.module, (parameters, buffers), own), *found]
 
         def outputs_of_all(way: Way) -> list[Tensor]:
             found.clear()
@@ -298,7 +301,12 @@ class Stack(nn.Module):
                     holder._buffers[last] = value
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return dict(self.module.named_parameters()), dict(self.module.named_buffers())
+        parameters: dict[str, Tensor] = {}
+        buffers: dict[str, Tensor] = {}
+        for path, module in self.module.named_modules():  # each once, whatever names it has
+            for own, found in ((module._parameters, parameters), (module._buffers, buffers)):
+                found.update({f"{path}.{name}".lstrip("."): t for name, t in own.items() if t is not None})
+        return parameters, buffers
 
     def _states(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Every member's parameters and buffers, with the noise set to draw for that member."""
@@ -380,8 +388,13 @@ class Stack(nn.Module):
         """Run one member; the moments are those of its tapped layers."""
         if self.how == "alone":
             return _tensor(self.module(x)), {}
-        outputs = _tensor(functional_call(self.module, (parameters, buffers), (x,)))
+        outputs = _tensor(_called(self.module, (parameters, buffers), x))
         return outputs, self._collector.take()
+
+
+def _called(module: nn.Module, state: tuple[dict[str, Tensor], dict[str, Tensor]], x: Tensor) -> Any:
+    """What a module gives with other tensors; those that are tied are all named in the state."""
+    return functional_call(module, state, (x,), tie_weights=False)
 
 
 def _tensor(outputs: Any) -> Tensor:
