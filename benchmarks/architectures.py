@@ -8,6 +8,7 @@ them with IC layers, LayerNorm and SELU: how many changes, and whether they stil
 """
 
 import argparse
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -74,10 +75,42 @@ def row(name: str, make: Callable[[], tuple[torch.nn.Module, Any]]) -> str:
     found = f"{len(graph.nonlinear)} nonlinear layers, {kinds.count('affine')} weight layers, {kinds.count('sum')} sums"
     try:
         report = tr.apply_(model, tr.DKS(zeta=1.1, batchnorm="remove"), inputs=inputs)
-        shaped = f"{len(report.changes)} changes"
+        shaped = f"{len(report.changes)} changes; {compared(report.check)}"
     except ValueError as error:
-        shaped = str(error).partition(". ")[0]
+        shaped = "refused: " + str(error).partition(". ")[0]
     return f"| {name} | {found}, depth {graph.depth} | {shaped} |"
+
+
+def compared(check: Any) -> str:
+    last = check.layers[-1]
+    return f"q {last.q:.3g} predicted, {last.measured_q:.3g} measured ({check.draws} draws)"
+
+
+def recorded(path: Path, remedies: tuple[str, ...] = ("DKS", "TAT", "EOC")) -> str:
+    """A table of what `benchmarks/shaping.py` found."""
+    record = json.loads(path.read_text())
+    models: dict[str, dict[str, str]] = {}
+    for row in record["rows"]:
+        name = f"{row['family']} {row['model']}" if row["family"] != "width" else row["model"]
+        models.setdefault(name, {})[row["remedy"]] = cell(row)
+    head = ["| model | " + " | ".join(remedies) + " |", "| --- |" + " --- |" * len(remedies)]
+    rows = [f"| {name} | " + " | ".join(cells.get(r, "") for r in remedies) + " |" for name, cells in models.items()]
+    about = record["environment"]
+    versions = ", ".join(f"{key} {value}" for key, value in about.items() if key in ("torch", "python", "git commit"))
+    return "\n".join([*head, *rows, "", f"({versions}; `{record['command']}`, data in `{path}`)"])
+
+
+def cell(row: dict[str, Any]) -> str:
+    if "refused" in row:
+        reason = (
+            row["reason"].removeprefix(f"{row['path']}: ").partition(". ")[0].partition("; ")[0].partition(", for ")[0]
+        )
+        return f"refused (`{row['refused']}`): `{row['path'] or 'the model'}`: {reason[:160]}"
+    if "failed" in row:
+        return f"not made: {row['failed'][:80]}"
+    if "rms_log" in row:
+        return f"{row['rms_log']:.3f}"
+    return f"{row['changes']} changes; q {row['q']:.3g}, measured {row['measured_q']:.3g}"
 
 
 def rewired(name: str, make: Callable[[], tuple[torch.nn.Module, Any]]) -> str:
@@ -132,6 +165,23 @@ def main() -> None:
         "## Rewired\n\n"
         "What `apply_` changes, and what the model does then in training mode on a batch of two.\n\n" + second + "\n"
     )
+    wide, vision = Path("results/shaping.json"), Path("results/shaping_vision.json")
+    if wide.exists():
+        text += (
+            "\n## Measured against predicted, by width\n\n"
+            "Root mean square of log(measured / predicted) of q at the last layer, over 32 draws of weights and inputs. The "
+            "theory is of infinite width, so it has to fall by √2 from one width to the next but for what 32 draws leave open.\n\n"
+            + recorded(wide)
+            + "\n"
+        )
+    if vision.exists():
+        text += (
+            "\n## torchvision and timm\n\n"
+            "Whole models with random weights, images of 64×64 where the architecture allows them, "
+            "`batchnorm='remove'`: what is changed, with q at the last layer as predicted and as measured over draws of the "
+            "weights; or what is refused, where and why. Poolings are taken as measured, so a maximum in the stem shows in "
+            "both numbers.\n\n" + recorded(vision) + "\n"
+        )
     print(text)
     if args.out:
         args.out.write_text(text)

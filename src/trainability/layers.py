@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import activation
 
 from trainability.activation_calls import (
@@ -110,7 +110,7 @@ def select(model: nn.Module, where: Where | None = None, *, inputs: Any = None) 
     model = unwrap(model)
     if where is None:
         return _default(model, inputs)
-    if isinstance(where, list | tuple | set | frozenset):
+    if isinstance(where, Iterable) and not isinstance(where, str | type | Tensor):
         where = list(where)
     seen: dict[tuple[int, bool], Place] = {}
     skipped = {}

@@ -67,8 +67,13 @@ def is_first() -> bool:
 def fail(sentence: str) -> NoReturn:
     """Say one sentence on standard error and end with exit code 2."""
     if is_first():
-        print(f"trainability: {sentence}", file=sys.stderr)
+        print(f"trainability: {printable(sentence)}", file=sys.stderr)
     raise typer.Exit(2)
+
+
+def printable(text: str) -> str:
+    """The text with what would act on a terminal written out, as a recipe of somebody else's may hold it."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def duration(seconds: float | None) -> str:
