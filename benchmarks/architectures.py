@@ -169,8 +169,8 @@ def main() -> None:
     if wide.exists():
         text += (
             "\n## Measured against predicted, by width\n\n"
-            "Root mean square of log(measured / predicted) of q at the last layer, over 16 draws of weights and inputs. "
-            "The theory is of infinite width, so it has to fall, by about √2 from one width to the next.\n\n"
+            "Root mean square of log(measured / predicted) of q at the last layer, over 16 draws of weights and "
+            "inputs. The theory is of infinite width, so it has to fall, by about √2 from one width to the next.\n\n"
             + recorded(wide)
             + "\n"
         )
@@ -178,9 +178,9 @@ def main() -> None:
         text += (
             "\n## torchvision and timm\n\n"
             "Whole models with random weights, images of 64×64 where the architecture allows them, "
-            "`batchnorm='remove'`: what is changed, with q at the last layer as predicted and as measured over draws of "
-            "the weights; or what is refused, where and why. Poolings are taken as measured, so a maximum in the stem "
-            "shows in both numbers.\n\n" + recorded(vision) + "\n"
+            "`batchnorm='remove'`: what is changed, with q at the last layer as predicted and as measured over draws "
+            "of the weights; or what is refused, where and why. Poolings are taken as measured, so a maximum in the "
+            "stem shows in both numbers.\n\n" + recorded(vision) + "\n"
         )
     print(text)
     if args.out:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from trainability.errors import ArgumentTypeError
 from trainability.evidence import label_dependence, predict_std
 from trainability.flow import Flow, first_not_finite, measure
 from trainability.kernels import Prediction, predict
@@ -97,6 +98,10 @@ def diagnose(
     model = unwrap(model)
     if where is not None:
         select(model, where)  # a wrong argument is an error, not a part that could not be computed
+    if history is not None and not isinstance(history, Mapping):
+        raise ArgumentTypeError(
+            f"history is a dictionary of flows by step, not a {type(history).__name__}", code="wrong-type"
+        )
     parts = _Parts()
     flow = parts.run("the flow of information", lambda: measure(model, inputs, targets, loss, where=where))
     if flow is None:

@@ -11,7 +11,7 @@ from trainability.activations import fan_in, is_nonlinearity, is_weight_layer
 from trainability.errors import ArgumentError
 from trainability.moments import samples, statistics
 from trainability.observe import call, observing
-from trainability.taps import Taps, activation_of, pausing
+from trainability.taps import Taps, activation_of
 
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -97,7 +97,7 @@ def predict_std(model: nn.Module, inputs: Any) -> dict[str, float]:
         if previous is None and not predicted:
             previous = std
         elif previous is not None and len(between) == 1 and is_weight_layer(modules[between[0]]):
-            with pausing(model):
+            with observing(modules[path]):  # its function is asked for at numbers of our own
                 gain = _gain(modules[between[0]], modules[path], *before)
             if gain is None:
                 break

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -243,15 +244,26 @@ def _matcher(where: Where) -> Predicate:
         return lambda _, module: isinstance(module, where)
     if isinstance(where, Place):
         return lambda _path, _module: False  # taken as it is
-    if isinstance(where, Iterable):
+    if isinstance(where, Iterable) and not isinstance(where, Tensor):
         parts = [_matcher(part) for part in where]
         return lambda path, module: any(part(path, module) for part in parts)
-    if callable(where):
-        return where
+    if callable(where) and not isinstance(where, Tensor):
+        return partial(_asked, where)
     raise ArgumentTypeError(
         f"where must be a glob, a compiled regex, a type, a callable, a place or a list of these, not {where!r}",
         code="wrong-type",
     )
+
+
+def _asked(where: Predicate, path: str, module: nn.Module) -> bool:
+    """What a function of the user's says of a module."""
+    try:
+        return bool(where(path, module))
+    except Exception as error:  # code of the user's
+        raise ArgumentError(
+            f"where={_shown(where)} fails at {path!r} ({type(error).__name__}: {error}); it takes a path and a module",
+            code="where-fails",
+        ) from error
 
 
 def _shown(where: Where) -> str:

@@ -72,8 +72,9 @@ def fail(sentence: str) -> NoReturn:
 
 
 def printable(text: str) -> str:
-    """The text with what would act on a terminal written out, as a recipe of somebody else's may hold it."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """The text in one line, with what would act on a terminal written out, as a recipe of others may hold it."""
+    lines = " ".join(text.splitlines())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in lines)
 
 
 def duration(seconds: float | None) -> str:

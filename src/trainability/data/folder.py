@@ -56,7 +56,10 @@ def read_folder(folder: Path, options: FolderOptions) -> tuple[int, Split, Split
     Raises:
         DataError: no images, fewer classes than were asked for, or a file that is no image, by its name.
     """
-    root = folder / "train" if (folder / "train").is_dir() else folder
+    try:
+        root = folder / "train" if (folder / "train").is_dir() else folder
+    except OSError as error:  # a name that no file system takes
+        raise DataError(f"{str(folder)[:80]!r} cannot be a folder: {error.strerror}", code="no-folder") from error
     if root is folder and (apart := [part for part in ("test", "val") if (folder / part).is_dir()]):
         raise DataError(
             f"{folder} has a folder {apart[0]!r} and none 'train' beside it; put the training images there",

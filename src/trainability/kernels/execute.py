@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from trainability.errors import UnsupportedModelError
 from trainability.kernels.export import Recording
 
 Moments = tuple[float, float, float]  # mean square, mean cosine of two samples, mean
@@ -27,8 +28,14 @@ def run(
             held = recording.tensors.get(node.name)
             args.append(given.get(node.name) if held is None else held)
     measuring = _Measuring(recording.module, wanted)
-    with torch.no_grad():
-        measuring.run(*args)
+    try:
+        with torch.no_grad():
+            measuring.run(*args)
+    except Exception as error:  # recorded without computing anything, it may not run all the same
+        text = str(error).strip().partition("\n")[0]
+        raise UnsupportedModelError(
+            "", f"what was recorded of it cannot be run ({type(error).__name__}: {text})", code="not-runnable"
+        ) from error
     return measuring.found
 
 

@@ -323,6 +323,8 @@ def _moved(graph: Graph, entry: int, offset: int) -> list[Node]:
     """The inner nodes of a graph, its input being ``entry`` and its first inner node ``offset``."""
     if not isinstance(graph, Graph):
         raise ArgumentTypeError(f"a network is a graph, such as chain(50), not {graph!r}", code="graph")
+    if not graph.nodes:
+        raise ArgumentError("the graph has no nodes", code="graph")
     numbers = count(offset)
     position = {k: entry if node.kind == "input" else next(numbers) for k, node in enumerate(graph.nodes[:-1])}
     if graph.nodes[-1].inputs != (len(graph.nodes) - 2,):

@@ -121,7 +121,7 @@ def kernel(phi: Any, c: float, q: float = 1.0, order: int = 0) -> float:
     u and v are written as √|c| Z + √(1-|c|) Y with a common Z and a Y of their own, so that the double integral is
     the mean over Z of a square: E g(Z)², g(z) = E_Y f(√q (√|c| z + √(1-|c|) Y)), and E g(Z) g(-Z) for c < 0.
     """
-    if order not in (0, 1, 2):
+    if not isinstance(order, int) or order not in (0, 1, 2):
         raise ArgumentError(f"order is {order!r}; φ, φ' and φ'' are 0, 1 and 2", code="order")
     act = _checked(phi, q, c)
     scale = math.sqrt(q)

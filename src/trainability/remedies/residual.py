@@ -110,11 +110,7 @@ class Residual:
             holders.add(holder)
             added = shortcut(self.scale, len(spans)).to(next(model.parameters()))
             count = sum(len(_weights(model.get_submodule(p))) for p in span.paths)
-            what = (
-                "x + f(x)"
-                if isinstance(added, Add)
-                else f"x + {float(added.scale.detach()):.3g} · f(x), the scale learned"
-            )
+            what = "x + f(x)" if isinstance(added, Add) else f"x + {_shown(added.scale)} · f(x), the scale learned"
             path = " to ".join(dict.fromkeys((span.paths[0], span.paths[-1])))
             change = Change(path, "f(x)", what, f"a shortcut around {count} weight layer{'s' if count != 1 else ''}")
             if span.sequential is None:
@@ -169,6 +165,10 @@ class _Span:
     paths: tuple[str, ...]
     sequential: str | None = None
     place: tuple[int, int] = (0, 0)
+
+
+def _shown(scale: Tensor) -> str:
+    return "scale" if scale.is_meta else f"{float(scale.detach()):.3g}"
 
 
 def _modules(model: nn.Module, calls: Calls, where: Where) -> tuple[list[_Span], dict[str, str]]:

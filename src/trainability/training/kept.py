@@ -60,9 +60,9 @@ def check_like(value: Any, own: Any, name: str) -> None:
     """
     if isinstance(own, Tensor):
         _check_type(value, Tensor, name)
-        found, wanted = ((tuple(t.shape), t.dtype) for t in (value, own))
+        found, wanted = ((tuple(t.shape), t.dtype, t.layout) for t in (value, own))
         if found != wanted:
-            raise ArgumentError(f"{name} is {found[0]} {found[1]}, not {wanted[0]} {wanted[1]}", code="state-damaged")
+            raise ArgumentError(f"{name} is {found}, not {wanted}", code="state-damaged")
     elif isinstance(own, Mapping):
         _check_keys(value, own, name)
         for key, item in own.items():

@@ -69,6 +69,8 @@ class Stack(nn.Module):
         self, models: Sequence[nn.Module], *, taps: Sequence[str | Place] = (), neurons: Neurons = "position"
     ) -> None:
         super().__init__()
+        if not isinstance(models, Sequence):
+            raise ArgumentTypeError(f"models are a list of networks, not {models!r}", code="wrong-type")
         if not models:
             raise ArgumentError("a stack needs at least one model", code="empty")
         members = [unwrap(model) for model in models]
