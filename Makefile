@@ -20,8 +20,9 @@ lint: .venv/.installed
 types: .venv/.installed
 	$(BIN)/mypy
 
+# Each test runs on one thread, so there is a process for every core.
 tests: .venv/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 fuzz: .venv/.installed
 	$(BIN)/python -m tests.fuzz --count 20000

@@ -165,7 +165,7 @@ def main() -> None:
         "## Rewired\n\n"
         "What `apply_` changes, and what the model does then in training mode on a batch of two.\n\n" + second + "\n"
     )
-    wide, vision = Path("results/shaping.json"), Path("results/shaping_vision.json")
+    wide, *vision = (Path(f"results/shaping_{name}.json") for name in ("width", "torchvision", "timm"))
     if wide.exists():
         text += (
             "\n## Measured against predicted, by width\n\n"
@@ -174,13 +174,13 @@ def main() -> None:
             + recorded(wide)
             + "\n"
         )
-    if vision.exists():
+    if all(path.exists() for path in vision):
         text += (
             "\n## torchvision and timm\n\n"
             "Whole models with random weights, images of 64×64 where the architecture allows them, "
             "`batchnorm='remove'`: what is changed, with q at the last layer as predicted and as measured over draws "
             "of the weights; or what is refused, where and why. Poolings are taken as measured, so a maximum in the "
-            "stem shows in both numbers.\n\n" + recorded(vision) + "\n"
+            "stem shows in both numbers.\n\n" + "\n\n".join(map(recorded, vision)) + "\n"
         )
     print(text)
     if args.out:

@@ -1,7 +1,6 @@
 """What DKS, TAT and EOC make of networks that others wrote: applied, with q measured against predicted, or refused.
 
-    python benchmarks/shaping.py --family transformers --family width --out results/shaping.json
-    python benchmarks/shaping.py --family torchvision --family timm --out results/shaping_vision.json
+    python benchmarks/shaping.py --family width --out results/shaping_width.json    # and so for torchvision and timm
 
 torchvision and timm need an environment of their own. Models have random weights; nothing is downloaded. For each
 model and remedy the record has the number of changes, and q and c of the last layer as predicted and as measured over

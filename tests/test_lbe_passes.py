@@ -60,8 +60,9 @@ def test_modes_that_are_set_directly(precision):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.filterwarnings("ignore")  # Lightning has its own about loaders, and uses what torch has deprecated
 def test_in_a_lightning_module():
-    lightning = pytest.importorskip("lightning", reason="Lightning is not installed")
+    lightning = pytest.importorskip("pytorch_lightning", reason="Lightning is not installed")
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:

@@ -309,9 +309,13 @@ class _Reader(Tracker):
             node,
             weights=(gain, shift),
             detail=str(source),
-            weight=plain or min(parameters),
+            weight=plain or max(parameters, key=self.size),  # of several, as a weight with a gain, the largest
             derived=plain is None,
         )
+
+    def size(self, name: str) -> int:
+        """Number of entries of a parameter."""
+        return self.model.get_parameter(name).numel()
 
     def plain(self, source: fx.Node) -> str | None:
         """Name of the parameter that a value is, in whatever shape or type; None where it is made of one."""

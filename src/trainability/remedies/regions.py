@@ -25,12 +25,12 @@ _CASTS = CASTS | {"float", "double", "half", "bfloat16"}
 _NOT_ELEMENTWISE = {"glu", "prelu", "rrelu"}
 
 
-def regions(graph: fx.Graph, constants: Mapping[str, Tensor]) -> list["Region"]:
+def regions(module: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor]) -> list["Region"]:
     """Nonlinear layers and sums among what a traced forward does, in order.
 
     The rules are those by which a model is read (`trainability.kernels.read`), so both find the same.
     """
-    finder = _Finder(constants)
+    finder = _Finder(module, constants)
     for node in graph.nodes:
         finder.visit(node)
     nodes, _ = folded(finder.nodes, finder.ends)
@@ -90,8 +90,9 @@ class Region:
 
 
 class _Finder(Tracker):
-    def __init__(self, constants: Mapping[str, Tensor]) -> None:
+    def __init__(self, module: nn.Module, constants: Mapping[str, Tensor]) -> None:
         super().__init__()
+        self.module = module
         self.constants = constants
         self.values: dict[fx.Node, Any] = {}
         self.ends: list[int] = []
@@ -120,7 +121,10 @@ class _Finder(Tracker):
         flat = leaves((args, kwargs))
         signals = [v for v in flat if isinstance(v, Signal)]
         value = None
-        if node.op != "call_module" and signals and not any(isinstance(v, _Held) for v in flat):
+        if node.op == "call_module":
+            idle = type(self.module.get_submodule(str(node.target))) is nn.Identity
+            value = signals[0] if idle and len(signals) == 1 else None
+        elif signals and not any(isinstance(v, _Held) for v in flat):
             value = self.understood(node, name, args, kwargs, signals)
         if value is None:
             self.leave((args, kwargs))

@@ -106,7 +106,7 @@ class SELU:
             traced = trace(model, path, inputs)
             replaced: list[str] = []
             for graph in traced.graphs.values():
-                found = [region for region in regions(graph, traced.constants) if _is_called(region)]
+                found = [region for region in regions(module, graph, traced.constants) if _is_called(region)]
                 put: dict[fx.Node, fx.Node] = {}
                 for region in found:
                     region.replace(graph, "selu", put)

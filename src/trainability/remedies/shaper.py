@@ -1,6 +1,7 @@
 """Planning what DKS, TAT and EOC change in a model: weights, normalisation, sums and activations."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -126,7 +127,7 @@ class Shaper:
             if n.kind == "affine"
             else replace(n, activation=solutions[id(n.activation)].shaped)
             if n.kind == "nonlinear"
-            else replace(n, detail="identity")
+            else replace(n, kind="pass", detail="")  # it is taken out
             if n.detail in BATCH_NORMALISATION
             else n
             for n in self.graph.nodes
@@ -347,8 +348,11 @@ class Shaper:
                         f"{type(self.target).__name__}(batchnorm='remove')",
                         code="batchnorm",
                     )
-                change = Change(path, type(module).__name__, "Identity", "not needed, and not compatible")
-                self.changes.append((change, partial(replace_module, self.model, module, nn.Identity())))
+                # Some hold their activation as a child, which stays.
+                children = OrderedDict(module.named_children())
+                rest = nn.Sequential(children) if children else nn.Identity()
+                change = Change(path, type(module).__name__, type(rest).__name__, "not needed, and not compatible")
+                self.changes.append((change, partial(replace_module, self.model, module, rest)))
                 used.discard(path)
         for node in self.read.nodes:
             if node.path in used and node.detail in BATCH_NORMALISATION:
@@ -415,7 +419,7 @@ class Shaper:
         wanted = {id(node) for node in nodes}
         children: dict[str, nn.Module] = {}
         for graph in traced.graphs.values():
-            found = regions(graph, traced.constants)
+            found = regions(module, graph, traced.constants)
             if not _alike(found, [self.read.nodes[k] for k in here]):
                 raise UnsupportedModelError(
                     path,
