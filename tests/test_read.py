@@ -452,3 +452,131 @@ def test_inputs_of_any_size_take_no_longer_to_predict():
         assert len(predict(model, scale * torch.randn(8, 16))) == 9
     assert "tanh" in str(predict(model, torch.randn(8, 16)))
     assert len(measured(model, torch.randn(8, 16))) == 10
+
+
+class Blur(nn.Module):
+    """A fixed average over places, channel by channel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("kernel", torch.full((channels, 1, 3, 3), 1 / 9))
+
+    def forward(self, x):
+        return F.conv2d(x, self.kernel, padding=1, groups=len(self.kernel))
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        lambda h: h.mean(1, keepdim=True).expand_as(h),
+        lambda h: h.amax(1, keepdim=True).expand_as(h),
+        lambda h: h.max(1, keepdim=True)[0].expand_as(h),
+        lambda h: F.pad(h, (0, 0, 0, 0, 0, 4))[:, 4:],
+        lambda h: h.permute(0, 2, 3, 1).mean(-1, keepdim=True).permute(0, 3, 1, 2).expand_as(h),
+        lambda h: h.flatten(1).mean(1)[:, None, None, None].expand_as(h),
+        lambda h: h.mean(0, keepdim=True).expand_as(h),
+    ],
+)
+def test_operations_over_channels_are_refused(over):
+    model = Wrapped(lambda m, x: m[1](over(m[0](x))), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    with pytest.raises(UnsupportedModelError) as caught:
+        read(model, torch.randn(3, 4, 5, 5))
+    assert caught.value.code == "over-features"
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        lambda h: h.mean((2, 3), keepdim=True),
+        lambda h: h.amax(3, keepdim=True),
+        lambda h: h.max(2, keepdim=True)[0],
+        lambda h: h.permute(0, 2, 3, 1).mean(1, keepdim=True).permute(0, 3, 1, 2),
+        lambda h: h.flatten(2).mean(2)[:, :, None, None],
+        lambda h: F.pad(h, (1, 1, 1, 1)),
+        lambda h: h.view(3, 2, 2, 5, 5).mean(4).view(3, 4, 5, 1),
+    ],
+)
+def test_operations_over_places_keep_the_activation_before_them(over):
+    model = Wrapped(lambda m, x: m[1](over(F.relu(m[0](x)))), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
+    graph = read(model, torch.randn(3, 4, 5, 5))
+    assert [node.kind for node in graph.nodes if node.kind != "pass"] == [
+        *("input", "affine", "nonlinear", "affine", "output")
+    ]
+
+
+def test_fixed_averages_over_places_and_rotations():
+    blurred = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), Blur(4), nn.Conv2d(4, 4, 1))
+    assert any(node.detail == "fixed matrix" for node in read(blurred, torch.randn(3, 4, 5, 5)).nodes)
+
+    class Turned(nn.Module):
+        def __init__(self, matrix):
+            super().__init__()
+            self.register_buffer("matrix", matrix)
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.b(self.matrix @ torch.tanh(self.a(x)))
+
+    turn = torch.linalg.qr(torch.randn(5, 5))[0]
+    model, x = Turned(turn), torch.randn(8, 5, 6)
+    last = predict(model, x, check=True).layers[-1]
+    assert last.q == pytest.approx(last.measured[0], rel=0.35)
+    with pytest.raises(UnsupportedModelError) as caught:
+        read(Turned(torch.full((5, 5), 0.2)), x)
+    assert caught.value.code == "fixed-matrix"
+
+
+def test_the_same_sum_is_the_same_graph_however_its_constants_are_written():
+    k = 0.5**0.5
+    forms = [
+        lambda a, b: k * a + k * b,
+        lambda a, b: k * (a + b),
+        lambda a, b: (a + b) / 2**0.5,
+        lambda a, b: torch.add(a * k, b, alpha=k),
+        lambda a, b: (a + b).mul(k),
+        lambda a, b: torch.stack([a, b]).sum(0) * k,
+        lambda a, b: 2 * k * torch.lerp(a, b, 0.5),
+        lambda a, b: k * a - -k * b,
+    ]
+    for form in forms:
+        model = Wrapped(
+            lambda m, x, form=form: m[2](F.leaky_relu(form(m[0](x), F.leaky_relu(m[1](x))))), *_two(), nn.Linear(4, 4)
+        )
+        graph = read(model, torch.randn(3, 4))
+        (total,) = [node for node in graph.nodes if node.kind == "sum"]
+        assert total.weights == pytest.approx((k, k))
+        assert [node.activation.leaky for node in graph.nonlinear] == [(0.01, 1.0)] * 2
+        assert not any(node.kind == "scale" for node in graph.nodes)
+
+
+def test_a_learned_scale_is_no_constant():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.scale = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, x):
+            return self.b(x + self.scale * F.relu(self.a(x)))
+
+    graph = read(Scaled(), torch.randn(3, 4))
+    assert [(node.kind, node.weights) for node in graph.nodes if node.kind in ("scale", "sum")] == [
+        ("scale", (0.5,)),
+        ("sum", (1.0, 1.0)),
+    ]
+
+
+def test_reading_and_predicting_leave_what_forward_would_change():
+    class Moves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            with torch.no_grad():
+                self.a.weight.mul_(1.1)
+            return torch.tanh(self.a(x))
+
+    model, x = Moves(), torch.randn(3, 4)
+    before = model.a.weight.detach().clone()
+    predict(model, x, check=True)
+    assert torch.equal(model.a.weight, before)

@@ -263,15 +263,16 @@ def test_a_sum_keeps_the_ratio_of_its_weights_however_it_is_written(name):
         lambda m, x: m.c(torch.tanh(sum([m.a(x), m.b(x), x]))),
         lambda m, x: m.c(torch.tanh(torch.stack([m.a(x), m.b(x), x], 1).mean(1))),
         lambda m, x: m.c(torch.tanh(m.a(x) + (m.b(x) + x))),
+        lambda m, x: m.c(torch.tanh(m.idle(m.a(x) + m.b(x)) + x)),
     ],
 )
 def test_a_sum_of_several_is_one_sum(forward):
-    model, x = nn.Sequential(Module(forward), nn.Tanh(), nn.Linear(8, 2)), torch.randn(4, 8)
+    model, x = nn.Sequential(Module(forward, idle=nn.Identity()), nn.Tanh(), nn.Linear(8, 2)), torch.randn(4, 8)
     tr.apply_(model, tr.DKS(1.2), inputs=x)
     assert model[0].weighted_sum_0.weights == pytest.approx([3**-0.5] * 3)
-    tr_model = nn.Sequential(Module(forward), nn.Tanh(), nn.Linear(8, 2))
-    tr.apply_(tr_model, tr.DKS(1.2, shortcut=0.6), inputs=x)
-    assert sorted(tr_model[0].weighted_sum_0.weights) == pytest.approx([0.8 / 2**0.5] * 2 + [0.6])
+    model = nn.Sequential(Module(forward, idle=nn.Identity()), nn.Tanh(), nn.Linear(8, 2))
+    tr.apply_(model, tr.DKS(1.2, shortcut=0.6), inputs=x)
+    assert sorted(model[0].weighted_sum_0.weights) == pytest.approx([0.8 / 2**0.5] * 2 + [0.6])
 
 
 class Root(Forward):

@@ -241,6 +241,49 @@ def test_batchnorm_is_refused_or_removed():
     assert caught.value.code == "batchnorm-function"
 
 
+class NormAct(nn.BatchNorm2d):
+    """A BatchNorm that holds its activation, as timm has it."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+def test_a_batchnorm_goes_and_the_activation_that_it_holds_stays():
+    layers = [m for _ in range(4) for m in (nn.Conv2d(6, 6, 3, padding=1), NormAct(6))]
+    model, x = nn.Sequential(*layers, nn.Flatten(), nn.Linear(216, 4)).eval(), torch.randn(4, 6, 6, 6)
+    output = model(x)
+    report = tr.apply_(model, tr.DKS(zeta=1.2, batchnorm="remove"), inputs=x)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert isinstance(model[1].act, ShapedActivation)
+    report.undo()
+    assert torch.equal(model(x), output)
+
+
+class GainedConv(nn.Conv2d):
+    """Weights that are standardized to variance 1 / fan-in, times a learned gain, as in NFNets."""
+
+    def __init__(self, channels):
+        super().__init__(channels, channels, 1)
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1, 1))
+
+    def forward(self, x):
+        spread = self.weight.std((1, 2, 3), keepdim=True) * self.weight[0].numel() ** 0.5
+        return F.conv2d(x, self.gain * (self.weight - self.weight.mean((1, 2, 3), keepdim=True)) / spread, self.bias)
+
+
+def test_a_weight_with_a_gain_is_the_weight():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[m for _ in range(6) for m in (GainedConv(64), nn.ReLU())], nn.Conv2d(64, 64, 1))
+    x = torch.randn(4, 64, 3, 3)
+    report = tr.apply_(model, tr.DKS(zeta=1.1), inputs=x)  # whose means are 0, so that centering takes nothing away
+    assert report.check.layers[-1].measured_q == pytest.approx(1, rel=0.2)
+    assert torch.equal(model[0].gain, torch.ones_like(model[0].gain))
+
+
 def test_where_chooses_and_the_rest_is_reported():
     model, x = fnn(5, 40, 5, 2), torch.randn(3, 5)
     first = model.linear40.weight.clone()
