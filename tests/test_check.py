@@ -120,6 +120,16 @@ def test_a_maximum_over_many_places_is_refused(how):
     assert "largest" in str(error)
 
 
+def test_an_activation_behind_a_maximum_takes_values_with_a_mean():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(64, 64, 1), nn.MaxPool2d(3, 1), nn.ReLU(), nn.Conv2d(64, 64, 1), nn.ReLU())
+    report = tr.apply_(model, tr.DKS(zeta=1.1), inputs=torch.randn(4, 64, 6, 6))
+    assert report.check.departure is None
+    assert report.check.poolings[0][2] == pytest.approx(2.56, rel=0.1)  # E max² of nine normal numbers
+    behind = next(layer for layer in report.check.layers if layer.kind == "nonlinear")
+    assert behind.measured_q == pytest.approx(behind.q, rel=0.1)
+
+
 def test_kept_weights_are_reported_and_never_refused():
     model = plain(Standardized)
     report = tr.apply_(model, tr.DKS(zeta=1.1, init=None), inputs=torch.randn(16, WIDTH))

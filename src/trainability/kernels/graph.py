@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.kernels.activation import Activation
-from trainability.kernels.operations import BATCH_NORMALISATION
+from trainability.kernels.operations import BATCH_NORMALISATION, MAXIMA
 
 _DEEPEST = 1_000_000
 
@@ -248,7 +248,8 @@ class Graph:
             if node.kind == "sum":
                 found.append(below and not self.dependent(node))
             else:
-                found.append(node.kind in ("affine", "input") or (node.kind in ("pass", "scale") and below))
+                passes = node.kind in ("pass", "scale") and node.detail not in MAXIMA
+                found.append(node.kind in ("affine", "input") or (passes and below))
         return found
 
 

@@ -65,6 +65,9 @@ POOLING = {
 }
 # Of one value the places that are largest or smallest, and which these are.
 CHOOSING = {"max", "min", "amax", "amin", "median", "kthvalue", "topk", "sort", "cummax", "cummin", "mode"}
+# What takes the largest of several values, which are not normal any more, nor of mean 0.
+MAXIMA = CHOOSING | {"max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices"}
+MAXIMA |= {"adaptive_max_pool1d", "adaptive_max_pool2d"}
 LINEAR = {"add", "sub", "rsub", "mul", "div", "neg"}
 ELEMENTWISE = {
     *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid", "log_sigmoid", "tanh"),
