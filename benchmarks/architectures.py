@@ -169,7 +169,7 @@ def main() -> None:
     if wide.exists():
         text += (
             "\n## Measured against predicted, by width\n\n"
-            "Root mean square of log(measured / predicted) of q at the last layer, over 16 draws of weights and "
+            "Root mean square of log(measured / predicted) of q at the last layer, over 32 draws of weights and "
             "inputs. The theory is of infinite width, so it has to fall, by about √2 from one width to the next.\n\n"
             + recorded(wide)
             + "\n"
