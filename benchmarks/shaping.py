@@ -126,7 +126,7 @@ FAMILIES: dict[str, Callable[[int], Iterator[tuple[str, Make]]]] = {
 def spread(model: nn.Module, width: int, remedy: Any, predicted: float) -> float:
     """Root mean square of log(measured / predicted) of q at the output, over draws of the weights and inputs."""
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    # Of ReLUs: DKS and TAT draw what Init("suo") draws, and EOC what Init("he") draws, or half that variance before any.
+    # Of ReLUs: DKS and TAT draw what Init("suo") draws, EOC what Init("he") draws, or half that variance before any.
     scheme = "he" if isinstance(remedy, tr.EOC) else "suo"
     halved = [scheme == "he" and float(m.weight.detach().var()) * m.in_features < 1.5 for m in layers]
     logs = []
