@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.func import functional_call, vmap
 
-from trainability.checks import check_real_tensor
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.moments import Neurons
 from trainability.observe import observing, unwrap
@@ -102,7 +101,7 @@ class Stack(nn.Module):
 
     def predict(self, x: Tensor) -> Tensor:
         """Run every member on the same inputs ``(B, ...)`` in ``eval`` mode, without gradients: ``(E, B, ...)``."""
-        check_real_tensor("the input of a stack", x)
+        self._check_tensor(x)
         self.module.eval()
         try:
             with torch.no_grad():
@@ -116,8 +115,14 @@ class Stack(nn.Module):
         finally:
             self.module.train()
 
+    @staticmethod
+    def _check_tensor(x: object) -> None:
+        if not isinstance(x, Tensor) or x.is_complex() or x.is_nested or x.layout != torch.strided:
+            what = f"a tensor of {x.dtype} and {x.layout}" if isinstance(x, Tensor) else repr(x)
+            raise ArgumentTypeError(f"a stack takes a dense tensor of real numbers, not {what}", code="wrong-type")
+
     def _check_inputs(self, x: Tensor) -> None:
-        check_real_tensor("the input of a stack", x)
+        self._check_tensor(x)
         if x.dim() < 2 or len(x) != len(self):
             raise ArgumentError(
                 f"a stack of {len(self)} takes inputs ({len(self)}, B, ...), not {tuple(x.shape)}", code="input-shape"
