@@ -167,7 +167,7 @@ def test_a_residual_network_has_its_scales_as_options():
 
 
 def test_residual_says_what_it_needs():
-    with refused(ArgumentError, "needs-inputs"):
+    with refused(ArgumentError, "inputs-needed"):
         tr.apply_(mlp(), tr.Residual())
     with refused(ArgumentError, "nothing-to-change"):
         tr.apply_(Functional(), tr.Residual(), inputs=torch.randn(2, 8))
@@ -213,7 +213,7 @@ def test_selu_finds_activations_that_are_called_and_leaves_gates():
     assert [(c.path, c.before) for c in report.changes] == [("selu", "gelu")]
     expected = model.out(F.selu(model.first(x)) * torch.sigmoid(model.second(x)))
     assert torch.allclose(model(x), expected)
-    with refused(ArgumentError, "needs-inputs"):
+    with refused(ArgumentError, "inputs-needed"):
         tr.apply_(Functional(), tr.SELU())
     gate = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid())
     gates = nn.Sequential(gate, nn.Dropout(0.1), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))

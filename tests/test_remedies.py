@@ -134,7 +134,7 @@ def test_lsuv_gives_every_layer_outputs_of_variance_one():
         if isinstance(layer, nn.Linear):
             assert x.std(correction=0).item() == pytest.approx(1, rel=1e-4)
     report.undo()
-    with refused(ArgumentError, "needs-inputs"):
+    with refused(ArgumentError, "inputs-needed"):
         tr.apply_(model, tr.Init("lsuv"))
     with refused(ArgumentError, "no-spread"):
         tr.apply_(model, tr.Init("lsuv"), inputs=torch.zeros(5, 40))

@@ -23,6 +23,8 @@ from trainability.readings import Reader, join
 from trainability.taps import Taps
 from trainability.term import over_ranks, total_of
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 @dataclass(frozen=True)
 class Last:
@@ -143,6 +145,11 @@ class LBE(nn.Module):
         alpha, beta, alpha_min = _number("alpha", alpha), _number("beta", beta), _number("alpha_min", alpha_min)
         if beta < 0 or alpha_min < 0:
             raise ArgumentError(f"beta={beta}, alpha_min={alpha_min}: they must not be negative", code="out-of-range")
+        if max(abs(alpha), beta, alpha_min) > _LARGEST:
+            raise ArgumentError(
+                f"alpha={alpha}, beta={beta}, alpha_min={alpha_min}: they must be numbers of float32",
+                code="out-of-range",
+            )
         check_neurons(neurons, channel_dim)
         model = unwrap(model)
         self._constant = entropy_constant(convention)

@@ -86,7 +86,12 @@ def expectation(
     before = math.inf
     for halvings in range(8):
         x, w = normal_rule(edges(split, 2.0**-halvings))
-        values = function(x)
+        try:
+            values = function(x)
+        except Exception as error:  # code of the user's
+            raise ArgumentError(
+                f"the function fails on float64 numbers ({type(error).__name__}: {error})", code="function-fails"
+            ) from error
         if not isinstance(values, Tensor) or values.shape != x.shape:
             raise ArgumentError("the function gives no tensor of the shape that it takes", code="not-elementwise")
         value = float((w * values).sum())

@@ -36,7 +36,7 @@ from trainability.kernels.operations import (
     zeros_like_value,
 )
 from trainability.kernels.signals import Signal, Tracker, recognized
-from trainability.observe import unwrap
+from trainability.observe import RandomState, unwrap
 
 
 def read(model: nn.Module, inputs: Any) -> Graph:
@@ -67,8 +67,12 @@ def read_recorded(model: nn.Module, inputs: Any) -> tuple[Graph, Recording]:
     """The graph, and the recording that it was read off, whose operations its nodes name."""
     recording = record(model, inputs)
     reader = _Reader(model, recording)
-    for node in recording.graph.nodes:
-        reader.visit(node)
+    random_state = RandomState(model)  # a constant may be drawn in forward
+    try:
+        for node in recording.graph.nodes:
+            reader.visit(node)
+    finally:
+        random_state.restore()
     return reader.graph(), recording
 
 

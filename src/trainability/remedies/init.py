@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from trainability.activations import fan_in, is_weight_layer
 from trainability.checks import check_choice
-from trainability.errors import ArgumentError
+from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.kernels import maps
 from trainability.layers import Where
 from trainability.observe import call, observing
@@ -73,7 +73,11 @@ class Init:
         if self.scheme == "lsuv" and inputs is None:
             raise ArgumentError(
                 "Init('lsuv') scales each layer's outputs on a batch: apply_(model, remedy, inputs=x)",
-                code="needs-inputs",
+                code="inputs-needed",
+            )
+        if self.scheme == "lsuv" and any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+            raise UnsupportedModelError(
+                "", "it is on the meta device and has no values, by which lsuv scales its weights", code="no-values"
             )
         paths, skipped = chosen(model, where, is_weight_layer, "not a weight layer")
         owners: dict[int, list[str]] = {}

@@ -82,7 +82,8 @@ class Residual:
         """Plan one change per branch, and for Fixup one per weight layer."""
         if inputs is None:
             raise ArgumentError(
-                "Residual reads the shapes of layers off one call: apply_(model, remedy, inputs=x)", code="needs-inputs"
+                "Residual reads the shapes of layers off one call: apply_(model, remedy, inputs=x)",
+                code="inputs-needed",
             )
         calls = watch_calls(model, inputs)
         weight_layers(model, calls)  # refuses quantised ones

@@ -98,7 +98,7 @@ class SELU:
             raise ArgumentError(
                 "activations are called as functions in this model, and to replace them it has to run: "
                 "apply_(model, remedy, inputs=x)",
-                code="needs-inputs",
+                code="inputs-needed",
             )
         changes: Changes = []
         for path in sorted(calls.callers):

@@ -106,7 +106,7 @@ class Stack(nn.Module):
         try:
             with torch.no_grad():
                 if self.how == "direct":
-                    every: Tensor = self.module(x.expand(len(self), *x.shape))
+                    every: Tensor = self.module(x.expand(len(self), *x.shape).clone())  # which it may change in place
                     return every
                 if self.how == "vmap":
                     mapped: Tensor = vmap(self._one, in_dims=(0, 0, None))(*self._state(), x)[0]
