@@ -1,6 +1,7 @@
 """A shaped model is held against what it was shaped by; what does not do it is refused, and left as it was."""
 
 import copy
+import json
 import math
 
 import pytest
@@ -134,6 +135,7 @@ def test_kept_weights_are_reported_and_never_refused():
     model = plain(Standardized)
     report = tr.apply_(model, tr.DKS(zeta=1.1, init=None), inputs=torch.randn(16, WIDTH))
     assert report.check.draws == 1
+    assert json.loads(json.dumps(report.check.to_dict(), allow_nan=False))["layers"][0]["error"] is None
     assert report.check.departure is None
     assert max(layer.factor for layer in report.check.layers) < 2  # the prediction knows what multiplies
     assert report.check.layers[-1].measured_q > 50

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from trainability.errors import ArgumentError
 from trainability.kernels.execute import Moments, moments_of, run
 from trainability.kernels.graph import Graph, Node
-from trainability.kernels.propagate import propagate
+from trainability.kernels.propagate import LAYERS, propagate
 from trainability.kernels.read import read_recorded
 from trainability.observe import call, observing, unwrap
 from trainability.taps import Place, Taps, activation_of
 
 _COLLAPSED = 0.999  # two inputs whose outputs have this cosine differ by 4 % of their size
 _DEAD, _EXPLODED = 1e-4, 1e4  # of the mean square that comes in
-_SHOWN = ("affine", "nonlinear", "sum", "normalise", "concat")
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def predict(model: nn.Module, inputs: Any, *, check: bool = False) -> Prediction
     starts: dict[str, tuple[float, float]] = {}
     for name, tensor in recording.inputs.items():
         if tensor.is_floating_point() and tensor.dim() > 0 and len(tensor) > 1 and not tensor.is_meta:
-            starts[name] = kernel_of(tensor)
+            starts[name] = moments_of(tensor)[:2]
     reached = [node.detail for node in graph.nodes if node.kind == "input"]
     if not starts or any(name not in starts for name in reached):
         raise ArgumentError(
@@ -150,7 +149,7 @@ def predicted(graph: Graph, starts: Mapping[str, tuple[float, float]]) -> Predic
     values = tuple(
         KernelValue(node.path, node.kind, state.q, state.c, _detail(node))
         for node, state in zip(graph.nodes, found.states, strict=False)
-        if node.kind in _SHOWN and 0 < state.q < math.inf
+        if node.kind in LAYERS and 0 < state.q < math.inf
     )
     return Prediction(KernelValue("", "input", *starts[""]), values, found.stopped, graph)
 
@@ -162,17 +161,12 @@ def _detail(node: Node) -> str:
 def _beside(prediction: Prediction, graph: Graph, seen: Mapping[Any, Moments]) -> Prediction:
     """The prediction with measured values, and with those alone where it has ended."""
     layers = []
-    for k, node in enumerate(node for node in graph.nodes if node.kind in _SHOWN):
+    for k, node in enumerate(node for node in graph.nodes if node.kind in LAYERS):
         own = KernelValue(node.path, node.kind, math.nan, math.nan, _detail(node))
         value = prediction.layers[k] if k < len(prediction.layers) else own
         found = seen.get(node.at)
         layers.append(replace(value, measured=found and found[:2]))
     return replace(prediction, layers=tuple(layers))
-
-
-def kernel_of(values: Tensor) -> tuple[float, float]:
-    """Mean square, and mean cosine of two different samples, of values ``(B, ...)``."""
-    return moments_of(values)[:2]
 
 
 def measured(
@@ -209,4 +203,4 @@ class _KernelReader:
         """Record one layer."""
         a = activation_of(activation)
         if a is not None and a.dim() > 1 and len(a) > 1:
-            self.readings.append((path, *kernel_of(a)))
+            self.readings.append((path, *moments_of(a)[:2]))

@@ -13,6 +13,7 @@ from trainability.kernels.graph import Graph, Node
 from trainability.kernels.operations import BATCH_NORMALISATION
 
 _DRAWS = 2**14
+LAYERS = ("affine", "nonlinear", "sum", "normalise", "concat")  # kinds of nodes that are shown as layers
 _CONSTANT = ("shift", "normalise")  # what adds a bias that is the same for both inputs
 
 

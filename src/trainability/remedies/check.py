@@ -13,12 +13,11 @@ from trainability.kernels.export import Recording
 from trainability.kernels.features import covered, of_input
 from trainability.kernels.graph import Graph, Node
 from trainability.kernels.operations import CHOOSING, POOLING
-from trainability.kernels.propagate import State, propagate
+from trainability.kernels.propagate import LAYERS, State, propagate
 
 FACTOR, ERRORS, DRAWS = 1.5, 4.0, 8
 _FIRST = 2  # draws, which are enough where nothing departs
 _LISTED = 1.1, 6  # departures in q that a report lists, and how many
-_SHOWN = ("affine", "nonlinear", "sum", "normalise", "concat")
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,12 @@ class Check:
         return next((layer for layer in self.layers if layer.departs), None) if self.redrawn else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return asdict(self)
+        """Return the JSON form; None for numbers that are not finite, as the error of a single draw."""
+        layers = [
+            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(layer).items()}
+            for layer in self.layers
+        ]
+        return {**asdict(self), "layers": layers}
 
     def __str__(self) -> str:
         if not self.layers:
@@ -175,7 +178,7 @@ def _compared(
     found = propagate(graph, {**starts, "": (1.0, 0.5)}, adjust)
     layers = []
     for k, (node, state) in enumerate(zip(graph.nodes, found.states, strict=False)):
-        if node.kind not in _SHOWN or node.at not in means or not 0 < state.q < math.inf:
+        if node.kind not in LAYERS or node.at not in means or not 0 < state.q < math.inf:
             continue
         ratio, error = _mean([s[node.at][0] / state.q for s in seen])
         layer = Compared(node.path, node.kind, state.q, state.c, state.q * ratio, means[node.at][1], error)
