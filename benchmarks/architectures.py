@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import trainability as tr
-from trainability.kernels import read
+from trainability.signal import read
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -20,7 +20,7 @@ import torch
 from parts import Row, measure_parts, options
 from sides import PRECISIONS, alone, operations, products, stacked
 from trainability.models import fnn
-from trainability.training.memory import free_bytes, least_bytes
+from trainability.stack.memory import free_bytes, least_bytes
 from turns import Side, compare
 
 
@@ -65,7 +65,7 @@ def members_beside(args: argparse.Namespace, singles: int) -> int:
     """How many networks fit into a stack beside so many single ones."""
     with torch.device("meta"):
         least = least_bytes(fnn(784, args.depths, args.width, 10))
-    # Activations, gradients and what the term reads take about as much again as the weights and the optimiser.
+    # Activations, gradients and what the term reads take about as much again as the weights and the optimizer.
     return free_bytes(torch.device(args.device)) // (3 * least) - singles
 
 

@@ -3,7 +3,7 @@
     python benchmarks/gates.py --out results/gates.json
 
 Gaussian pairs of several correlations, with neurons of mean zero and of mean one, behind gates of keep probability 0.5,
-0.8 and 0.95; and the same gated pairs through the nearest-neighbour estimate for mixtures and the Gaussian formula.
+0.8 and 0.95; and the same gated pairs through the nearest-neighbor estimate for mixtures and the Gaussian formula.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from records import keep as keep_record
-from trainability.gates import gate_effects
-from trainability.independence import mutual_information
+from trainability.dependence.dropout import gate_effects
+from trainability.dependence.pairs import mutual_information
 
 SAMPLES, REPEATS = 2000, 40
 

@@ -3,7 +3,7 @@
 Claim: with LBE a step takes at most 1.2 times the plain step on small layers and convolutions and 1.02 times on wide
 layers. Four sides take turns within one process: the plain step, the plain step once more (it reads 1.00 where the
 measurement is sound), the published implementation as its formula states it, and `trainability.LBE`. All start from
-He initialisation, because PyTorch's default leaves denormal numbers in Adam's moments that slow the plain side, and
+He initialization, because PyTorch's default leaves denormal numbers in Adam's moments that slow the plain side, and
 all run under the same allocator thresholds. Ratios are medians of the ratios within a round. Peak memory is that of
 the tensors of one warm step, counted from the allocations that torch's profiler records.
 

@@ -12,10 +12,10 @@ from torch.func import functional_call, stack_module_state, vmap
 import trainability as tr
 from trainability.data import Dataset, Split
 from trainability.models import fnn
+from trainability.stack.cuda_graphs import CudaGraph
+from trainability.training.config import Member, Plan, Strength
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Training
-from trainability.training.graphs import CudaGraph
-from trainability.training.plan import Member, Plan, Strength
 from trainability.training.record import Record
 from turns import Side
 

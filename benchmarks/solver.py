@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from records import keep
-from trainability.kernels import DKSTarget, Graph, TATTarget, chain, residual, series, solve
+from trainability.signal import DKSTarget, Graph, TATTarget, chain, residual, series, solve
 
 CONSTANTS = Path(__file__).parent.parent / "tests/constants/dks.json"
 
@@ -29,7 +29,7 @@ def graph(name: str) -> Graph:
 
 
 def maximum(name: str) -> Callable[[float, Callable[[float], float]], float]:
-    """The subnetwork-maximising function, as a user of dks writes it for each architecture."""
+    """The subnetwork-maximizing function, as a user of dks writes it for each architecture."""
 
     def of_chain(x: float, r: Callable[[float], float]) -> float:
         for _ in range(int(name.removeprefix("mlp"))):

@@ -1,6 +1,6 @@
 """What the spread of LBE over seeds comes from: initial weights or the order of the batches.
 
-Trains the default-initialised MNIST network of 30 layers with LBE for every pair of a seed of the weights and a seed
+Trains the default-initialized MNIST network of 30 layers with LBE for every pair of a seed of the weights and a seed
 of the order, and prints the test accuracy after every epoch and the lowest batch entropy of a layer at the end.
 
     python benchmarks/spread.py --data-dir .data [--seeds 3] [--epochs 5] [--out FILE.json]
@@ -15,8 +15,8 @@ import torch
 
 from trainability.data import load
 from trainability.models import fnn
+from trainability.training.config import Member, Plan, Strength
 from trainability.training.engine import Training
-from trainability.training.plan import Member, Plan, Strength
 from trainability.training.record import Record
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 
 from parts import Row, reason
+from trainability.stack.cuda_graphs import synchronize
 from trainability.training.engine import Training
-from trainability.training.graphs import synchronise
 
 _WARM = 6  # a step is launched operation by operation at first, then recorded, or compiled
 _LONG_S = 0.05  # a step that takes as long is a turn by itself
@@ -45,7 +45,7 @@ def warm(makers: Mapping[str, Callable[[], Side]], device: str) -> tuple[dict[st
 def _warmed(side: Side, device: torch.device) -> Side:
     for _ in range(_WARM):
         side.step()
-    synchronise(device)
+    synchronize(device)
     return side
 
 
@@ -60,11 +60,11 @@ def take_turns(
     where = torch.device(device)
 
     def seconds_of(side: Side, steps: int) -> float:
-        synchronise(where)
+        synchronize(where)
         begin = time.perf_counter()
         for _ in range(steps):
             side.step()
-        synchronise(where)
+        synchronize(where)
         return (time.perf_counter() - begin) / steps
 
     turns = {name: 1 if seconds_of(side, 1) > _LONG_S else steps for name, side in sides.items()}
@@ -114,9 +114,9 @@ def matrix_rate(device: str = "cpu", dtype: torch.dtype = torch.float32) -> floa
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds: list[float] = []
     while sum(seconds) < 0.5 or len(seconds) < _LEAST:
-        synchronise(where)
+        synchronize(where)
         begin = time.perf_counter()
         a @ b
-        synchronise(where)
+        synchronize(where)
         seconds.append(time.perf_counter() - begin)
     return 2 * size**3 / min(seconds)

@@ -16,20 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import trainability as tr
-import trainability.training.streams
+import trainability.training.seeding
 from accelerator import Accelerator, fabric
 from stacks import MEMBERS, network, plain, plan, training
 from trainability.data import load
-from trainability.gates import gate_effects
-from trainability.independence import independence
-from trainability.kernels import measured, predict
+from trainability.dependence.dropout import gate_effects
+from trainability.dependence.pairs import independence
 from trainability.models import fnn, resnet
+from trainability.signal import measured, predict
 from trainability.training.engine import Training
 from trainability.training.record import Record
 
 CHECKS: dict[str, Callable[[], Any]] = {}
-_on_cpu = trainability.training.streams.Generators.__init__
-trainability.training.streams.Generators.__init__ = lambda self, seeds, _device=None: _on_cpu(self, seeds)
+_on_cpu = trainability.training.seeding.Generators.__init__
+trainability.training.seeding.Generators.__init__ = lambda self, seeds, _device=None: _on_cpu(self, seeds)
 
 
 def check(function: Callable[[], Any]) -> Callable[[], Any]:

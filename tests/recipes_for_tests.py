@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from trainability.experiments.recipe import Recipe
-from trainability.experiments.validate import validated
+from trainability.experiments.validation import validated
 
 SMALL = {"model": {"depth": 2, "width": 8}, "epochs": 2, "probes": 1, "seeds": 2, "engine": {"compile": "off"}}
 SWEEP = {"parameters": {"optimizer.lr": [0.1, 0.01]}}

@@ -89,5 +89,5 @@ class RecordedGraph:
 
 
 def _written(argument: Any) -> bool:
-    # The schema of batch normalisation does not say that it writes its statistics.
+    # The schema of batch normalization does not say that it writes its statistics.
     return (argument.alias_info is not None and argument.alias_info.is_write) or argument.name.startswith("running_")

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from trainability.data import load
+from trainability.training.config import Member, Plan, Strength
 from trainability.training.engine import Training
-from trainability.training.plan import Member, Plan, Strength
 from trainability.training.record import Record
 
 SEEDS = [3, 4, 5]

@@ -95,12 +95,12 @@ def test_float64_stays_float64():
     ],
 )
 @pytest.mark.parametrize("k", [1, 3, 10])
-def test_nearest_neighbour_estimate_of_known_distributions(draw, exact, k):
+def test_nearest_neighbor_estimate_of_known_distributions(draw, exact, k):
     estimate = tr.differential_entropy(draw(20_000), k=k)
     torch.testing.assert_close(estimate, torch.full((8,), exact, dtype=torch.float64), atol=0.05, rtol=0)
 
 
-def test_nearest_neighbour_estimate_equals_a_search_over_all_pairs():
+def test_nearest_neighbor_estimate_equals_a_search_over_all_pairs():
     a = torch.randn(60, 2, dtype=torch.float64)
     k, count = 4, 60
     expected = []

@@ -7,17 +7,35 @@
  'differential_entropy', 'measure', 'neuron_entropy', 'predict', 'select']
 """
 
-from trainability.diagnose import Verdict, diagnose
-from trainability.entropy import batch_entropy, differential_entropy, neuron_entropy
-from trainability.errors import TrainabilityError, UnsupportedModelError
-from trainability.flow import Flow, measure
-from trainability.kernels import predict
-from trainability.layers import Selection, select
-from trainability.lbe import LBE
-from trainability.modules.ic import ICLayer
-from trainability.remedies import DKS, EOC, IC, SELU, TAT, Init, Normalize, Residual, apply_
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainability.diagnosis.verdict import Verdict, diagnose
+    from trainability.entropy import batch_entropy, differential_entropy, neuron_entropy
+    from trainability.errors import TrainabilityError, UnsupportedModelError
+    from trainability.flow import Flow, measure
+    from trainability.introspect.select import Selection, select
+    from trainability.lbe.module import LBE
+    from trainability.nn.ic import ICLayer
+    from trainability.remedies import DKS, EOC, IC, SELU, TAT, Init, Normalize, Residual, apply_
+    from trainability.signal import predict
 
 __version__ = "0.1.0"
+
+# Names load on first use (PEP 562), so that the command line answers without loading torch.
+_HOMES = {
+    "diagnosis.verdict": ("Verdict", "diagnose"),
+    "entropy": ("batch_entropy", "differential_entropy", "neuron_entropy"),
+    "errors": ("TrainabilityError", "UnsupportedModelError"),
+    "flow": ("Flow", "measure"),
+    "introspect.select": ("Selection", "select"),
+    "lbe.module": ("LBE",),
+    "nn.ic": ("ICLayer",),
+    "remedies": ("DKS", "EOC", "IC", "SELU", "TAT", "Init", "Normalize", "Residual", "apply_"),
+    "signal": ("predict",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "DKS",
@@ -44,3 +62,14 @@ __all__ = [
     "predict",
     "select",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,8 +6,7 @@ from typing import Literal, TypeGuard, get_args
 import torch
 from torch import Tensor
 
-from trainability.checks import check_choice, check_whole
-from trainability.errors import ArgumentError, ArgumentTypeError
+from trainability.errors import ArgumentError, ArgumentTypeError, check_choice, check_whole
 from trainability.moments import Neurons, careful_moments, sample_count, sample_rows, samples
 
 Convention = Literal["paper", "published-code"]
@@ -94,8 +93,8 @@ def differential_entropy(
     """Differential entropy of every neuron, to see how Gaussian the neurons are.
 
     ``"gaussian"`` is ½ log(2πe σ²), the most that any distribution of variance σ² can have. ``"knn"`` is the
-    nearest-neighbour estimate ψ(S) − ψ(k) + log 2 + (1/S) Σ_s log ε_s, with ε_s the distance from sample s to its
-    k-th nearest neighbour among S. What "gaussian" exceeds "knn" by is how far from Gaussian the neuron is.
+    nearest-neighbor estimate ψ(S) − ψ(k) + log 2 + (1/S) Σ_s log ε_s, with ε_s the distance from sample s to its
+    k-th nearest neighbor among S. What "gaussian" exceeds "knn" by is how far from Gaussian the neuron is.
 
     Neither has the ``+ 1`` of the batch entropy. A neuron with an atom, such as the exact zeros of a ReLU, has the
     differential entropy −inf; ``"knn"`` shows it, ``"gaussian"`` sees only the variance. There is no
@@ -104,7 +103,7 @@ def differential_entropy(
     Args:
         a: activation ``(B, ...)`` with more than ``k`` samples per neuron.
         method: which estimate.
-        k: which neighbour; more lowers the variance and raises the bias.
+        k: which neighbor; more lowers the variance and raises the bias.
         neurons: as in `batch_entropy`.
         channel_dim: as in `batch_entropy`.
 
@@ -134,7 +133,7 @@ def differential_entropy(
         return x.std(0).log() + 0.5 * math.log(2 * math.pi * math.e)
     check_neighbor(k, count)
     ordered = x.detach().sort(dim=0).values
-    # In one dimension the k-th neighbour is one end of a window of k + 1 ordered samples that holds the sample.
+    # In one dimension the k-th neighbor is one end of a window of k + 1 ordered samples that holds the sample.
     distance = torch.full_like(ordered, math.inf)
     for left in range(k + 1):
         low = ordered[: count - k]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from trainability.dependence.pairs import Independence
+from trainability.dependence.pairs import independence as independence_of
 from trainability.entropy import Convention, entropy_constant, entropy_from_variance, is_activation
 from trainability.errors import (
     ArgumentError,
@@ -17,13 +19,11 @@ from trainability.errors import (
     UnknownKeyError,
     UnsupportedModelError,
 )
-from trainability.independence import Independence
-from trainability.independence import independence as independence_of
-from trainability.layers import Selection, Where, select
+from trainability.introspect.hooks import Taps, reading_name, tensors_in
+from trainability.introspect.run import call, observing, unwrap
+from trainability.introspect.select import Selection, Where, select
 from trainability.moments import Neurons, careful_statistics, check_neurons, sample_count, samples
-from trainability.observe import call, observing, unwrap
-from trainability.plots import layer_figure
-from trainability.taps import Taps, reading_name, tensors_in
+from trainability.report.layer_plot import layer_figure
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -173,7 +173,7 @@ def measure(
         convention: the constant of the entropy (`trainability.batch_entropy`).
         neurons: what counts as a neuron (`trainability.batch_entropy`).
         channel_dim: as in `trainability.batch_entropy`.
-        independence: whether to measure the dependence of pairs of neurons, too (`trainability.independence`).
+        independence: whether to measure the dependence of pairs of neurons, too (`trainability.dependence.pairs`).
 
     Raises:
         ValueError: NaN in the input, ``where`` that matches nothing, or a batch of one.
@@ -184,7 +184,7 @@ def measure(
     >>> _ = torch.manual_seed(0)
     >>> deep = nn.Sequential(*[m for _ in range(12) for m in (nn.Linear(64, 64), nn.ReLU())], nn.Linear(64, 2))
     >>> flow = measure(deep, torch.randn(256, 64))
-    >>> flow[0].entropy > 0.5, flow[-1].entropy < 0.001  # PyTorch's default initialisation lets it die
+    >>> flow[0].entropy > 0.5, flow[-1].entropy < 0.001  # PyTorch's default initialization lets it die
     (True, True)
     """
     model = unwrap(model)

@@ -5,7 +5,7 @@ The variance of neuron k over S samples is v_k = (1/S) sum_s (x_sk - m_k)^2, so
     d v_k / d x_sk = (2/S) (x_sk - m_k)
 
 and the backward pass needs the activation itself (which the network keeps anyway), the means, and one
-coefficient per neuron. The centred activation is formed again in the backward pass rather than kept:
+coefficient per neuron. The centered activation is formed again in the backward pass rather than kept:
 subtracting first keeps a dying signal that is small beside its mean, which expanding the square would
 round away.
 
@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainability.checks import check_choice
-from trainability.errors import ArgumentError, ArgumentTypeError
+from trainability.errors import ArgumentError, ArgumentTypeError, check_choice
 
 Neurons = Literal["position", "channel"]
 

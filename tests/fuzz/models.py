@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import trainability as tr
 from trainability.errors import TrainabilityError
-from trainability.training.stack import Stack
+from trainability.stack.module import Stack
 
 from .core import Case, Fault, Users, is_the_users, where
 from .networks import BUILT, PARTS, PLAIN, build

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import trainability as tr
-from trainability import kernels  # noqa: F401
+from trainability import signal as kernels  # noqa: F401
 from trainability.data import PLN  # noqa: F401
+from trainability.dependence.pairs import independence, mutual_information  # noqa: F401
 from trainability.errors import TrainabilityError
-from trainability.independence import independence, mutual_information  # noqa: F401
 from trainability.remedies import ShapedActivation, WeightedSum  # noqa: F401
-from trainability.training.stack import Stack
+from trainability.stack.module import Stack
 
 from .core import Case, Fault, Users, is_the_users
 

@@ -10,9 +10,9 @@ import torch
 import typer
 import yaml
 
-from trainability.addresses import without_password
 from trainability.errors import ConfigError
-from trainability.experiments.validate import load_yaml
+from trainability.experiments.validation import load_yaml
+from trainability.training.addresses import without_password
 from trainability.training.folder import check_links
 
 _REPORT_BYTES = 20 * 10**6

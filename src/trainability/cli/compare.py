@@ -15,9 +15,9 @@ from trainability.errors import ConfigError, FolderError
 from trainability.experiments.arms import PARTS
 from trainability.experiments.compare import Comparison, compare
 from trainability.experiments.config import configure
-from trainability.experiments.words import narrate
-from trainability.files import finite
-from trainability.report.html import table, write_report
+from trainability.report.narrative import narrate
+from trainability.report.page import table, write_report
+from trainability.training.files import finite
 from trainability.training.runtime import tune_allocator
 
 _FEW = 4  # remedies, of which everything is said in the terminal; of more the report says it

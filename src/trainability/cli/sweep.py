@@ -25,9 +25,9 @@ from trainability.experiments.recipe import Recipe, read_recipe
 from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_study, reason_of, rows, unreadable
 from trainability.experiments.sweep import capacity, progress_of, work
 from trainability.experiments.train import load_data, open_fabric
-from trainability.files import finite
 from trainability.report.sweep import write_sweep_report
 from trainability.training.engine import Training
+from trainability.training.files import finite
 from trainability.training.folder import keep_recipe
 from trainability.training.runtime import tune_allocator
 

@@ -3,7 +3,7 @@
 from trainability.data.dataset import Dataset, Split
 from trainability.data.folder import FolderOptions, folder_options
 from trainability.data.load import NAMES, check_name, load
-from trainability.data.pln import PLN, per_location_normalise
+from trainability.data.pln import PLN, per_location_normalize
 from trainability.errors import DataError
 
 __all__ = [
@@ -16,5 +16,5 @@ __all__ = [
     "check_name",
     "folder_options",
     "load",
-    "per_location_normalise",
+    "per_location_normalize",
 ]

@@ -1,4 +1,4 @@
-"""A data set in memory: images as uint8, labels, seeded splits, normalisation."""
+"""A data set in memory: images as uint8, labels, seeded splits, normalization."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainability.data.pln import per_location_normalise
+from trainability.data.pln import per_location_normalize
 from trainability.errors import DataError
 
 
@@ -33,7 +33,7 @@ class Split:
 class Dataset:
     """Training, validation and test splits, with the mean and standard deviation of the training pixels per channel.
 
-    With ``pln`` inputs get a channel of ones and are normalised at every location (`per_location_normalise`).
+    With ``pln`` inputs get a channel of ones and are normalized at every location (`per_location_normalize`).
     """
 
     name: str
@@ -62,16 +62,16 @@ class Dataset:
 
     def inputs(self, images: Tensor) -> Tensor:
         """Turn uint8 images into float32 with mean 0 and variance 1 per channel over the training set."""
-        return self.normalise(images.float().div_(255))
+        return self.normalize(images.float().div_(255))
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Normalise pixels in [0, 1]."""
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Normalize pixels in [0, 1]."""
         x = (pixels - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
         return self.located(x)
 
     def located(self, inputs: Tensor, dim: int = -3) -> Tensor:
-        """Per-location normalisation of inputs that are normalised per channel, if the data set has it."""
-        return per_location_normalise(inputs, dim=dim) if self.pln else inputs
+        """Per-location normalization of inputs that are normalized per channel, if the data set has it."""
+        return per_location_normalize(inputs, dim=dim) if self.pln else inputs
 
     def describe(self) -> dict[str, Any]:
         """What a record keeps of it."""

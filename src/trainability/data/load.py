@@ -96,7 +96,7 @@ def load(
             ``DIR/cifar-10-batches-py/data_batch_1``; checksums are verified.
         hub: take them from the Hugging Face hub instead (needs ``trainability[hub]``).
         split_seed: seed of the validation split, and of the 360 images of digits that are kept for testing.
-        pln: per-location normalisation of the inputs.
+        pln: per-location normalization of the inputs.
         held_out: how many of the training images are held out for validation: by default 10,000, 360 of digits,
             and a tenth of a folder.
         images: of a folder: the size of its images, how many classes, and how many training images of each.

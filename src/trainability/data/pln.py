@@ -1,4 +1,4 @@
-"""Per-location normalisation of inputs."""
+"""Per-location normalization of inputs."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from trainability.errors import ArgumentError, ArgumentTypeError
 Append = Literal["one", "size"] | None
 
 
-def per_location_normalise(x: Tensor, append: Append = "one", dim: int = 1) -> Tensor:
+def per_location_normalize(x: Tensor, append: Append = "one", dim: int = 1) -> Tensor:
     """Scale the channels at every location to mean square 1.
 
     Kernel theory wants inputs of mean square 1 at every location. ``append="one"`` adds a channel of ones first, so
@@ -28,14 +28,14 @@ def per_location_normalise(x: Tensor, append: Append = "one", dim: int = 1) -> T
     Reference: Martens et al. (2021), "Per-location normalization".
 
     >>> x = torch.tensor([[3.0, 4.0]])
-    >>> per_location_normalise(x, append=None).square().mean().item()
+    >>> per_location_normalize(x, append=None).square().mean().item()
     1.0
-    >>> per_location_normalise(torch.zeros(1, 2))
+    >>> per_location_normalize(torch.zeros(1, 2))
     tensor([[0.0000, 0.0000, 1.7321]])
     """
     if not x.is_floating_point():
         raise ArgumentTypeError(
-            f"per-location normalisation takes floating-point inputs, not {x.dtype}", code="input-dtype"
+            f"per-location normalization takes floating-point inputs, not {x.dtype}", code="input-dtype"
         )
     if not -x.dim() <= dim < x.dim() or x.dim() < 2:
         raise ArgumentError(f"inputs of shape {tuple(x.shape)} have no channels at dimension {dim}", code="input-shape")
@@ -50,7 +50,7 @@ def per_location_normalise(x: Tensor, append: Append = "one", dim: int = 1) -> T
 
 
 class PLN(nn.Module):
-    """Per-location normalisation as the first module of a network, or as a transform of a data set.
+    """Per-location normalization as the first module of a network, or as a transform of a data set.
 
     The network behind it takes one channel more, unless ``append`` is None.
 
@@ -62,11 +62,11 @@ class PLN(nn.Module):
         super().__init__()
         self.append = append
         self.dim = dim
-        per_location_normalise(torch.ones(1, 1), append, 1)
+        per_location_normalize(torch.ones(1, 1), append, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(B, C, ...)``."""
-        return per_location_normalise(x, self.append, self.dim)
+        """Normalize ``(B, C, ...)``."""
+        return per_location_normalize(x, self.append, self.dim)
 
     def extra_repr(self) -> str:
         """The settings."""

@@ -29,7 +29,7 @@ class Part:
     claim: str = ""
 
 
-_SHORTCUTS, _WEIGHTS, _NORMS = "shortcuts", "the weights", "normalisation"
+_SHORTCUTS, _WEIGHTS, _NORMS = "shortcuts", "the weights", "normalization"
 
 
 def _shortcuts(what: str, remedy: Residual) -> Part:
@@ -52,9 +52,9 @@ def _unit(what: str, unit: str, claim: str) -> Part:
 
 
 PARTS: dict[str, Part] = {
-    "default": Part("PyTorch's default initialisation", _WEIGHTS),
-    "he": _weights("He initialisation", Init("he")),
-    "orthogonal": _weights("orthogonal initialisation with the gain of ReLU", Init("orthogonal")),
+    "default": Part("PyTorch's default initialization", _WEIGHTS),
+    "he": _weights("He initialization", Init("he")),
+    "orthogonal": _weights("orthogonal initialization with the gain of ReLU", Init("orthogonal")),
     "eoc": _weights("weights and biases at the edge of chaos", EOC()),
     "dks": _weights("activations and weights shaped by DKS", DKS()),
     "tat": _weights("activations and weights shaped by TAT", TAT()),
@@ -63,7 +63,7 @@ PARTS: dict[str, Part] = {
     "batchnorm": Part("BatchNorm before every nonlinearity", _NORMS, model={"norm": True}),
     "layernorm": _norms("LayerNorm before every nonlinearity", Normalize("layer")),
     "groupnorm": _norms("GroupNorm before every nonlinearity", Normalize("group")),
-    "weightnorm": _norms("weight normalisation", Normalize("weight")),
+    "weightnorm": _norms("weight normalization", Normalize("weight")),
     "ic": replace(_norms("BatchNorm and Dropout before every weight layer", IC()), claim=_IC_CLAIM),
     "residual": _shortcuts("an identity shortcut around every layer", Residual()),
     "rezero": _shortcuts("a shortcut around every layer, whose scale is learned from 0 on", Residual("rezero")),
@@ -154,9 +154,9 @@ def _conflict(first: str, second: str) -> str | None:
     if {first, second} & {"fixup"} and _WEIGHTS in (one.does, other.does):
         return f"{first} and {second} both set the weights"
     if {first, second} == {"fixup", "weightnorm"}:
-        return "weights that begin at 0 have no direction to normalise"
+        return "weights that begin at 0 have no direction to normalize"
     if one.does == other.does:
-        verb = {_SHORTCUTS: "bring shortcuts", _WEIGHTS: "set the weights", _NORMS: "normalise"}[one.does]
+        verb = {_SHORTCUTS: "bring shortcuts", _WEIGHTS: "set the weights", _NORMS: "normalize"}[one.does]
         return f"{first} and {second} both {verb}"
     if "default" in (first, second):
         return "default is the network without the others; leave it out"

@@ -17,9 +17,9 @@ from trainability.experiments.config import CompareConfig
 from trainability.experiments.environment import describe_environment
 from trainability.models import cnn, fnn, resnet
 from trainability.remedies import DKS, IC, TAT, Remedy, Residual, apply_
+from trainability.training.config import Member, Plan, Strength
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Training
-from trainability.training.plan import Member, Plan, Strength
 from trainability.training.record import Record
 
 
@@ -78,7 +78,7 @@ def compare(
     Raises ConfigError, before anything is trained, for a remedy that one of the networks cannot take.
 
     For each depth the remedies take turns, an epoch each; all seeds and learning rates of a remedy train at once, as a
-    stack. A seed means the same initial weights where the initialisation is the same, and the same batches. An
+    stack. A seed means the same initial weights where the initialization is the same, and the same batches. An
     interrupt (Ctrl-C) ends the training and returns what there is.
     """
     check_remedies(config, data)

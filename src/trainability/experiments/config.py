@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from trainability.data import FolderOptions, check_name, folder_options
 from trainability.errors import ArgumentError
 from trainability.experiments.arms import arm
-from trainability.experiments.validate import read_yaml, validated
+from trainability.experiments.validation import read_yaml, validated
 from trainability.models import ACTIVATIONS
 from trainability.models.resnet import check_depth
 

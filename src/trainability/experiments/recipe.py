@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from trainability.addresses import without_password
 from trainability.errors import ArgumentError, ConfigError
 from trainability.experiments.settings import (
     DataRecipe,
@@ -22,8 +21,9 @@ from trainability.experiments.settings import (
     ScheduleRecipe,
     Settings,
 )
-from trainability.experiments.validate import read_yaml, validated
+from trainability.experiments.validation import read_yaml, validated
 from trainability.training import loggers
+from trainability.training.addresses import without_password
 from trainability.training.updates import ELEMENTWISE
 
 _CHECKED = 2000  # of the trials of a grid; more would take long
@@ -91,7 +91,7 @@ class SweepRecipe(Settings):
 
 
 class Recipe(Settings):
-    """One experiment: data, model, remedies, optimiser, schedule, seeds."""
+    """One experiment: data, model, remedies, optimizer, schedule, seeds."""
 
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()

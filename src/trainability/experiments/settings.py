@@ -1,4 +1,4 @@
-"""The sections of a recipe: data, model, remedies, optimiser, schedule, engine."""
+"""The sections of a recipe: data, model, remedies, optimizer, schedule, engine."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,10 +9,10 @@ from trainability.data import FolderOptions, check_name, folder_options
 from trainability.errors import ArgumentError
 from trainability.models import ACTIVATIONS
 from trainability.models.resnet import Unit, check_depth
-from trainability.modules.shortcut import Scale
+from trainability.nn.shortcut import Scale
 from trainability.remedies import DKS, EOC, IC, SELU, TAT, Normalize, Remedy, Residual
 from trainability.remedies.normalize import Kind as NormalizeKind
-from trainability.training import optimisers
+from trainability.training import optimizers
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -112,7 +112,7 @@ _NORMALIZE: dict[str, NormalizeKind] = {
 
 
 class RemedyRecipe(Settings):
-    """A change of the network: shaping, IC layers, normalisation, SELU or shortcuts."""
+    """A change of the network: shaping, IC layers, normalization, SELU or shortcuts."""
 
     name: Literal[
         "tat",
@@ -196,7 +196,7 @@ class LBERecipe(Settings):
 
 
 class OptimizerRecipe(Settings):
-    """An optimiser of torch.optim or the pytorch-optimizer package."""
+    """An optimizer of torch.optim or the pytorch-optimizer package."""
 
     name: str = "adam"
     lr: Rate = 1e-3
@@ -206,7 +206,7 @@ class OptimizerRecipe(Settings):
     @field_validator("name")
     @classmethod
     def _known(cls, value: str) -> str:
-        optimisers.optimiser_class(value)
+        optimizers.optimizer_class(value)
         return value
 
     @field_validator("options")
@@ -218,7 +218,7 @@ class OptimizerRecipe(Settings):
 
     @model_validator(mode="after")
     def _takes_its_options(self) -> Self:
-        optimisers.check(self.name, lr=self.lr, weight_decay=self.weight_decay, options=self.options)
+        optimizers.check(self.name, lr=self.lr, weight_decay=self.weight_decay, options=self.options)
         return self
 
 

@@ -19,9 +19,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from trainability.addresses import MASK, without_password, without_secrets
 from trainability.errors import ConfigError
 from trainability.experiments.recipe import Range, Recipe
+from trainability.training.addresses import MASK, without_password, without_secrets
 
 # Members of one stack may differ in these; whatever else differs needs a stack of its own.
 STACKABLE = ("optimizer.lr", "optimizer.weight_decay", "lbe.alpha", "lbe.beta", "lbe.alpha_min")

@@ -17,8 +17,8 @@ from trainability.errors import ConfigError
 from trainability.experiments.recipe import Range, Recipe
 from trainability.experiments.study import STACKABLE, claim, fail_lost, heartbeat, refill, total_trials
 from trainability.experiments.train import build_training, member_bytes
+from trainability.stack.memory import members_that_fit
 from trainability.training.engine import Training
-from trainability.training.memory import members_that_fit
 from trainability.training.record import Record
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _by_architecture(trials: Sequence[Trial]) -> list[list[Trial]]:
     for trial in trials:
         key = repr(sorted((n, v) for n, v in trial.params.items() if n not in STACKABLE))
         groups.setdefault(key, []).append(trial)
-    # Neighbours of the same settings share an optimiser.
+    # Neighbors of the same settings share an optimizer.
     settings = ("optimizer.lr", "optimizer.weight_decay")
     return [sorted(group, key=lambda t: [t.params.get(name, 0) for name in settings]) for group in groups.values()]
 

@@ -17,17 +17,17 @@ from trainability.data.augment import usual_augmentation
 from trainability.errors import ArgumentError, ConfigError, FolderError, TrainabilityError, UnsupportedModelError
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
-from trainability.files import finite
-from trainability.layers import select
+from trainability.introspect.select import select
 from trainability.models import cnn, fnn, resnet
 from trainability.remedies import Init, Remedy, apply_
+from trainability.stack.memory import bytes_per_member, free_bytes, least_bytes, members_that_fit
+from trainability.training.config import Member, Plan, Strength
 from trainability.training.devices import fabric_on, launched
 from trainability.training.engine import Training
+from trainability.training.files import finite
 from trainability.training.folder import RunFolder
 from trainability.training.loggers import Logger, loggers
-from trainability.training.memory import bytes_per_member, free_bytes, least_bytes, members_that_fit
-from trainability.training.optimisers import Schedule
-from trainability.training.plan import Member, Plan, Strength
+from trainability.training.optimizers import Schedule
 from trainability.training.record import Record
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from trainability.models.parts import activation, check_sizes
-from trainability.modules.shortcut import Add
+from trainability.nn.shortcut import Add
 
 
 class ResidualBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""Residual networks of the CIFAR and the ImageNet family, whose shortcuts and normalisation can be left out."""
+"""Residual networks of the CIFAR and the ImageNet family, whose shortcuts and normalization can be left out."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -6,11 +6,10 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from trainability.checks import check_keep
-from trainability.errors import ArgumentError
+from trainability.errors import ArgumentError, check_keep
 from trainability.models.parts import activation, check_sizes
-from trainability.modules.ic import ICLayer
-from trainability.modules.shortcut import Scale, fixup_, shortcut
+from trainability.nn.ic import ICLayer
+from trainability.nn.shortcut import Scale, fixup_, shortcut
 
 Unit = Literal["baseline", "relu-ic-conv", "ic-conv-relu", "conv-relu-ic"]
 
@@ -33,7 +32,7 @@ def resnet(
     scale: Scale = "identity",
     convolutions: Literal[2, 3] | None = None,
 ) -> nn.Sequential:
-    """Build a residual network, or what is left of it without shortcuts or normalisation.
+    """Build a residual network, or what is left of it without shortcuts or normalization.
 
     The CIFAR family has three stages of blocks of two 3 × 3 convolutions, (depth - 2) / 6 per stage, from 16 channels
     on; the ImageNet family four stages of bottlenecks of 1 × 1, 3 × 3 and 1 × 1 convolutions, from 64 channels on.
@@ -56,7 +55,7 @@ def resnet(
         nonlinearity: by name.
         shortcuts: whether there are any.
         norm: whether there is BatchNorm; without it the convolutions have biases.
-        preactivation: normalisation and nonlinearity before each convolution (version 2); otherwise after it, the last
+        preactivation: normalization and nonlinearity before each convolution (version 2); otherwise after it, the last
             nonlinearity of a block being after the sum (version 1).
         unit: what a block is made of: ``"baseline"``, or ``"relu-ic-conv"``, ``"ic-conv-relu"`` or ``"conv-relu-ic"``.
         keep: of the IC layers, the probability of keeping an entry.
@@ -198,7 +197,7 @@ class _Blocks:
     count: int
 
     def after(self, prefix: str, channels: int) -> list[tuple[str, nn.Module]]:
-        """Normalisation and nonlinearity."""
+        """Normalization and nonlinearity."""
         norm = [(f"{prefix}norm", nn.BatchNorm2d(channels))] if self.norm else []
         return [*norm, (f"{prefix}{self.nonlinearity}", activation(self.nonlinearity))]
 

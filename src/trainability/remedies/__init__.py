@@ -1,6 +1,7 @@
 """Changing a model so that information gets through: `apply_` and one file per family of remedy."""
 
-from trainability.remedies.activation import ShapedActivation
+from trainability.nn.shaped_activation import ShapedActivation
+from trainability.nn.weighted_sum import WeightedSum
 from trainability.remedies.apply import Change, Remedy, Report, apply_
 from trainability.remedies.ic import IC
 from trainability.remedies.init import Init
@@ -8,7 +9,6 @@ from trainability.remedies.normalize import Normalize
 from trainability.remedies.residual import Residual
 from trainability.remedies.selu import SELU
 from trainability.remedies.shaping import DKS, EOC, TAT
-from trainability.remedies.weighted_sum import WeightedSum
 
 __all__ = [
     "DKS",

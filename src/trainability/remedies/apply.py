@@ -4,17 +4,17 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import nn
 
-from trainability.checks import check_flag
-from trainability.errors import ArgumentError, ArgumentTypeError, StateError, UnsupportedModelError
-from trainability.layers import Selection, Where, select
-from trainability.observe import RandomState, unwrap
-from trainability.snapshot import Snapshot, Values
-from trainability.taps import settle
+from trainability.errors import ArgumentError, ArgumentTypeError, StateError, UnsupportedModelError, check_flag
+from trainability.introspect.hooks import settle
+from trainability.introspect.run import RandomState, unwrap
+from trainability.introspect.select import Selection, Where, select
+from trainability.introspect.snapshot import Snapshot, Values
 
 if TYPE_CHECKING:
     from trainability.remedies.check import Check
@@ -166,7 +166,7 @@ def apply_(
     ['0', '2']
     >>> report.undo()
     """
-    from trainability.lbe import LBE
+    from trainability.lbe.module import LBE
 
     if isinstance(remedy, LBE) or (isinstance(remedy, type) and issubclass(remedy, LBE)):
         raise ArgumentTypeError(
@@ -260,3 +260,15 @@ def chosen(
     selection: Selection = select(model, where)
     fitting = [path for path in selection.modules if fits(model.get_submodule(path))]
     return fitting, {**selection.skipped, **{p: reason for p in selection.paths if p not in fitting}}
+
+
+def nested_tensor_changes(model: nn.Module) -> Changes:
+    """Keep transformer encoders from packing sequences of several lengths, which what is put into them cannot take."""
+    return [
+        (
+            Change(path, "packs padded sequences", "keeps them padded", "new layers take no nested tensors"),
+            partial(setattr, module, "use_nested_tensor", False),
+        )
+        for path, module in model.named_modules()
+        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor
+    ]

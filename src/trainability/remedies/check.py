@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from trainability.kernels.execute import Moments, moments_of, run
-from trainability.kernels.export import Recording
-from trainability.kernels.features import covered, of_input
-from trainability.kernels.graph import Graph, Node
-from trainability.kernels.operations import CHOOSING, POOLING
-from trainability.kernels.propagate import LAYERS, State, propagate
+from trainability.signal.execute import Moments, moments_of, run
+from trainability.signal.features import covered, of_input
+from trainability.signal.graph import Graph, Node
+from trainability.signal.operations import CHOOSING, POOLING
+from trainability.signal.propagate import LAYERS, State, propagate
+from trainability.signal.recording import Recording
 
 FACTOR, ERRORS, DRAWS = 1.5, 4.0, 8
 _FIRST = 2  # draws, which are enough where nothing departs

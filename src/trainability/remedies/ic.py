@@ -8,23 +8,21 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainability.checks import check_choice, check_keep
-from trainability.errors import UnsupportedModelError
-from trainability.layers import Where, select
-from trainability.modules.ic import DropoutKind, ICLayer, Kind
-from trainability.modules.norms import FeatureBatchNorm
-from trainability.remedies.activation import ShapedActivation
-from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.calls import (
+from trainability.errors import UnsupportedModelError, check_choice, check_keep
+from trainability.introspect.dataflow import (
     OUTPUT,
     Calls,
     check_free,
     features_in,
-    nested_tensor_changes,
     watch_calls,
     weight_layers,
 )
-from trainability.remedies.rewrite import replace_module
+from trainability.introspect.rewrite import replace_module
+from trainability.introspect.select import Where, select
+from trainability.nn.ic import DropoutKind, ICLayer, Kind
+from trainability.nn.norms import FeatureBatchNorm
+from trainability.nn.shaped_activation import ShapedActivation
+from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_changes
 
 _DIMS: dict[int, Kind] = {1: "1d", 2: "2d", 3: "3d"}
 
@@ -161,7 +159,7 @@ def _between(
 
 
 def _is_alike(norm: _BatchNorm, layer: ICLayer, shapes: tuple[tuple[int, ...], tuple[int, ...]] | None) -> bool:
-    """Whether a BatchNorm normalises what the one of an IC layer will, and knows its statistics."""
+    """Whether a BatchNorm normalizes what the one of an IC layer will, and knows its statistics."""
     along_last = layer.kind == "tokens" and shapes is not None and len(shapes[0]) != 2
     return norm.num_features == layer.norm.num_features and norm.track_running_stats and not along_last
 
@@ -187,7 +185,7 @@ def _removal(path: str, norm: _BatchNorm, inherited: bool) -> Change:
             f"({float(bias.min()):.3g} to {float(bias.max()):.3g}) are dropped: the IC layers after it stand elsewhere"
         )
     else:
-        why = "IC layers normalise instead; its scale and shift were not trained"
+        why = "IC layers normalize instead; its scale and shift were not trained"
     return Change(path, type(norm).__name__, "Identity", why)
 
 

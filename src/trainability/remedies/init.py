@@ -1,4 +1,4 @@
-"""Initialisations of the weights."""
+"""Initializations of the weights."""
 
 import math
 from collections.abc import Callable
@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from trainability.activations import fan_in, is_weight_layer
-from trainability.checks import check_choice
-from trainability.errors import ArgumentError, UnsupportedModelError
-from trainability.kernels import maps
-from trainability.layers import Where
-from trainability.observe import call, observing
+from trainability.errors import ArgumentError, UnsupportedModelError, check_choice
+from trainability.introspect.activations import fan_in, is_weight_layer
+from trainability.introspect.dataflow import unfit
+from trainability.introspect.run import call, observing
+from trainability.introspect.select import Where
 from trainability.remedies.apply import Change, Changes, Plan, chosen
-from trainability.remedies.calls import unfit
 from trainability.remedies.weights import (
     check_delta,
     fill,
@@ -27,6 +25,7 @@ from trainability.remedies.weights import (
     uniform_orthogonal,
     weight_std,
 )
+from trainability.signal import maps
 
 Scheme = Literal["he", "default", "lecun", "orthogonal", "delta-orthogonal", "suo", "lsuv"]
 _SCHEMES = ("default", "he", "lecun", "orthogonal", "delta-orthogonal", "suo", "lsuv")
@@ -36,7 +35,7 @@ _DELTA = ("delta-orthogonal", "suo")
 
 @dataclass(frozen=True)
 class Init:
-    """Initialise every weight layer anew.
+    """Initialize every weight layer anew.
 
     ``"default"``: what PyTorch does when a layer is made, uniform weights of variance 1 / (3 fan-in) and uniform
     biases, under which a ReLU network loses a factor 0.41 of its signal per layer. All others set biases to zero.
@@ -113,7 +112,7 @@ class Init:
         aliases = [name for name in shared if model.get_submodule(name.rpartition(".")[0]) is not module]
         known = fan_in(module) if self.scheme in ("he", "lecun", "default") else matrices(module)
         if parametrize.is_parametrized(module, "weight"):
-            return "its weight is parametrised; initialise it before that"
+            return "its weight is parametrized; initialize it before that"
         if weight is None or known is None:
             return f"{type(module).__name__}: its fan-in cannot be read off its weight"
         if reason := unfit(module):

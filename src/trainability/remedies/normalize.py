@@ -1,4 +1,4 @@
-"""Normalisation of what the weight layers of an existing model return, or of their weights."""
+"""Normalization of what the weight layers of an existing model return, or of their weights."""
 
 import math
 from collections.abc import Callable
@@ -10,19 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from trainability.checks import check_choice, check_whole
-from trainability.errors import ArgumentError, UnsupportedModelError
-from trainability.layers import Where, select
-from trainability.modules.norms import FeatureBatchNorm, FeatureGroupNorm
-from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.calls import (
+from trainability.errors import ArgumentError, UnsupportedModelError, check_choice, check_whole
+from trainability.introspect.dataflow import (
     Calls,
     check_free,
     features_out,
-    nested_tensor_changes,
     watch_calls,
     weight_layers,
 )
+from trainability.introspect.select import Where, select
+from trainability.nn.norms import FeatureBatchNorm, FeatureGroupNorm
+from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_changes
 
 Kind = Literal["batch", "layer", "weight", "group"]
 _NORMS = (
@@ -35,7 +33,7 @@ _NORMS = (
 
 @dataclass(frozen=True)
 class Normalize:
-    """Normalise after each weight layer but the last, and so before each nonlinearity of a plain network.
+    """Normalize after each weight layer but the last, and so before each nonlinearity of a plain network.
 
     Each weight layer gets a child ``norm`` through which its outputs go; its own parameters keep their names. Under
     ``"weight"`` the weight is written as length times direction instead (`torch.nn.utils.parametrize`).
@@ -46,7 +44,7 @@ class Normalize:
             ``"weight"``: the length of each neuron's weight is learned apart from its direction.
         groups: of ``"group"``; by default as many as leave 16 features to each, or the nearest that divides them.
 
-    A layer that a normalisation follows already is left alone. With ``inputs`` the order is that of one call; without,
+    A layer that a normalization follows already is left alone. With ``inputs`` the order is that of one call; without,
     that of definition.
 
     Reference: Ioffe and Szegedy (2015); Ba, Kiros and Hinton (2016); Salimans and Kingma (2016); Wu and He (2018).
@@ -90,7 +88,7 @@ class Normalize:
             if self.kind == "weight":
                 changes.append(_weight_norm(model, path, module))
             elif (follower := _norm_after(model, calls, path)) is not None:
-                skipped[path] = f"{follower} normalises it already"
+                skipped[path] = f"{follower} normalizes it already"
             else:
                 check_free(path, module, "norm")
                 norm, what = self._norm(path, module)
@@ -159,7 +157,7 @@ def _last(calls: Calls, layers: dict[str, nn.Module]) -> set[str]:
 
 
 def _norm_after(model: nn.Module, calls: Calls, path: str) -> str | None:
-    """A normalisation that takes what a layer returns."""
+    """A normalization that takes what a layer returns."""
     after = [p for p, maker in calls.fed_by.items() if maker == path]
     return next((p for p in after if isinstance(model.get_submodule(p), _NORMS)), None)
 
@@ -170,9 +168,9 @@ def _put_after(module: nn.Module, norm: nn.Module) -> None:
 
 
 def _through_norm(module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-    """Send the output of a weight layer through its normalisation."""
-    normalised: Tensor = cast(nn.Module, module.norm)(output)
-    return normalised
+    """Send the output of a weight layer through its normalization."""
+    normalized: Tensor = cast(nn.Module, module.norm)(output)
+    return normalized
 
 
 def _weight_norm(model: nn.Module, path: str, module: nn.Module) -> tuple[Change, Callable[[], None]]:
@@ -203,11 +201,11 @@ def _weight_norm(model: nn.Module, path: str, module: nn.Module) -> tuple[Change
             f"{empty} of its neurons have weights of 0, as Fixup begins with, and so no direction; initialize them",
             code="weights-zero",
         )
-    change = Change(path, "weight", "length × direction", "weight normalisation, one length per neuron")
-    return change, partial(_parametrise, module, outputs)
+    change = Change(path, "weight", "length × direction", "weight normalization, one length per neuron")
+    return change, partial(_parametrize, module, outputs)
 
 
-def _parametrise(module: nn.Module, outputs: int) -> None:
+def _parametrize(module: nn.Module, outputs: int) -> None:
     mode = module.training
     parametrize.register_parametrization(module, "weight", WeightNorm(outputs))
     module.train(mode)

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from trainability.activations import called_activation
-from trainability.kernels.activation import Activation, as_activation
-from trainability.kernels.folding import folded
-from trainability.kernels.graph import Node
-from trainability.kernels.operations import CASTS, ELEMENTWISE, LINEAR, leaves
-from trainability.kernels.signals import IDENTITY, Signal, Tracker
+from trainability.introspect.activations import called_activation
+from trainability.signal.activation import Activation, as_activation
+from trainability.signal.folding import folded
+from trainability.signal.graph import Node
+from trainability.signal.operations import CASTS, ELEMENTWISE, LINEAR, leaves
+from trainability.signal.tracker import IDENTITY, Signal, Tracker
 
 # Other names of operations: of operators, and of torch.
 _NAMES = {
@@ -28,7 +28,7 @@ _NOT_ELEMENTWISE = {"glu", "prelu", "rrelu"}
 def regions(module: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor]) -> list["Region"]:
     """Nonlinear layers and sums among what a traced forward does, in order.
 
-    The rules are those by which a model is read (`trainability.kernels.read`), so both find the same.
+    The rules are those by which a model is read (`trainability.signal.read`), so both find the same.
     """
     finder = _Finder(module, constants)
     for node in graph.nodes:

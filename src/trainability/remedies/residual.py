@@ -10,20 +10,18 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from trainability.activations import is_nonlinearity, is_weight_layer
-from trainability.checks import check_choice, check_whole
-from trainability.errors import ArgumentError, UnsupportedModelError
-from trainability.layers import Where, select
-from trainability.modules.shortcut import Add, Scale, ScaledAdd, fixup_factors, shortcut
-from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.calls import (
+from trainability.errors import ArgumentError, UnsupportedModelError, check_choice, check_whole
+from trainability.introspect.activations import is_nonlinearity, is_weight_layer
+from trainability.introspect.dataflow import (
     Calls,
     check_free,
     first_tensor,
-    nested_tensor_changes,
     watch_calls,
     weight_layers,
 )
+from trainability.introspect.select import Where, select
+from trainability.nn.shortcut import Add, Scale, ScaledAdd, fixup_factors, shortcut
+from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_changes
 from trainability.remedies.weights import fill, matrices, weight_std
 
 _BETWEEN = (
@@ -86,7 +84,7 @@ class Residual:
                 code="inputs-needed",
             )
         calls = watch_calls(model, inputs)
-        weight_layers(model, calls)  # refuses quantised ones
+        weight_layers(model, calls)  # refuses quantized ones
         spans, skipped = self._spans(model, calls) if where is None else _modules(model, calls, where)
         changes: Changes = []
         if self.scale == "fixup":
@@ -201,7 +199,7 @@ def _not_alike(calls: Calls, first: str, last: str) -> str | None:
 def _layers_of(module: nn.Module, *, ends_with_weights: bool, together: int) -> list[tuple[int, int, int]]:
     """Where layers of a Sequential begin, have their last weight layer, and end.
 
-    A layer is a weight layer, what normalises or drops, and a nonlinearity.
+    A layer is a weight layer, what normalizes or drops, and a nonlinearity.
     """
     children = [child for child in module._modules.values() if child is not None]  # not children(): some come twice
     single: list[tuple[int, int, int]] = []  # begin, last weight layer, end

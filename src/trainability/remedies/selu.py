@@ -1,4 +1,4 @@
-"""Self-normalising networks: SELU in the place of the activations of an existing model."""
+"""Self-normalizing networks: SELU in the place of the activations of an existing model."""
 
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -6,16 +6,15 @@ from typing import Any, Literal
 
 from torch import fx, nn
 
-from trainability.activation_calls import find_activation_calls
-from trainability.activations import is_nonlinearity
-from trainability.checks import check_choice
-from trainability.errors import ArgumentError
-from trainability.layers import Where, select
-from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.calls import check_not_quantised, nested_tensor_changes
+from trainability.errors import ArgumentError, check_choice
+from trainability.introspect.activation_calls import find_activation_calls
+from trainability.introspect.activations import is_nonlinearity
+from trainability.introspect.dataflow import check_not_quantized
+from trainability.introspect.rewrite import RewrittenForward, Traced, replace_module, trace
+from trainability.introspect.select import Where, select
+from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_changes
 from trainability.remedies.init import Init
 from trainability.remedies.regions import Region, regions
-from trainability.remedies.rewrite import RewrittenForward, Traced, replace_module, trace
 
 _GATES = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.LogSigmoid, nn.Softsign, nn.Hardtanh)
 _GATE_NAMES = {"sigmoid", "tanh", "hardsigmoid", "logsigmoid", "softsign", "hardtanh", "erf", "atan", "sin", "glu"}
@@ -55,7 +54,7 @@ class SELU:
     def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
         """Plan one change per activation, and one per weight layer."""
         for path, module in model.named_modules():
-            check_not_quantised(path, module)
+            check_not_quantized(path, module)
         selection = select(model, where, inputs=inputs)
         skipped = {
             path: reason

@@ -1,4 +1,4 @@
-"""Planning what DKS, TAT and EOC change in a model: weights, normalisation, sums and activations."""
+"""Planning what DKS, TAT and EOC change in a model: weights, normalization, sums and activations."""
 
 import math
 from collections import OrderedDict
@@ -10,9 +10,24 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
-from trainability.activations import fan_in, is_nonlinearity
 from trainability.errors import ArgumentError, UnsupportedModelError
-from trainability.kernels import (
+from trainability.introspect.activations import fan_in, is_nonlinearity
+from trainability.introspect.rewrite import RewrittenForward, Traced, replace_module, trace
+from trainability.introspect.select import Where, select
+from trainability.nn.shaped_activation import ShapedActivation
+from trainability.nn.weighted_sum import WeightedSum
+from trainability.remedies.apply import Change, Changes, Plan
+from trainability.remedies.check import FACTOR
+from trainability.remedies.regions import Region, regions
+from trainability.remedies.weights import (
+    check_delta,
+    fill,
+    fill_delta,
+    matrices,
+    scaled_uniform_orthogonal,
+    weight_std,
+)
+from trainability.signal import (
     DKSTarget,
     EOCTarget,
     Graph,
@@ -25,24 +40,9 @@ from trainability.kernels import (
     q_slope,
     solve,
 )
-from trainability.kernels.operations import BATCH_NORMALISATION
-from trainability.kernels.propagate import propagate
-from trainability.kernels.read import read_recorded
-from trainability.layers import Where, select
-from trainability.remedies.activation import ShapedActivation
-from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.check import FACTOR
-from trainability.remedies.regions import Region, regions
-from trainability.remedies.rewrite import RewrittenForward, Traced, replace_module, trace
-from trainability.remedies.weighted_sum import WeightedSum
-from trainability.remedies.weights import (
-    check_delta,
-    fill,
-    fill_delta,
-    matrices,
-    scaled_uniform_orthogonal,
-    weight_std,
-)
+from trainability.signal.operations import BATCH_NORMALIZATION
+from trainability.signal.propagate import propagate
+from trainability.signal.read import read_recorded
 
 Init: TypeAlias = Literal["suo", "gaussian"]
 
@@ -99,11 +99,11 @@ class Shaper:
         self.scales: dict[str, tuple[float, float]] = {}  # of weights drawn: gain, and mean square of the biases
         self.chosen = None if where is None else set(select(model, where).paths)
         self.read, self.recording = read_recorded(model, inputs)
-        self.graph = self._normalised(self._without_unselected(self.read))
+        self.graph = self._normalized(self._without_unselected(self.read))
         self._check_scales()
 
     def plan(self) -> Plan:
-        """Weights, then structure: normalisation, sums, activations."""
+        """Weights, then structure: normalization, sums, activations."""
         solutions = self._solutions()
         self._check_means(solutions)
         if not self.shaping:
@@ -128,7 +128,7 @@ class Shaper:
             else replace(n, activation=solutions[id(n.activation)].shaped)
             if n.kind == "nonlinear"
             else replace(n, kind="pass", detail="")  # it is taken out
-            if n.detail in BATCH_NORMALISATION
+            if n.detail in BATCH_NORMALIZATION
             else n
             for n in self.graph.nodes
         ]
@@ -156,7 +156,7 @@ class Shaper:
             q = float(given.detach().double().square().mean())
             if q > 0 and not 0.5 < q < 2:
                 self.skipped["(inputs)" if len(self.recording.inputs) == 1 else f"(input {node.detail})"] = (
-                    f"their mean square is {q:.3g}, where the theory takes 1: normalise them, or use "
+                    f"their mean square is {q:.3g}, where the theory takes 1: normalize them, or use "
                     "trainability.data.PLN; what comes after keeps the wrong size"
                 )
         for path, module in self.model.named_modules():
@@ -183,7 +183,7 @@ class Shaper:
                 nodes.append(replace(node, activation=solutions[id(node.activation)].shaped))
             elif node.kind == "sum" and not self._selected(node.path):
                 nodes.append(read_node)
-            elif read_node.detail in BATCH_NORMALISATION:
+            elif read_node.detail in BATCH_NORMALIZATION:
                 nodes.append(replace(read_node, kind="pass"))
             else:
                 nodes.append(read_node if read_node.kind == "nonlinear" else node)
@@ -227,7 +227,7 @@ class Shaper:
             nodes.append(node if reason is None else replace(node, kind="pass"))
         return Graph(tuple(nodes))
 
-    def _normalised(self, graph: Graph) -> Graph:
+    def _normalized(self, graph: Graph) -> Graph:
         """With sums of weights whose squares add up to 1."""
         layers: list[int] = []  # weight layers on the longest way to each node
         nodes = []
@@ -337,7 +337,7 @@ class Shaper:
                 sizes.append(before[0] if before and node.kind != "affine" else 1.0)
 
     def _plan_batchnorm(self) -> None:
-        used = {node.path for node in self.read.nodes if node.kind == "normalise"}
+        used = {node.path for node in self.read.nodes if node.kind == "normalize"}
         for path, module in self.model.named_modules():
             if isinstance(module, nn.modules.batchnorm._NormBase) and path in used:
                 if self.remedy.batchnorm == "refuse":
@@ -355,7 +355,7 @@ class Shaper:
                 self.changes.append((change, partial(replace_module, self.model, module, rest)))
                 used.discard(path)
         for node in self.read.nodes:
-            if node.path in used and node.detail in BATCH_NORMALISATION:
+            if node.path in used and node.detail in BATCH_NORMALIZATION:
                 raise UnsupportedModelError(
                     node.path,
                     f"its forward calls {node.detail} as a function, which cannot be taken out; use a module",

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from trainability.kernels import DKSTarget, EOCTarget, TATTarget
-from trainability.layers import Where
+from trainability.introspect.select import Where
 from trainability.remedies.apply import Plan
 from trainability.remedies.check import Check
 from trainability.remedies.shaper import Init, Shaping
 from trainability.remedies.trial import plan_tried
+from trainability.signal import DKSTarget, EOCTarget, TATTarget
 
 
 class _Remedy(Shaping):
@@ -35,7 +35,7 @@ class DKS(_Remedy, DKSTarget):
 
     What happens to the model, in this order:
 
-    1. It is read off one call on ``inputs`` (`trainability.kernels.read`). What the theory has no rule for is refused
+    1. It is read off one call on ``inputs`` (`trainability.signal.read`). What the theory has no rule for is refused
        by name; so is BatchNorm, unless ``batchnorm="remove"`` takes it out.
     2. All weights are drawn anew from ``init`` and biases set to zero, unless ``init=None``.
     3. Every sum of branches becomes a weighted one whose squared weights add up to 1. ``shortcut`` is the weight of

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from trainability.errors import UnsupportedModelError
-from trainability.kernels import Activation, Graph, Node, maps
-from trainability.kernels.export import Recording
-from trainability.kernels.read import read_recorded
-from trainability.layers import Where
-from trainability.observe import observing
+from trainability.introspect.run import observing
+from trainability.introspect.select import Where
 from trainability.remedies.apply import Plan
 from trainability.remedies.check import Check, check, with_scales
 from trainability.remedies.shaper import Shaper, Shaping
+from trainability.signal import Activation, Graph, Node, maps
+from trainability.signal.read import read_recorded
+from trainability.signal.recording import Recording
 
 _SAMPLES = 8  # of the inputs, in a check
 
@@ -125,7 +125,7 @@ def _essence(graph: Graph) -> list[Node]:
     for k, node in enumerate(graph.nodes):
         inputs = tuple(position[i] for i in node.inputs)
         identity = node.activation is not None and node.activation.name == "identity"
-        if node.kind in ("pass", "normalise") or identity:
+        if node.kind in ("pass", "normalize") or identity:
             position[k] = inputs[0]
             continue
         position[k] = len(kept)

@@ -12,13 +12,13 @@ from plotly.subplots import make_subplots
 
 from trainability.training.record import Record
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
+# Okabe and Ito's palette: told apart by color-blind readers too.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b")
 Arms = dict[str, list[Record]]
 
 
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """One colour per remedy, the same in every figure."""
+def colors(names: Iterable[str]) -> dict[str, str]:
+    """One color per remedy, the same in every figure."""
     names = list(names)
     return dict(zip(names, cycle(PALETTE if len(names) <= len(PALETTE) else qualitative.Dark24), strict=False))
 
@@ -36,7 +36,7 @@ def style(figure: go.Figure, height: int = 380) -> go.Figure:
 
 
 def _lines(figure: go.Figure, arms: Arms, palette: dict[str, str], points: str) -> None:
-    """One line per seed; the seeds of a remedy share a colour and a legend entry."""
+    """One line per seed; the seeds of a remedy share a color and a legend entry."""
     for name, runs in arms.items():
         for number, run in enumerate(runs):
             pairs = getattr(run, points)
@@ -228,7 +228,7 @@ def neuron_figure(arms: Arms) -> go.Figure:
         horizontal_spacing=0.06,
     )
     for row, run in enumerate(runs.values(), 1):
-        for when, colour in zip(run.neurons, ("#9aa5b1", "#D55E00"), strict=False):
+        for when, color in zip(run.neurons, ("#9aa5b1", "#D55E00"), strict=False):
             for hist in when["rows"]:
                 count = len(hist["counts"])
                 width = (hist["high"] - hist["low"]) / count
@@ -238,7 +238,7 @@ def neuron_figure(arms: Arms) -> go.Figure:
                         x=[hist["low"] + (i + 0.5) * width for i in range(count)],
                         y=[c / total for c in hist["counts"]],
                         width=width,
-                        marker={"color": colour, "line": {"width": 0}},
+                        marker={"color": color, "line": {"width": 0}},
                         opacity=0.65,
                         name=when["when"],
                         legendgroup=when["when"],
@@ -259,7 +259,7 @@ def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str],
     figure = go.Figure()
     index = 1 if by == "lr" else 0
     fixed = sorted({float((depth, lr)[1 - index]) for depth, lr, _ in cells})
-    for name, colour in palette.items():
+    for name, color in palette.items():
         for dash, other in zip(cycle(("solid", "dash", "dot", "dashdot")), fixed, strict=False):
             points = [
                 (cell[index], sorted(run.accuracy[-1][2] for run in cell[2][name]))
@@ -275,13 +275,13 @@ def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str],
                 mode="lines",
                 name=label,
                 legendgroup=label,
-                line={"color": colour, "dash": dash},
+                line={"color": color, "dash": dash},
             )
             figure.add_scatter(
                 x=[x for x, values in points for _ in values],
                 y=[v for _, values in points for v in values],
                 mode="markers",
-                marker={"color": colour, "size": 7},
+                marker={"color": color, "size": 7},
                 opacity=0.7,
                 legendgroup=label,
                 showlegend=False,

@@ -7,20 +7,20 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from trainability.gates import gated_correlation, gated_information
+from trainability.dependence.dropout import gated_correlation, gated_information
 from trainability.report.figures import PALETTE, Arms, style
 from trainability.training.record import Record
 
 
 def _add_run(
-    figure: go.Figure, name: str, run: Record, colour: str, x: list[int], y: list[float], *, legend: bool, **place: Any
+    figure: go.Figure, name: str, run: Record, color: str, x: list[int], y: list[float], *, legend: bool, **place: Any
 ) -> None:
-    """One line over layers; the runs of a remedy share a colour and a legend entry."""
+    """One line over layers; the runs of a remedy share a color and a legend entry."""
     figure.add_scatter(
         x=x,
         y=y,
         mode="lines" if len(x) > 12 else "lines+markers",
-        line={"color": colour, "width": 1.8},
+        line={"color": color, "width": 1.8},
         marker={"size": 5},
         opacity=0.8,
         name=escape(name),
@@ -61,7 +61,7 @@ def gates_figure(arms: Arms) -> go.Figure | None:
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.06)
     keeps = [i / 100 for i in range(30, 101)]
     means = sorted({entry["mean"] for entry in found})
-    for colour, mean in zip(PALETTE, means, strict=False):
+    for color, mean in zip(PALETTE, means, strict=False):
         rows = [entry for entry in found if entry["mean"] == mean]
         expected = {
             1: [gated_correlation(1.0, keep, mean) for keep in keeps],
@@ -69,14 +69,14 @@ def gates_figure(arms: Arms) -> go.Figure | None:
         }
         for column, measure in ((1, "correlation"), (2, "information")):
             shared = {"legendgroup": str(mean), "row": 1, "col": column}
-            line = {"color": colour, "dash": "dash", "width": 1.2}
+            line = {"color": color, "dash": "dash", "width": 1.2}
             figure.add_scatter(x=keeps, y=expected[column], mode="lines", line=line, showlegend=False, **shared)
             if measure == "information":
                 figure.add_scatter(
                     x=[entry["keep"] for entry in rows],
                     y=[entry["mixture"] for entry in rows],
                     mode="markers",
-                    marker={"color": colour, "size": 9, "symbol": "circle-open"},
+                    marker={"color": color, "size": 9, "symbol": "circle-open"},
                     showlegend=False,
                     hovertemplate="keep %{x}: %{y:.4f}, gates unknown<extra></extra>",
                     **shared,
@@ -86,7 +86,7 @@ def gates_figure(arms: Arms) -> go.Figure | None:
                 y=[entry[measure] for entry in rows],
                 error_y={"type": "data", "array": [2 * entry[f"{measure}_error"] for entry in rows]},
                 mode="markers",
-                marker={"color": colour, "size": 8},
+                marker={"color": color, "size": 8},
                 name=f"mean {mean:g}",
                 showlegend=column == 1,
                 hovertemplate="keep %{x}: %{y:.4f}<extra></extra>",

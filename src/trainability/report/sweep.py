@@ -15,11 +15,11 @@ from plotly.offline import get_plotlyjs
 
 from trainability.experiments.recipe import Range, Recipe
 from trainability.experiments.study import Row
-from trainability.files import write_whole
 from trainability.report.figures import style
-from trainability.report.html import environment, figure_html
+from trainability.report.page import environment, figure_html
+from trainability.training.files import write_whole
 
-_COLOURS = ["#440154", "#21918c", "#6ab043"]  # no yellow, which thin lines do not show on white
+_COLORS = ["#440154", "#21918c", "#6ab043"]  # no yellow, which thin lines do not show on white
 
 
 def write_sweep_report(
@@ -86,7 +86,7 @@ def narrate_sweep(found: Sequence[Row], seeds: int) -> list[str]:
     if seeds > 1:
         sentences.append(f"Its {seeds} seeds lie between {min(values):.2f} and {max(values):.2f} %.")
     else:
-        sentences.append("Each trial is one seed, so near neighbours in this list may owe their order to chance.")
+        sentences.append("Each trial is one seed, so near neighbors in this list may owe their order to chance.")
     close = [row for row in found[1:] if seeds > 1 and row.val >= min(values)]
     if close:
         others = "One other trial" if len(close) == 1 else f"{len(close)} other trials"
@@ -101,7 +101,7 @@ def parallel_figure(found: Sequence[Row], ranges: Mapping[str, Range]) -> go.Fig
     dimensions = [_axis(name, [row.params[name] for row in found], ranges.get(name)) for name in found[0].params]
     accuracy = [row.val for row in found]
     dimensions.append({"label": "validation, %", "values": accuracy})
-    line = {"color": accuracy, "colorscale": _COLOURS, "showscale": True, "colorbar": {"title": "%"}}
+    line = {"color": accuracy, "colorscale": _COLORS, "showscale": True, "colorbar": {"title": "%"}}
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line, labelangle=0))
     style(figure, 420)
     figure.update_layout(margin={"l": 90, "r": 60, "t": 70, "b": 40})
@@ -146,9 +146,9 @@ def heatmap_figure(found: Sequence[Row], first: str, second: str, ranges: Mappin
     axis = {"title": escape(first)}, {"title": escape(second)}
     if {first, second} & ranges.keys() or len(cells) < 0.5 * len(xs) * len(ys):  # not a grid
         pairs = list(cells)
-        colour = {"color": [mean(cells[p]) for p in pairs], "colorscale": _COLOURS, "showscale": True, "size": 11}
-        colour["colorbar"] = {"title": "%"}
-        figure = go.Figure(go.Scatter(x=[p[0] for p in pairs], y=[p[1] for p in pairs], mode="markers", marker=colour))
+        color = {"color": [mean(cells[p]) for p in pairs], "colorscale": _COLORS, "showscale": True, "size": 11}
+        color["colorbar"] = {"title": "%"}
+        figure = go.Figure(go.Scatter(x=[p[0] for p in pairs], y=[p[1] for p in pairs], mode="markers", marker=color))
         for update, name in ((figure.update_xaxes, first), (figure.update_yaxes, second)):
             if name in ranges and ranges[name].log:
                 update(type="log")
@@ -162,7 +162,7 @@ def heatmap_figure(found: Sequence[Row], first: str, second: str, ranges: Mappin
                 z=grid,
                 text=text,
                 texttemplate="%{text}",
-                colorscale=_COLOURS,
+                colorscale=_COLORS,
                 colorbar={"title": "%"},
             )
         )

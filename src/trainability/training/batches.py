@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainability.data import Dataset
 from trainability.data.augment import Augment
-from trainability.training.streams import Generators, stream
+from trainability.training.seeding import Generators, stream
 
 
 class Batches:
@@ -80,7 +80,7 @@ class Batches:
             self._augmentation(train.images[one].float().div_(255), generator)
             for one, generator in zip(index, self._noise.all, strict=True)
         ]
-        return self._data.normalise(torch.stack(shaped)), train.labels[index]
+        return self._data.normalize(torch.stack(shaped)), train.labels[index]
 
     def _orders(self, epoch: int) -> Tensor:
         device, count = self._data.train.labels.device, len(self._data.train)

@@ -14,14 +14,16 @@ from torch.distributed.tensor import DTensor
 from trainability.data import Dataset, Split
 from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.flow import measure
-from trainability.layers import select
-from trainability.taps import Place
+from trainability.introspect.hooks import Place
+from trainability.introspect.select import select
+from trainability.lbe.stacked import StackLBE
+from trainability.stack.cuda_graphs import CudaGraph, Graph, seconds, synchronize
+from trainability.stack.members import Way
+from trainability.stack.module import Stack
 from trainability.training.batches import Batches
+from trainability.training.config import Member, Plan, Strength
 from trainability.training.devices import fabric_on
-from trainability.training.graphs import CudaGraph, Graph, seconds, synchronise
 from trainability.training.kept import check_kind, check_like
-from trainability.training.members import Way
-from trainability.training.plan import Member, Plan, Strength
 from trainability.training.probe import (
     gates_of,
     independence_of_inputs,
@@ -31,8 +33,6 @@ from trainability.training.probe import (
 )
 from trainability.training.record import Record
 from trainability.training.shards import load_weights, whole
-from trainability.training.stack import Stack
-from trainability.training.stack_lbe import StackLBE
 from trainability.training.step import Step
 from trainability.training.updates import KeptUpdates, Updates
 
@@ -113,9 +113,9 @@ class Training:
         self.total_steps = plan.epochs * self.batches.per_epoch
         probe = data.train.take(torch.arange(min(512, len(data.train)), device=fabric.device)).images
         self._probe = data.inputs(probe)
-        regularised = any(m.lbe for m in members)
+        regularized = any(m.lbe for m in members)
         places: tuple[Place, ...] = ()
-        if regularised:
+        if regularized:
             selection = select(models[0], inputs=self._probe[:2].to(_like(models[0])))
             selection.check_complete()
             places = selection.places
@@ -125,7 +125,7 @@ class Training:
         forward = fabric.strategy.setup_module(fabric.strategy.precision.convert_module(self.stack))
         self._probe = self._probe.to(self.stack.dtype)
         self.lbe: StackLBE | None = None
-        if regularised:
+        if regularized:
             strengths = [m.lbe or Strength(beta=0.0) for m in members]
             self.lbe = StackLBE(
                 [place.name for place in places],
@@ -281,7 +281,7 @@ class Training:
 
     def _note_time(self, begin: float, step: int) -> None:
         """Note what a step has taken since then, where the device is waited for anyway."""
-        synchronise(self.fabric.device)
+        synchronize(self.fabric.device)
         self._times.append((time.perf_counter() - begin) / (self.steps - step))
         self._begun = None
 

@@ -16,7 +16,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from trainability.errors import FolderError
-from trainability.files import finite, write_atomically
+from trainability.training.files import finite, write_atomically
 
 _KEPT = 2  # checkpoints; the older one is for when the newer turns out to be damaged
 _CHECKPOINT = re.compile(r"step-[0-9]{8,18}-[0-9a-f]{16}\.pt")

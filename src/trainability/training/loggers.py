@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainability.addresses import without_secrets
 from trainability.errors import ArgumentError, ConfigError
+from trainability.training.addresses import without_secrets
 
 _ADDRESSES = ("MLFLOW_TRACKING_URI", "WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainability.activations import is_weight_layer
+from trainability.dependence.dropout import gate_effects
+from trainability.dependence.pairs import evenly_spaced, independence, varying_neurons
 from trainability.errors import UnsupportedModelError
-from trainability.gates import gate_effects
-from trainability.independence import evenly_spaced, independence, varying_neurons
-from trainability.kernels import measured, predict
-from trainability.modules.ic import ICLayer
-from trainability.observe import observing
-from trainability.taps import INPUT_OF, Place, Taps
+from trainability.introspect.activations import is_weight_layer
+from trainability.introspect.hooks import INPUT_OF, Place, Taps
+from trainability.introspect.run import observing
+from trainability.nn.ic import ICLayer
+from trainability.signal import measured, predict
 
 
 class _Kept:
@@ -102,7 +102,7 @@ def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> l
 
 
 def gates_of(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:
-    """What gates do to the two most dependent neurons that the middle IC layer normalises; nothing without one."""
+    """What gates do to the two most dependent neurons that the middle IC layer normalizes; nothing without one."""
     layers = [module for module in model.modules() if isinstance(module, ICLayer)]
     if not layers:
         return []

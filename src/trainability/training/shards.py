@@ -12,7 +12,7 @@ from trainability.errors import UnsupportedModelError
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from trainability.training.stack import Stack
+    from trainability.stack.module import Stack
 
 
 def share_out(stack: "Stack", mesh: "DeviceMesh") -> "Stack":
@@ -65,7 +65,7 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor]) -> None
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the whole state of an optimiser of which the weights may be shared out."""
+    """Load the whole state of an optimizer of which the weights may be shared out."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kept = {
         number: {k: part_of(v, parameters[number]) if isinstance(v, Tensor) else v for k, v in values.items()}

@@ -9,18 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainability.errors import StateError, UnsupportedModelError
+from trainability.lbe.stacked import StackLBE
+from trainability.stack.cuda_graphs import Graph
+from trainability.stack.module import Passed, Stack
 from trainability.training.batches import Batches
-from trainability.training.graphs import Graph
-from trainability.training.hidden import python_state
-from trainability.training.stack import Passed, Stack
-from trainability.training.stack_lbe import StackLBE
-from trainability.training.streams import Generators, stream
+from trainability.training.python_state import python_state
+from trainability.training.seeding import Generators, stream
 from trainability.training.updates import Updates
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# In the first runs kernels are chosen and the state of the optimisers is made.
+# In the first runs kernels are chosen and the state of the optimizers is made.
 _REHEARSALS = 3
 
 
@@ -30,13 +30,13 @@ class Step:
     What differs from step to step lies in tensors that stay where they are: the indices of the samples, the seeds of
     the noise, the learning rates. All else is the same operations on the same tensors, until a member is frozen. So a
     whole step, from the data to the update, can be recorded as a graph of the device and launched at once; where the
-    optimisers cannot be recorded, all but their update is.
+    optimizers cannot be recorded, all but their update is.
 
     Args:
         stack: on its device, in its precision.
         forward: runs the stack as the strategy of the processes wants it.
         lbe: the term, if any member has it.
-        updates: the optimisers.
+        updates: the optimizers.
         batches: the data.
         seeds: of the members' noise.
         fabric: precision and processes.

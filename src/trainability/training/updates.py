@@ -1,4 +1,4 @@
-"""The optimisers of a stack: one for neighbours of the same settings, where that comes to the same, or one each."""
+"""The optimizers of a stack: one for neighbors of the same settings, where that comes to the same, or one each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainability.errors import ArgumentError
+from trainability.stack.module import Stack
 from trainability.training.kept import check_kind, check_like
-from trainability.training.optimisers import Schedule, build
+from trainability.training.optimizers import Schedule, build
 from trainability.training.shards import load_optimizer, whole
-from trainability.training.stack import Stack
 
 # Each entry's update depends on that entry alone, so a stacked tensor is updated as its slices would be.
 ELEMENTWISE = {"adam", "adamw", "sgd"}
@@ -30,7 +30,7 @@ class KeptUpdates(TypedDict):
 
 @dataclass
 class _Part:
-    """Members that one optimiser updates, and their parameters, in the order of the stacked ones."""
+    """Members that one optimizer updates, and their parameters, in the order of the stacked ones."""
 
     members: range
     parameters: list[nn.Parameter]
@@ -41,7 +41,7 @@ class _Part:
 class Updates:
     """Updates the members of a stack, each with its own learning rate and weight decay, and its own state.
 
-    Neighbours of the same settings share an optimiser over slices of the stacked tensors, which is several times faster
+    Neighbors of the same settings share an optimizer over slices of the stacked tensors, which is several times faster
     than one for each.
 
     Args:
@@ -49,8 +49,8 @@ class Updates:
         alpha: LBE's targets ``(E, L)``, if there are any.
         rates: learning rate of each member.
         decays: weight decay of each member; alpha has none.
-        name: of the optimiser.
-        options: of the optimiser.
+        name: of the optimizer.
+        options: of the optimizer.
         schedule: of the learning rate.
         epochs: of the training.
         steps_per_epoch: of the training.
@@ -78,7 +78,7 @@ class Updates:
         self._rates_there: list[Tensor] = []  # on the device, for a recording
         self._rates_set: list[float] = []
         self._parts: list[_Part] = []
-        for members in _neighbours(settings) if self._sliced else [range(e, e + 1) for e in range(len(stack))]:
+        for members in _neighbors(settings) if self._sliced else [range(e, e + 1) for e in range(len(stack))]:
             own = self._of(members, stack, alpha)
             rate, decay = settings[members.start]
             weights, targets = (own[:-1], own[-1:]) if alpha is not None else (own, [])
@@ -101,12 +101,12 @@ class Updates:
 
     @property
     def sizes(self) -> list[int]:
-        """How many members each optimiser updates."""
+        """How many members each optimizer updates."""
         return [len(part.members) for part in self._parts]
 
     @property
     def recordable(self) -> bool:
-        """Whether the updates can be recorded as a graph of the device, as those of torch's fused optimisers can.
+        """Whether the updates can be recorded as a graph of the device, as those of torch's fused optimizers can.
 
         They count their steps on the device; others count in Python, or may.
         """
@@ -114,7 +114,7 @@ class Updates:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Around a recording: the optimisers read their learning rates from tensors, which `set_rates` fills."""
+        """Around a recording: the optimizers read their learning rates from tensors, which `set_rates` fills."""
         groups = self._groups()
         device = groups[0]["params"][0].device
         if not self._rates_there:
@@ -183,9 +183,9 @@ class Updates:
         }
 
     def check(self, state: KeptUpdates) -> None:
-        """Raise ArgumentError for a state that is not one of these optimisers and schedules.
+        """Raise ArgumentError for a state that is not one of these optimizers and schedules.
 
-        What optimisers other than Adam, AdamW and SGD keep for a parameter is of their own shapes, not looked at here.
+        What optimizers other than Adam, AdamW and SGD keep for a parameter is of their own shapes, not looked at here.
         """
         own = self.state()
         check_like(state["schedulers"], own["schedulers"], "schedulers")
@@ -208,7 +208,7 @@ class Updates:
                 check_like(values, self._kept_for(parameters[number]), f"optimizers.state.{number}")
 
     def _kept_for(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """What an optimiser keeps for a parameter after its first step: numbers, and tensors of its shape."""
+        """What an optimizer keeps for a parameter after its first step: numbers, and tensors of its shape."""
         one = nn.Parameter(torch.zeros(2))
         one.grad = torch.zeros(2)
         optimizer = build(self._name, [one], [], lr=1.0, options=self._options)
@@ -220,7 +220,7 @@ class Updates:
         """Take back what `state` returned.
 
         Raises:
-            ArgumentError: an optimiser does not take it.
+            ArgumentError: an optimizer does not take it.
         """
         for part, optimizer, scheduler in zip(self._parts, state["optimizers"], state["schedulers"], strict=True):
             try:
@@ -249,7 +249,7 @@ class Updates:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
 
-def _neighbours(settings: Sequence[tuple[float, float]]) -> list[range]:
+def _neighbors(settings: Sequence[tuple[float, float]]) -> list[range]:
     """Runs of members next to one another whose settings are the same."""
     runs = groupby(range(len(settings)), key=lambda e: settings[e])
     found = [list(members) for _, members in runs]

@@ -1,0 +1,1 @@
+"""Finding out why a network does not train."""

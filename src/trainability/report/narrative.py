@@ -1,0 +1,193 @@
+"""What a comparison says, in sentences: which remedy rescued what, and how far the seeds spread."""
+
+from itertools import pairwise
+from statistics import mean, median
+
+from trainability.diagnosis.verdict import SILENT
+from trainability.experiments.arms import Arm, arm
+from trainability.experiments.compare import Comparison
+from trainability.training.record import Record
+
+
+def accuracies(runs: list[Record]) -> list[float]:
+    """Test accuracies in percent, one per seed."""
+    return [run.accuracy[-1][2] for run in runs]
+
+
+def spread(values: list[float]) -> str:
+    """``76.6 % (median; 71.6 to 90.5 over 5 seeds)``."""
+    if len(values) == 1:
+        return f"{values[0]:.2f} % (one seed)"
+    if max(values) - min(values) < 0.005:
+        return f"{values[0]:.2f} % on each of {len(values)} seeds"
+    return f"{median(values):.1f} % (median; {min(values):.1f} to {max(values):.1f} over {len(values)} seeds)"
+
+
+def narrate(comparison: Comparison, *, brief: bool = False) -> list[tuple[str, list[str]]]:
+    """Return a title and paragraphs for every depth and learning rate: what stands out, and one per remedy.
+
+    Brief ones leave out what becomes of the signal, what is claimed, and where a spread comes from.
+    """
+    stories = []
+    for depth, lr, arms in comparison.cells():
+        if not arms:
+            continue
+        runs = [run for group in arms.values() for run in group]
+        unfinished = [run.epochs for run in runs if run.status in ("training", "interrupted", "waiting")]
+        sentences = _cell(arms, comparison.chance, brief)
+        if unfinished:
+            sentences.insert(
+                0,
+                f"{len(unfinished)} of {len(runs)} runs were interrupted, the earliest after {min(unfinished)} of "
+                f"{comparison.config.epochs} epochs: what follows is of that moment and not of the end.",
+            )
+        stories.append((f"{depth} layers, learning rate {lr:g}", sentences))
+    return stories
+
+
+def _cell(arms: dict[str, list[Record]], chance: float, brief: bool) -> list[str]:
+    paragraphs = []
+    for name, runs in arms.items():
+        sentences: list[str] = []
+        values = accuracies(runs)
+        side = arm(name)
+        subject = f"{name} ({side.what})" if side.base is None else f"{name} ({side.what}, otherwise as {side.base})"
+        start = [run.flow[0][1][-1] for run in runs]
+        signal = f"At the start its last hidden layer carries {mean(start):.2g} nats."
+        if _at_chance(values, chance):
+            sentences.append(
+                f"{subject} does not learn: {spread(values)}, where always naming one class gives {chance:.2f} %. "
+                + signal
+            )
+        elif min(values) < chance + 5:
+            stuck = sum(v < chance + 5 for v in values)
+            sentences.append(
+                f"{subject} learns on some seeds only: {spread(values)}; {stuck} of {len(values)} stay near chance. "
+                + signal
+            )
+        else:
+            sentences.append(f"{subject} learns: {spread(values)}. {signal}")
+        if any(run.status == "diverged" for run in runs):
+            sentences.append(
+                f"{name} diverged on seeds {', '.join(str(r.seed) for r in runs if r.status == 'diverged')}."
+            )
+        if side.base in arms:
+            sentences.append(_against(name, values, side.base, accuracies(arms[side.base])))
+        if side.lbe:
+            sentences += _revival(name, runs)
+        if not brief:
+            sentences += [
+                *_claimed(name, arms, side),
+                *_kernel(name, runs, learns=not _at_chance(values, chance)),
+                *_why_spread(name, runs, chance),
+            ]
+        paragraphs.append(" ".join(sentences))
+    best = max(arms, key=lambda n: median(accuracies(arms[n])))
+    return [f"Strongest here: {best}, {spread(accuracies(arms[best]))}." + _seeds_warning(arms), *paragraphs]
+
+
+def _at_chance(values: list[float], chance: float) -> bool:
+    return max(values) < chance + 5
+
+
+def _against(name: str, values: list[float], base: str, base_values: list[float]) -> str:
+    gain = median(values) - median(base_values)
+    if min(len(values), len(base_values)) < 3:
+        return f"Against {base} that is {gain:+.1f} points."
+    if min(values) > max(base_values):
+        return f"Every seed of {name} is above every seed of {base}, by {gain:.1f} points in the median."
+    if max(values) < min(base_values):
+        return f"Every seed of {name} is below every seed of {base}, by {-gain:.1f} points in the median."
+    return f"The seeds of {name} and {base} overlap (medians differ by {gain:+.1f} points): no difference is shown."
+
+
+def _claimed(name: str, arms: dict[str, list[Record]], side: Arm) -> list[str]:
+    """What the authors claim of a remedy, beside the training losses that were seen."""
+    others = [other for other in (side.base, "batchnorm") if other in arms and other != name]
+    if not side.claim or not others:
+        return []
+    other = others[-1]
+    seen = []
+    for runs in (arms[name], arms[other]):
+        ends = [_end(run) for run in runs]
+        jumps = mean(_jumps(run) for run in runs)
+        seen.append(f"{mean(ends):.3g} ({min(ends):.3g} to {max(ends):.3g}), with jumps of {jumps:.2g} between records")
+    return [
+        f"Claimed of {name}: {side.claim}. Seen: over the seeds its training loss ends at {seen[0]}; that of {other} "
+        f"at {seen[1]}. (The first is a loss with dropout.)"
+    ]
+
+
+def _end(run: Record) -> float:
+    """Mean training loss over the last tenth of the records."""
+    losses = [loss for _, loss in run.train_loss]
+    return mean(losses[-max(1, len(losses) // 10) :])
+
+
+def _jumps(run: Record) -> float:
+    """Mean difference between successive records of the training loss in the second half."""
+    losses = [loss for _, loss in run.train_loss][len(run.train_loss) // 2 :]
+    return mean([abs(a - b) for a, b in pairwise(losses)] or [0.0])
+
+
+def _revival(name: str, runs: list[Record]) -> list[str]:
+    """When the last hidden layer first carried information, for runs that began without any."""
+    woke: dict[int, int | None] = {}
+    for run in runs:
+        if run.flow[0][1][-1] < SILENT:
+            woke[run.seed] = next((step for step, entropy, _ in run.flow if entropy[-1] >= SILENT), None)
+    if not woke:
+        return []
+    never = [seed for seed, step in woke.items() if step is None]
+    steps = {seed: step for seed, step in woke.items() if step is not None}
+    sentences = []
+    if steps:
+        when = ", ".join(f"seed {seed} by step {step}" for seed, step in steps.items())
+        sentences.append(
+            f"In {name} the term opens a network that began silent; its last hidden layer first carries {SILENT} "
+            f"nats: {when}."
+        )
+    if never:
+        sentences.append(
+            f"On {'seed' if len(never) == 1 else 'seeds'} {', '.join(map(str, never))} {name} did not open it."
+        )
+    return sentences
+
+
+def _kernel(name: str, runs: list[Record], learns: bool) -> list[str]:
+    """What became of size and angle after the last hidden layer, as means over the seeds."""
+    seen = [run for run in runs if run.kernel and run.kernel[0][1] and run.kernel[-1][1]]
+    if not seen:
+        return []
+    q0, q1 = (mean(run.kernel[at][1][-1] for run in seen) for at in (0, -1))
+    c0, c1 = (mean(run.kernel[at][2][-1] for run in seen) for at in (0, -1))
+    expected = f" (predicted {p[1][-1]:.3g})" if (p := seen[0].predicted) and p[1] else ""
+    words = (
+        f"After the last hidden layer of {name} the mean square q goes from {q0:.3g} to {q1:.3g} in training, and the "
+        f"cosine c between two inputs from {c0:.3g}{expected} to {c1:.3g}"
+    )
+    if not q1 < max(100.0, 100 * q0):
+        return [words + ": the signal grows out of the range that it was set up for."]
+    if q1 < 0.01 * min(q0, 1.0):
+        return [words + ": the signal shrinks away."]
+    if c1 > 0.99:
+        return [words + ": all inputs look alike there" + (", as they did at the start." if c0 > 0.99 else ".")]
+    return [words + (": inputs come apart." if learns and c1 < c0 - 0.05 else ".")]
+
+
+def _why_spread(name: str, runs: list[Record], chance: float) -> list[str]:
+    """What the records say of a wide spread: whether the runs were still moving when training ended."""
+    values = accuracies(runs)
+    if len(runs) < 2 or max(values) - min(values) < 5 or _at_chance(values, chance) or len(runs[0].accuracy) < 2:
+        return []
+    moves = [run.accuracy[-1][2] - run.accuracy[-2][2] for run in runs]
+    return [
+        f"The seeds of {name} lie {max(values) - min(values):.0f} points apart; in the last epoch alone they moved by "
+        f"{min(moves):+.1f} to {max(moves):+.1f} points"
+        + (", so the spread is of networks that had not settled." if max(map(abs, moves)) > 2 else ".")
+    ]
+
+
+def _seeds_warning(arms: dict[str, list[Record]]) -> str:
+    fewest = min(len(runs) for runs in arms.values())
+    return " Fewer than three seeds are an impression, not a result." if fewest < 3 else ""

@@ -1,0 +1,162 @@
+"""A report as one HTML file that needs nothing else: plotly's script is inside, once."""
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+from trainability.experiments.arms import arm
+from trainability.experiments.compare import Comparison
+from trainability.report import figures, layer_figures
+from trainability.report.narrative import narrate
+from trainability.training.files import finite, write_whole
+
+
+def write_report(comparison: Comparison, out: Path) -> Path:
+    """Write ``report.html`` and ``results.json`` into ``out``, both or neither; return the report's path."""
+    records = [record.to_dict() for record in comparison.records]
+    results = json.dumps(finite({**comparison.to_json(), "records": records}))
+    write_whole({out / "results.json": results, out / "report.html": render(comparison)})
+    return out / "report.html"
+
+
+def environment() -> jinja2.Environment:
+    """The templates; everything put into them is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("trainability.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(comparison: Comparison) -> str:
+    """Return the HTML."""
+    palette = figures.colors(comparison.config.remedies)
+    words = dict(narrate(comparison))
+    cells = [(depth, lr, arms) for depth, lr, arms in comparison.cells() if arms]
+    sections = []
+    for depth, lr, arms in cells:
+        title = f"{depth} layers, learning rate {lr:g}"
+        sections.append(
+            {
+                "title": title,
+                "words": words[title],
+                "rows": table(arms),
+                "figures": _figures(arms, palette, comparison.chance, int(comparison.data["train"])),
+            }
+        )
+    overview = []
+    for by, values in (("lr", comparison.config.lr), ("depth", comparison.config.depth)):
+        if len(values) > 1 and cells:
+            name = "learning rate" if by == "lr" else "depth"
+            overview.append(figure_html(f"Accuracy against {name}", "", figures.versus_figure(cells, palette, by)))
+    return (
+        environment()
+        .get_template("compare.html")
+        .render(
+            comparison=comparison,
+            config=comparison.config.model_dump(mode="json"),
+            overview=overview,
+            sections=sections,
+            plotly=Markup(get_plotlyjs()),
+        )
+    )
+
+
+def table(arms: figures.Arms) -> list[dict[str, Any]]:
+    """One row per remedy, the strongest first."""
+    rows = []
+    for name, runs in arms.items():
+        values = sorted(run.accuracy[-1][2] for run in runs)
+        rows.append(
+            {
+                "remedy": name,
+                "what": arm(name).what + (f", otherwise as {arm(name).base}" if arm(name).base else ""),
+                "seeds": [round(run.accuracy[-1][2], 2) for run in runs],
+                "median": median(values),
+                "low": values[0],
+                "high": values[-1],
+                "entropy": sum(run.flow[0][1][-1] for run in runs) / len(runs),
+                "entropy_end": sum(run.flow[-1][1][-1] for run in runs) / len(runs),
+                "step_ms": median(run.step_ms or 0.0 for run in runs),
+            }
+        )
+    return sorted(rows, key=lambda row: -float(row["median"]))
+
+
+def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images: int) -> list[dict[str, Any]]:
+    drawn = [
+        ("Accuracy during training", "One line per seed.", figures.accuracy_figure(arms, palette, chance)),
+        (
+            "Spread over seeds",
+            "Every point is one seed; the line in the box is the median.",
+            figures.spread_figure(arms, palette),
+        ),
+        (
+            "Information in every layer, step by step",
+            "Batch entropy of each hidden layer of each run; drag the slider. Dark: all inputs look alike.",
+            figures.entropy_figure(arms),
+        ),
+        (
+            "The same over the whole training",
+            "The run of median accuracy of each remedy. The steps lie denser at the start.",
+            figures.history_figure(arms),
+        ),
+        (
+            "The kernel of every layer: q and c",
+            f"Mean square of the signal, and mean cosine over pairs of {min(128, images)} training images; one line "
+            "per seed. Dashed: what theory predicts before training, from the scale of the weights of the first seed. "
+            "Where c is 1 all inputs look alike.",
+            layer_figures.kernel_figure(arms, palette),
+        ),
+        (
+            "Independence of what weight layers receive",
+            f"Pairs of neurons of the inputs of evenly spaced weight layers, over {min(256, images)} training images "
+            f"in training mode: mean |correlation| (about {0.8 / min(256, images) ** 0.5:.2f} where there is none), "
+            "and mutual information by nearest neighbors, which scatters around 0 where there is none.",
+            layer_figures.independence_figure(arms, palette),
+        ),
+        (
+            "What the gates of an IC layer do",
+            "The two most dependent neurons that the middle IC layer normalizes, after training: gates are drawn 16 "
+            "times, and dots show what is left (bars: two standard errors). Dashed: the theorem, for neurons of mean "
+            "zero, and what becomes of it when the mean is their standard deviation. Rings: an estimate that does not "
+            "know of gates, and is off by some hundredths of a nat.",
+            layer_figures.gates_figure(arms),
+        ),
+        (
+            "Cross-entropy and the LBE term",
+            "Apart, since the total loss multiplies them.",
+            figures.loss_figure(arms, palette),
+        ),
+        (
+            "Learned alpha",
+            "The target each layer settled on; a target at alpha_min no longer learns.",
+            figures.alpha_figure(arms, palette),
+        ),
+        (
+            "Single neurons",
+            f"One neuron of median variance before its nonlinearity, over {min(512, images)} training images, before "
+            "(gray) and after training; first seed. A single line: it gives every input the same value.",
+            figures.neuron_figure(arms),
+        ),
+    ]
+    return [figure_html(title, caption, figure) for title, caption, figure in drawn if figure is not None]
+
+
+def figure_html(title: str, caption: str, figure: Figure) -> dict[str, Any]:
+    """A figure as the templates take it."""
+    html = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        auto_play=False,
+        config={"displaylogo": False, "responsive": True},
+    )
+    return {"title": title, "caption": caption, "html": Markup(html)}

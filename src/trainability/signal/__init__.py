@@ -1,0 +1,40 @@
+"""Kernel theory of deep networks: Q and C maps, networks as graphs, and solving for shaped activations. No training."""
+
+from trainability.errors import InfeasibleError
+from trainability.signal.activation import Activation, as_activation
+from trainability.signal.gaussian import expectation
+from trainability.signal.graph import Graph, Node, chain, residual, series
+from trainability.signal.maps import c_curvature, c_map, c_slope, kernel, mean, q_map, q_slope
+from trainability.signal.predict import Prediction, measured, predict
+from trainability.signal.read import read
+from trainability.signal.solve import Solution, solve
+from trainability.signal.targets import DKSTarget, EOCTarget, Target, TATTarget
+
+__all__ = [
+    "Activation",
+    "DKSTarget",
+    "EOCTarget",
+    "Graph",
+    "InfeasibleError",
+    "Node",
+    "Prediction",
+    "Solution",
+    "TATTarget",
+    "Target",
+    "as_activation",
+    "c_curvature",
+    "c_map",
+    "c_slope",
+    "chain",
+    "expectation",
+    "kernel",
+    "mean",
+    "measured",
+    "predict",
+    "q_map",
+    "q_slope",
+    "read",
+    "residual",
+    "series",
+    "solve",
+]

@@ -1,0 +1,1 @@
+"""Several networks of one architecture as one module."""

@@ -1,0 +1,195 @@
+"""Modules whose settings differ between the members of a stack, or that draw random numbers for each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from trainability.errors import UnsupportedModelError
+from trainability.introspect.activations import is_nonlinearity
+
+_DROPOUTS: dict[type[nn.Module], int] = {nn.Dropout: 0, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
+
+
+Way = Literal["alone", "direct", "vmap", "loop", "streams"]
+
+
+@dataclass
+class Turn:
+    """How the members run now, whose turn it is where each runs by itself, and from what they draw."""
+
+    way: Way
+    member: int = 0
+    generators: Sequence[torch.Generator] = ()
+    seeds: Sequence[int] = ()  # of torch's own generator, for a member that runs by itself
+    by_functions: bool = True  # whether such a member draws from torch's own, since the model calls F.dropout or so
+
+
+class StackedLinear(nn.Linear):
+    """A linear layer that also maps all members' ``(E, B, ..., in)`` at once, by one batched product."""
+
+    turn: Turn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map to ``(..., out)``."""
+        if self.turn.way != "direct":
+            return super().forward(x)
+        rows = x.flatten(1, -2)  # (E, S, in)
+        if self.bias is None:
+            out = torch.bmm(rows, self.weight.mT)
+        elif torch.is_autocast_enabled(x.device.type):
+            out = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.mT)
+        else:
+            out = _StackedProduct.apply(rows, self.weight, self.bias)
+        return out.view(*x.shape[:-1], -1)
+
+
+class _StackedProduct(torch.autograd.Function):
+    """x Wᵀ + b per member, with the gradient of W as W lies in memory; autograd's is transposed and then copied."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            torch.bmm(grad, weight) if wanted[0] else None,
+            torch.bmm(grad.mT, x) if wanted[1] else None,
+            grad.sum(1) if wanted[2] else None,
+        )
+
+
+class StackedFlatten(nn.Flatten):
+    """Flatten that counts dimensions from a member's own first one."""
+
+    turn: Turn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Flatten, leaving the members' dimension alone."""
+        more = 1 if self.turn.way == "direct" else 0
+        return x.flatten(*(d + more if d >= 0 else d for d in (self.start_dim, self.end_dim)))
+
+
+class StackedDropout(nn.Module):
+    """Dropout with a generator and a probability for every member; the masks are those of `torch.nn.Dropout`.
+
+    Args:
+        probabilities: of setting an entry to zero, one per member.
+        trailing: how many trailing dimensions share a mask entry (2 for maps whose channels are dropped whole).
+    """
+
+    def __init__(self, probabilities: Sequence[float], trailing: int, turn: Turn) -> None:
+        super().__init__()
+        self.keep = [1 - p for p in probabilities]
+        self.trailing = trailing
+        self.turn = turn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map one member's ``(B, ...)``, or all members' ``(E, B, ...)``, to the same shape."""
+        if not self.training:
+            return x
+        if self.turn.way == "direct":
+            return x * self.draw_all(x)
+        mask: Tensor = _Mask.apply(x, self)
+        return x * mask
+
+    def draw_all(self, like: Tensor) -> Tensor:
+        """The masks for all members, ``(E, B, ...)``."""
+        return torch.stack([self.draw(e, one) for e, one in enumerate(like)])
+
+    def draw(self, member: int, like: Tensor) -> Tensor:
+        """Zero, or one over the keep probability, for every entry that is dropped by itself."""
+        shape = like.shape[: like.dim() - self.trailing] + (1,) * self.trailing
+        keep = self.keep[member]
+        mask = torch.empty(shape, dtype=like.dtype if self.trailing else torch.bool, device=like.device)
+        own = self.turn.way not in ("loop", "streams") or not self.turn.by_functions
+        mask.bernoulli_(keep, generator=self.turn.generators[member] if own else None)
+        return mask.to(like.dtype).mul_(1 / keep if keep else 0.0)
+
+
+class _Mask(torch.autograd.Function):
+    """The mask for one member or, mapped over the members, for all."""
+
+    @staticmethod
+    def forward(x: Tensor, dropout: StackedDropout) -> Tensor:
+        return dropout.draw(dropout.turn.member, x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+        return None, None
+
+    @staticmethod
+    def vmap(_info: Any, in_dims: tuple[int | None, None], x: Tensor, dropout: StackedDropout) -> tuple[Tensor, int]:
+        stacked = x.expand(len(dropout.keep), *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
+        return dropout.draw_all(stacked), 0
+
+
+class StackedLeakyReLU(nn.Module):
+    """Leaky ReLU with a slope for every member."""
+
+    negative_slope: Tensor
+
+    def __init__(self, slopes: Sequence[float], like: Tensor, turn: Turn) -> None:
+        super().__init__()
+        self.turn = turn
+        self.register_buffer("negative_slope", torch.tensor(slopes, dtype=torch.float64, device=like.device), False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map one member's ``(B, ...)``, or all members' ``(E, B, ...)``, to the same shape."""
+        slope = self.negative_slope.to(x.dtype)
+        if self.turn.way == "direct":
+            slope = slope.view(-1, *[1] * (x.dim() - 1))
+        return torch.where(x >= 0, x, x * slope)
+
+
+def stand_in(path: str, modules: Sequence[Any], turn: Turn, like: Tensor) -> nn.Module | None:
+    """A module for all members in place of each one's own, or None where theirs serves for all.
+
+    Raises:
+        UnsupportedModelError: they differ in a setting for which there is no such module.
+    """
+    first = modules[0]
+    if type(first) in _DROPOUTS:
+        return StackedDropout([m.p for m in modules], _DROPOUTS[type(first)], turn)
+    settings = [_plain(m) for m in modules]
+    differ = [name for name in settings[0] if len({repr(own.get(name)) for own in settings}) > 1]
+    if not differ:
+        return None
+    if type(first) is nn.LeakyReLU and not any(m.inplace for m in modules):
+        return StackedLeakyReLU([m.negative_slope for m in modules], like, turn)
+    shown = ", ".join(repr(own.get(differ[0])) for own in settings[:3])
+    raise UnsupportedModelError(
+        path,
+        f"the members of a stack differ in {differ[0]} ({shown}); only the probability of a dropout and the slope of a "
+        "leaky ReLU may differ, so put the others in stacks of their own",
+        code="not-alike",
+    )
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """A module's own settings: its attributes that are numbers, words, or tuples of them."""
+    kinds = (int, float, str, bool, tuple, type(None))
+    return {k: v for k, v in vars(module).items() if isinstance(v, kinds) and not k.startswith("_") and k != "training"}
+
+
+def taught(module: nn.Module, turn: Turn) -> bool:
+    """Teach a plain layer to run for all members at once; whether it can, or could already."""
+    if type(module) in (nn.Linear, nn.Flatten):
+        known: Any = module
+        known.__class__ = StackedLinear if type(module) is nn.Linear else StackedFlatten
+        known.turn = turn
+    if isinstance(module, StackedLinear | StackedFlatten | StackedDropout | StackedLeakyReLU | nn.Identity):
+        return True
+    return is_nonlinearity(module) and next(module.parameters(), None) is None

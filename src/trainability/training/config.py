@@ -1,0 +1,84 @@
+"""What is to be trained: the members of a stack, and what they share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trainability.data.augment import Augment
+from trainability.entropy import Convention
+from trainability.errors import ArgumentError
+from trainability.moments import Neurons
+from trainability.training.optimizers import Schedule, check_words
+
+
+@dataclass(frozen=True)
+class Strength:
+    """LBE for one member: initial target ``alpha`` in nats, strength ``beta``, and floor of the target in nats."""
+
+    alpha: float = 0.5
+    beta: float = 0.2
+    alpha_min: float = 0.2
+
+
+@dataclass(frozen=True)
+class Member:
+    """What one network of a stack has to itself, besides its weights.
+
+    Args:
+        seed: of its order of samples, augmentation and dropout.
+        lr: learning rate.
+        weight_decay: of the weights; LBE's targets have none.
+        lbe: the term in its loss, or None.
+    """
+
+    seed: int
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    lbe: Strength | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the members of a stack share.
+
+    Args:
+        epochs: passes over the training set, at least 1.
+        batch_size: samples per step and member, over all processes; at least 2.
+        optimizer: a name in torch.optim or the pytorch-optimizer package.
+        options: of the optimizer, besides the learning rate and weight decay, which are each member's.
+        schedule: of the learning rate.
+        augmentation: maps images and a generator to images (`trainability.data.augment`).
+        convention: constant of LBE's entropy, ``"paper"`` or ``"published-code"``.
+        neurons: what counts as one for LBE, ``"position"`` or ``"channel"``.
+        probes: how often the flow of every layer is measured.
+        members: how they run: ``"direct"``, ``"vmap"``, ``"loop"``, ``"streams"``, or ``"auto"``, by measurement.
+        compile: ``"on"``, ``"off"``, or ``"auto"``, by measurement where a training is worth it.
+        cuda_graph: ``"auto"``, ``"on"`` (an error where a step cannot be recorded) or ``"off"``.
+
+    Raises:
+        ValueError: a number too small, or a word that is none of these.
+
+    >>> Plan(epochs=1, batch_size=64, members="vmapp")
+    Traceback (most recent call last):
+    trainability.errors.ArgumentError: members is 'vmapp'; choose auto, direct, vmap, loop or streams
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: str = "adam"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Schedule = field(default_factory=Schedule)
+    augmentation: Augment | None = None
+    convention: Convention = "paper"
+    neurons: Neurons = "position"
+    probes: int = 20
+    members: Literal["auto", "direct", "vmap", "loop", "streams"] = "auto"
+    compile: Literal["auto", "on", "off"] = "off"
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ArgumentError(
+                f"epochs is {self.epochs} and batch_size {self.batch_size}; take at least 1 and 2", code="out-of-range"
+            )
+        check_words(self, "members", "compile", "cuda_graph", "convention", "neurons")
