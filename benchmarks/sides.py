@@ -13,7 +13,7 @@ import trainability as tr
 from trainability.data import Dataset, Split
 from trainability.models import fnn
 from trainability.stack.cuda_graphs import CudaGraph
-from trainability.training.config import Member, Plan, Strength
+from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Training
 from trainability.training.record import Record
@@ -55,7 +55,7 @@ def stacked(
     who = [Member(seed, 1e-5, lbe=Strength() if lbe else None) for seed in range(members)]
     models = [network(depth, width, seed, device) for seed in range(members)]
     records = [Record("", depth, 1e-5, seed) for seed in range(members)]
-    plan = Plan(10**6, batch, cuda_graph="auto" if cuda_graph else "off")
+    plan = TrainingConfig(10**6, batch, cuda_graph="auto" if cuda_graph else "off")
     training = Training(models, who, records, noise(batch), plan, fabric_on(device, precision=precision))
     training.prepare()
     training.stack.module.train()

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from records import keep
-from trainability.signal import DKSTarget, Graph, TATTarget, chain, residual, series, solve
+from trainability.signal import DKSTarget, SignalGraph, TATTarget, chain, residual, series, solve
 
 CONSTANTS = Path(__file__).parent.parent / "tests/constants/dks.json"
 
 
-def graph(name: str) -> Graph:
+def graph(name: str) -> SignalGraph:
     if name.startswith("mlp"):
         return chain(int(name.removeprefix("mlp")))
     return series(*[residual(chain(2), 0.5)] * 16, chain(1))

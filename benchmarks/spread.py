@@ -15,7 +15,7 @@ import torch
 
 from trainability.data import load
 from trainability.models import fnn
-from trainability.training.config import Member, Plan, Strength
+from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.engine import Training
 from trainability.training.record import Record
 
@@ -35,7 +35,7 @@ def main() -> None:
         models.append(fnn(784, depth=30, width=128, classes=10))
     records = [Record("lbe", 30, 1e-3, order) for _, order in pairs]
     members = [Member(order, lbe=Strength()) for _, order in pairs]
-    training = Training(models, members, records, data, Plan(args.epochs, 512))
+    training = Training(models, members, records, data, TrainingConfig(args.epochs, 512))
     training.prepare()
     while not training.done:
         training.advance()

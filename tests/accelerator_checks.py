@@ -20,7 +20,7 @@ import trainability.training.seeding
 from accelerator import Accelerator, fabric
 from stacks import MEMBERS, network, plain, plan, training
 from trainability.data import load
-from trainability.dependence.dropout import gate_effects
+from trainability.dependence.dropout import dropout_effects
 from trainability.dependence.pairs import independence
 from trainability.models import fnn, resnet
 from trainability.signal import measured, predict
@@ -142,7 +142,7 @@ def measuring() -> None:
     predict(_network(), _inputs())
     measured(_network(), _inputs())
     independence(_inputs())
-    gate_effects(_inputs()[:, 0], _inputs()[:, 1])
+    dropout_effects(_inputs()[:, 0], _inputs()[:, 1])
     tr.batch_entropy(_inputs())
     tr.differential_entropy(_inputs().double())
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from trainability.data import load
-from trainability.training.config import Member, Plan, Strength
+from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.engine import Training
 from trainability.training.record import Record
 
@@ -49,8 +49,8 @@ MEMBERS = [
 ]
 
 
-def plan(optimizer: str = "adamw", **options: Any) -> Plan:
-    return Plan(**{"epochs": 2, "batch_size": 64, "optimizer": optimizer, "probes": 1, **options})
+def plan(optimizer: str = "adamw", **options: Any) -> TrainingConfig:
+    return TrainingConfig(**{"epochs": 2, "batch_size": 64, "optimizer": optimizer, "probes": 1, **options})
 
 
 def fabric(precision: str, device: str = "cpu"):

@@ -10,7 +10,7 @@ from torch import nn
 import trainability as tr
 from models_for_tests import mlp
 from refusals import refused
-from trainability.dependence.dropout import gate_effects, gated_correlation, gated_information
+from trainability.dependence.dropout import correlation_after_dropout, dropout_effects, information_after_dropout
 from trainability.dependence.pairs import independence, mutual_information
 from trainability.errors import ArgumentError, ArgumentTypeError
 from trainability.models import resnet
@@ -68,7 +68,7 @@ def test_without_ties_it_is_kraskovs_estimate():
 @pytest.mark.parametrize("keep", [0.5, 0.8, 0.95])
 def test_the_theorem_holds_for_neurons_of_mean_zero(keep):
     x, y = pair(0.8, 1500, 1)
-    effect = gate_effects(x[:, 0], y[:, 0], keeps=[keep], means=[0.0], repeats=24)[0]
+    effect = dropout_effects(x[:, 0], y[:, 0], keeps=[keep], means=[0.0], repeats=24)[0]
     assert abs(effect.correlation - keep) < 4 * effect.correlation_error
     assert abs(effect.information - keep**2) < 4 * effect.information_error + 0.01
 
@@ -76,7 +76,7 @@ def test_the_theorem_holds_for_neurons_of_mean_zero(keep):
 @pytest.mark.parametrize("keep", [0.5, 0.8])
 def test_correlation_falls_further_where_the_mean_is_not_zero(keep):
     x, y = pair(0.8, 1500, 1)
-    effect = gate_effects(x[:, 0], y[:, 0], keeps=[keep], means=[1.0], repeats=24)[0]
+    effect = dropout_effects(x[:, 0], y[:, 0], keeps=[keep], means=[1.0], repeats=24)[0]
     assert effect.expected_correlation == pytest.approx(keep / (2 - keep))
     assert abs(effect.correlation - effect.expected_correlation) < 4 * effect.correlation_error
     assert abs(effect.information - keep**2) < 4 * effect.information_error + 0.01
@@ -86,7 +86,7 @@ def test_gated_correlation_is_that_of_many_samples():
     x, y = pair(0.6, 400_000, 1)
     gates = torch.rand(2, 400_000, generator=torch.Generator().manual_seed(1)) < 0.7
     gated = torch.stack([(x[:, 0] + 0.5) * gates[0], (y[:, 0] + 0.5) * gates[1]])
-    assert torch.corrcoef(gated)[0, 1].item() == pytest.approx(gated_correlation(0.6, 0.7, 0.5), abs=0.005)
+    assert torch.corrcoef(gated)[0, 1].item() == pytest.approx(correlation_after_dropout(0.6, 0.7, 0.5), abs=0.005)
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.8, 0.95])
@@ -206,14 +206,14 @@ def test_information_does_not_depend_on_units():
         (lambda x: mutual_information(x[:, :0], x[:, :0], k=1), ArgumentError, "shapes-differ"),
         (lambda x: mutual_information(x, x, method="x"), ArgumentError, "unknown-choice"),
         (lambda x: mutual_information(x, x, k=0), ArgumentError, "out-of-range"),
-        (lambda x: gated_correlation(0.5, 0), ArgumentError, "out-of-range"),
-        (lambda x: gated_correlation("a", 0.5), ArgumentTypeError, "wrong-type"),
-        (lambda x: gated_information(1.0, float("nan")), ArgumentError, "out-of-range"),
-        (lambda x: gate_effects(x, x), ArgumentError, "shapes-differ"),
-        (lambda x: gate_effects(x[:, 0], x[:9, 0]), ArgumentError, "shapes-differ"),
-        (lambda x: gate_effects(x[:, 0], torch.ones(40)), ArgumentError, "no-spread"),
-        (lambda x: gate_effects(x[:, 0], x[:, 1], keeps=0.5), ArgumentTypeError, "wrong-type"),
-        (lambda x: gate_effects(x[:, 0], x[:, 1], repeats=1), ArgumentError, "out-of-range"),
+        (lambda x: correlation_after_dropout(0.5, 0), ArgumentError, "out-of-range"),
+        (lambda x: correlation_after_dropout("a", 0.5), ArgumentTypeError, "wrong-type"),
+        (lambda x: information_after_dropout(1.0, float("nan")), ArgumentError, "out-of-range"),
+        (lambda x: dropout_effects(x, x), ArgumentError, "shapes-differ"),
+        (lambda x: dropout_effects(x[:, 0], x[:9, 0]), ArgumentError, "shapes-differ"),
+        (lambda x: dropout_effects(x[:, 0], torch.ones(40)), ArgumentError, "no-spread"),
+        (lambda x: dropout_effects(x[:, 0], x[:, 1], keeps=0.5), ArgumentTypeError, "wrong-type"),
+        (lambda x: dropout_effects(x[:, 0], x[:, 1], repeats=1), ArgumentError, "out-of-range"),
     ],
 )
 def test_wrong_arguments(call, error, code):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import kernel_reference as reference
+import signal_reference as reference
 from refusals import code_of
 from trainability import signal as kernels
 from trainability.signal.activation import names

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainability.signal import predict, read
-from trainability.signal.graph import Graph, Node
+from trainability.signal.graph import Node, SignalGraph
 from trainability.signal.propagate import propagate
 
 WIDTH, SAMPLES = 400, 12
@@ -76,8 +76,8 @@ def test_draws_agree_with_the_maps_where_both_hold():
         Node("concat", (1, 2), weights=(0.25, 0.75)),
         Node("nonlinear", (3,), activation=relu),
     ]
-    exact = propagate(Graph(tuple(plain)), {"": (1.3, 0.4)}).states[-1]
-    found = propagate(Graph(tuple(mixed)), {"": (1.3, 0.4)}).states[-1]
+    exact = propagate(SignalGraph(tuple(plain)), {"": (1.3, 0.4)}).states[-1]
+    found = propagate(SignalGraph(tuple(mixed)), {"": (1.3, 0.4)}).states[-1]
     for name in ("q", "k", "m"):
         assert getattr(found, name) == pytest.approx(getattr(exact, name), rel=5e-3)
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-import kernel_reference as reference
+import signal_reference as reference
 from refusals import code_of
 from trainability.errors import UnsupportedModelError
 from trainability.signal import (
     DKSTarget,
     EOCTarget,
-    Graph,
     InfeasibleError,
     Node,
+    SignalGraph,
     TATTarget,
     chain,
     residual,
@@ -168,7 +168,7 @@ def test_values_out_of_range(make, code):
 
 
 def test_a_network_without_nonlinear_layers():
-    linear = Graph((Node("input"), Node("affine", (0,)), Node("output", (1,))))
+    linear = SignalGraph((Node("input"), Node("affine", (0,)), Node("output", (1,))))
     assert code_of(lambda: solve("tanh", DKSTarget(), linear)) == "no-activation"
     assert code_of(lambda: solve("tanh", "dks", chain(3)), TypeError) == "target"
     assert code_of(lambda: solve("tanh", DKSTarget(), 3), TypeError) == "graph"
@@ -207,7 +207,7 @@ def test_a_graph_that_is_no_tree_of_branches():
     x1 = doubling(x0)
     x2 = doubling((x0 + x1) / 2)
     x3 = doubling((x0 + x1 + x2) / 3)
-    assert Graph(tuple(nodes)).maximum(doubling, 1.0) == pytest.approx(x3)
+    assert SignalGraph(tuple(nodes)).maximum(doubling, 1.0) == pytest.approx(x3)
 
 
 def test_concatenation_mixes_by_shares():
@@ -218,8 +218,10 @@ def test_concatenation_mixes_by_shares():
         Node("concat", (1, 2), weights=(0.75, 0.25)),
         Node("output", (3,)),
     )
-    assert Graph(nodes).maximum(lambda y: y + 1, 0.0) == 1  # the one nonlinear layer alone
-    assert Graph((*nodes[:4], Node("nonlinear", (3,)), Node("output", (4,)))).maximum(lambda y: y + 1, 0.0) == 1.25
+    assert SignalGraph(nodes).maximum(lambda y: y + 1, 0.0) == 1  # the one nonlinear layer alone
+    assert (
+        SignalGraph((*nodes[:4], Node("nonlinear", (3,)), Node("output", (4,)))).maximum(lambda y: y + 1, 0.0) == 1.25
+    )
 
 
 def test_dks_on_a_network_of_concatenations():
@@ -228,7 +230,7 @@ def test_dks_on_a_network_of_concatenations():
         last = len(nodes) - 1
         nodes += [Node("nonlinear", (last,)), Node("affine", (last + 1,))]
         nodes.append(Node("concat", (last, last + 2), weights=(0.6, 0.4)))
-    solution = solve("tanh", DKSTarget(), Graph((*nodes, Node("output", (len(nodes) - 1,)))))
+    solution = solve("tanh", DKSTarget(), SignalGraph((*nodes, Node("output", (len(nodes) - 1,)))))
     assert max(map(abs, solution.residuals.values())) < 1e-9
 
 
@@ -243,9 +245,9 @@ def test_sums_that_the_theory_has_no_rule_for():
         Node("output", (5,)),
     )
     with pytest.raises(UnsupportedModelError, match=r"blocks\.3") as caught:
-        solve("leaky_relu", TATTarget(0.1), Graph(both))
+        solve("leaky_relu", TATTarget(0.1), SignalGraph(both))
     assert caught.value.code == "sum-of-means"
-    solve("tanh", DKSTarget(), Graph(both))  # under DKS the means are zero
+    solve("tanh", DKSTarget(), SignalGraph(both))  # under DKS the means are zero
     dependent = (
         Node("input"),
         Node("affine", (0,)),
@@ -254,10 +256,10 @@ def test_sums_that_the_theory_has_no_rule_for():
         Node("output", (3,)),
     )
     with pytest.raises(UnsupportedModelError, match=r"blocks\.3") as caught:
-        solve("tanh", DKSTarget(), Graph(dependent))
+        solve("tanh", DKSTarget(), SignalGraph(dependent))
     assert caught.value.code == "dependent-sum"
     without = replace(dependent[3], weights=(0.0, 1.0))  # a summand of weight 0 is none
-    solve("tanh", DKSTarget(), Graph((*dependent[:3], without, dependent[4])))
+    solve("tanh", DKSTarget(), SignalGraph((*dependent[:3], without, dependent[4])))
 
 
 def test_the_slope_of_a_deep_residual_network_is_found_where_it_is_huge_at_the_other_end():
@@ -280,7 +282,7 @@ def test_parts_of_random_graphs_are_parts():
             kind = "sum" if len(inputs) > 1 else draw.choice(("affine", "nonlinear"))
             nodes.append(Node(kind, inputs, weights=(1.0,) * len(inputs)))
         ends = [k for k in range(len(nodes)) if not any(k in node.inputs for node in nodes)]
-        graph = Graph((*nodes, Node("output", tuple(ends))))
+        graph = SignalGraph((*nodes, Node("output", tuple(ends))))
         assert 0 <= graph.maximum(lambda y: y + 1.0, 0.0) <= graph.depth
 
 

@@ -26,7 +26,7 @@ class _Calls:
             def wait_stream(self, other: object) -> None:
                 calls.said.append(f"{self.name} waits for {other.name}")
 
-        class Graph:
+        class DeviceGraph:
             def register_generator_state(self, generator: object) -> None:
                 calls.said.append("register")
 
@@ -38,7 +38,7 @@ class _Calls:
         self.said.clear()
         self.parts = {
             "Stream": Stream,
-            "CUDAGraph": Graph,
+            "CUDAGraph": DeviceGraph,
             "current_stream": lambda: main,
             "device": lambda device: self._at(0, str(device)),
             "stream": lambda stream: self._at(1, stream.name),

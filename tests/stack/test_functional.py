@@ -12,7 +12,7 @@ import trainability as tr
 from models_for_tests import Functional
 from trainability.lbe.stacked import StackLBE
 from trainability.stack.module import Stack
-from trainability.training.probe import kernel_values
+from trainability.training.probe import signal_values
 
 
 class Dense(nn.Module):
@@ -86,7 +86,7 @@ def test_a_stack_of_one_reads_them_too():
 def test_kernel_values_at_what_modules_are_given():
     model, x = Functional(), torch.randn(32, 8)
     names = [layer.name for layer in tr.measure(model, x)]
-    q, c = kernel_values(model, x, names)
+    q, c = signal_values(model, x, names)
     a = F.relu(model.first(x)).detach().double().numpy()
     assert q[0] == pytest.approx(np.mean(a * a), rel=1e-5)
     unit = a / np.linalg.norm(a, axis=1, keepdims=True)

@@ -16,7 +16,7 @@ from trainability.lbe.stacked import StackLBE
 from trainability.stack.memory import bytes_per_member, members_that_fit
 from trainability.stack.module import Stack
 from trainability.training.batches import Batches
-from trainability.training.config import Member, Plan, Strength
+from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.engine import Training
 from trainability.training.optimizers import Schedule
 from trainability.training.seeding import stream
@@ -339,8 +339,8 @@ def test_what_does_not_fit_together_is_said_in_a_sentence():
         training([plain(0)], [Member(0)], cuda_graph="on")
     assert caught.value.code == "needs-cuda"
     for wrong, code in (
-        (lambda: Plan(0, 64), "out-of-range"),
-        (lambda: Plan(1, 64, compile="yes"), "unknown-choice"),
+        (lambda: TrainingConfig(0, 64), "out-of-range"),
+        (lambda: TrainingConfig(1, 64, compile="yes"), "unknown-choice"),
         (lambda: Schedule("cosin"), "unknown-choice"),
     ):
         with pytest.raises(ArgumentError) as caught:

@@ -13,7 +13,7 @@ from trainability.errors import ArgumentError, check_keep, check_list, check_num
 
 
 @dataclass(frozen=True)
-class GateEffect:
+class DropoutEffect:
     """Correlation and information after gates, divided by those before, with the standard error over the repeats.
 
     ``information`` takes the gates for known, as a zero shows them: the estimate for the pairs whose gates are both
@@ -37,7 +37,7 @@ class GateEffect:
         return asdict(self)
 
 
-def gated_correlation(correlation: float, keep: float, mean: float = 0.0) -> float:
+def correlation_after_dropout(correlation: float, keep: float, mean: float = 0.0) -> float:
     """Correlation of two neurons of variance 1 and one mean after independent gates of probability ``keep``.
 
     keep · ρ / (1 + (1 - keep) · mean²): gates multiply the covariance by keep², and a variance by keep, to which the
@@ -45,7 +45,7 @@ def gated_correlation(correlation: float, keep: float, mean: float = 0.0) -> flo
 
     Reference: Chen et al. (2019), theorem 1, whose neurons have mean zero.
 
-    >>> round(gated_correlation(1.0, keep=0.5), 3), round(gated_correlation(1.0, keep=0.5, mean=1.0), 3)
+    >>> round(correlation_after_dropout(1.0, keep=0.5), 3), round(correlation_after_dropout(1.0, keep=0.5, mean=1.0), 3)
     (0.5, 0.333)
     """
     check_keep(keep)
@@ -54,7 +54,7 @@ def gated_correlation(correlation: float, keep: float, mean: float = 0.0) -> flo
     return keep * correlation / (1 + (1 - keep) * mean**2)
 
 
-def gated_information(information: float, keep: float) -> float:
+def information_after_dropout(information: float, keep: float) -> float:
     """Mutual information of two neurons after independent gates: keep² times what it was.
 
     Where both are continuous a zero shows a closed gate, so only the keep² pairs of open gates tell anything. This
@@ -62,7 +62,7 @@ def gated_information(information: float, keep: float) -> float:
 
     Reference: Chen et al. (2019), theorem 1.
 
-    >>> round(gated_information(2.0, keep=0.95), 3)
+    >>> round(information_after_dropout(2.0, keep=0.95), 3)
     1.805
     """
     check_keep(keep)
@@ -70,7 +70,7 @@ def gated_information(information: float, keep: float) -> float:
     return keep**2 * information
 
 
-def gate_effects(
+def dropout_effects(
     x: Tensor,
     y: Tensor,
     *,
@@ -78,7 +78,7 @@ def gate_effects(
     means: Sequence[float] = (0.0, 1.0),
     repeats: int = 16,
     seed: int = 0,
-) -> list[GateEffect]:
+) -> list[DropoutEffect]:
     """Draw gates for two neurons many times, and compare what becomes of their dependence with the theorem.
 
     The neurons are standardized, and the mean is added.
@@ -100,7 +100,7 @@ def gate_effects(
 
     >>> _ = torch.manual_seed(0)
     >>> x = torch.randn(1000)
-    >>> effect = gate_effects(x, x + torch.randn(1000), keeps=[0.8], means=[0.0])[0]
+    >>> effect = dropout_effects(x, x + torch.randn(1000), keeps=[0.8], means=[0.0])[0]
     >>> abs(effect.correlation - 0.8) < 4 * effect.correlation_error
     True
     >>> abs(effect.information - 0.64) < 4 * effect.information_error
@@ -135,17 +135,17 @@ def gate_effects(
             ratios /= torch.tensor([before, information, information])
             errors = ratios.std(0) / math.sqrt(repeats)
             found.append(
-                GateEffect(
+                DropoutEffect(
                     keep,
                     mean,
                     float(ratios[:, 0].mean()),
                     float(errors[0]),
-                    gated_correlation(1.0, keep, mean),
+                    correlation_after_dropout(1.0, keep, mean),
                     float(ratios[:, 1].mean()),
                     float(errors[1]),
                     float(ratios[:, 2].mean()),
                     float(errors[2]),
-                    gated_information(1.0, keep),
+                    information_after_dropout(1.0, keep),
                 )
             )
     return found

@@ -17,7 +17,7 @@ from trainability.experiments.config import CompareConfig
 from trainability.experiments.environment import describe_environment
 from trainability.models import cnn, fnn, resnet
 from trainability.remedies import DKS, IC, TAT, Remedy, Residual, apply_
-from trainability.training.config import Member, Plan, Strength
+from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Training
 from trainability.training.record import Record
@@ -113,7 +113,7 @@ def _training(records: list[Record], config: CompareConfig, data: Dataset) -> Tr
         [Member(record.seed, record.lr, lbe=strength) for record in records],
         records,
         data,
-        Plan(
+        TrainingConfig(
             config.epochs,
             config.batch_size,
             augmentation=usual_augmentation(data.name) if config.augment else None,

@@ -21,7 +21,7 @@ from trainability.introspect.select import select
 from trainability.models import cnn, fnn, resnet
 from trainability.remedies import Init, Remedy, apply_
 from trainability.stack.memory import bytes_per_member, free_bytes, least_bytes, members_that_fit
-from trainability.training.config import Member, Plan, Strength
+from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on, launched
 from trainability.training.engine import Training
 from trainability.training.files import finite
@@ -114,7 +114,7 @@ def build_training(
     models = [build_model(recipe, data, seed) for recipe in recipes for seed in recipe.seeds]
     parts = [first.remedy.name if first.remedy else first.init, *(["lbe"] if first.lbe else [])]
     label = "lbe" if parts == ["default", "lbe"] else "+".join(parts)
-    plan = Plan(
+    plan = TrainingConfig(
         first.epochs,
         first.batch_size,
         optimizer=first.optimizer.name,

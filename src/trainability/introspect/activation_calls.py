@@ -156,7 +156,7 @@ def _activation(name: str | None, target: Any, args: tuple[Any, ...], kwargs: di
     return Function(name, plain, further)
 
 
-class _Watch(TorchFunctionMode):
+class _CallWatch(TorchFunctionMode):
     """Tells a record of what a model does when it is run."""
 
     def __init__(self, record: _Record) -> None:
@@ -212,7 +212,7 @@ class _Watch(TorchFunctionMode):
 
 def _by_running(model: nn.Module, inputs: Any) -> ActivationCalls:
     record = _Record(model)
-    watch = _Watch(record)
+    watch = _CallWatch(record)
     handles = []
     try:
         with observing(model), torch.no_grad():

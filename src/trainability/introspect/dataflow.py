@@ -51,7 +51,7 @@ class Calls:
 
 def watch_calls(model: nn.Module, inputs: Any) -> Calls:
     """Run a model once on ``inputs``, unobserved and in evaluation mode; without inputs, go by its definition."""
-    return _by_definition(model) if inputs is None else _Watch(model).run(inputs)
+    return _by_definition(model) if inputs is None else _FlowWatch(model).run(inputs)
 
 
 def _by_definition(model: nn.Module) -> Calls:
@@ -74,7 +74,7 @@ def _innermost(model: nn.Module, path: str, place: int) -> str:
     return path
 
 
-class _Watch:
+class _FlowWatch:
     """Follows tensors through one pass: by identity, and by the graph that autograd keeps of them."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -19,7 +19,7 @@ from trainability.errors import ArgumentError, ArgumentTypeError, StateError, Un
 from trainability.introspect.hooks import Taps
 from trainability.introspect.run import unwrap
 from trainability.introspect.select import DID_NOT_RUN, Selection, Where, select
-from trainability.lbe.statistics import Reader, join
+from trainability.lbe.statistics import StatisticsReader, join
 from trainability.lbe.term import over_ranks, total_of
 from trainability.moments import Neurons, check_neurons, transformed
 
@@ -50,7 +50,7 @@ class Last:
 
     @property
     def entropy(self) -> dict[str, float]:
-        """Batch entropy per reading, in nats; over all ranks where there are several."""
+        """BatchStatistics entropy per reading, in nats; over all ranks where there are several."""
         return dict(zip(self._names, self._entropy.tolist(), strict=True))
 
     @property
@@ -172,7 +172,7 @@ class LBE(nn.Module):
         self._row_of = {path: row for row, path in enumerate(self.selection.paths)}
         self._rows: tuple[tuple[int, ...], Tensor] | None = None
         self._halved = convention == "published-code"
-        self._reader = Reader(neurons, channel_dim, owner=self)
+        self._reader = StatisticsReader(neurons, channel_dim, owner=self)
         self._taps = Taps(model, self.selection.places, self._reader)
         self._check = _FirstPass(model, self.selection, self._taps) if where is None and self.selection.remark else None
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant
 from trainability.errors import ArgumentError
-from trainability.lbe.statistics import Batch, join
+from trainability.lbe.statistics import BatchStatistics, join
 from trainability.lbe.term import Total, over_ranks
 
 
@@ -60,7 +60,7 @@ class StackLBE(nn.Module):
         self.mean_losses: Tensor | None = None
         self.lbe: Tensor | None = None
 
-    def forward(self, losses: Tensor, readings: Sequence[Batch]) -> Tensor:
+    def forward(self, losses: Tensor, readings: Sequence[BatchStatistics]) -> Tensor:
         """Return each member's loss · (1 + L_BE), ``(E,)``, from losses ``(E,)`` and moments ``(E, readings, n)``."""
         for reading in readings:
             if reading.count < 2:

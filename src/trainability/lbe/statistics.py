@@ -35,7 +35,7 @@ _saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", 
 
 
 @dataclass
-class Batch:
+class BatchStatistics:
     """Readings whose statistics were taken together: mean and variance ``(readings, n)`` over ``count`` samples."""
 
     paths: tuple[str, ...]
@@ -52,7 +52,7 @@ class _Pass:
         self.versions: list[tuple[str, Callable[[], Tensor | None], int]] = []
         self.pending: list[tuple[str, str, Tensor]] = []  # small activations of one shape
         self.room = 0  # how many more of them make one group
-        self.batches: list[Batch] = []
+        self.batches: list[BatchStatistics] = []
 
     def clear(self) -> None:
         self.versions.clear()
@@ -63,7 +63,7 @@ class _Pass:
         return bool(self.batches or self.pending)
 
 
-class Reader:
+class StatisticsReader:
     """Turns activations into batches of moments as they pass, for the next ``lbe(loss)`` to take.
 
     Passes with a graph and passes without one are kept apart, and one in evaluation is not read, so that none of the
@@ -83,7 +83,7 @@ class Reader:
         self._graph, self._plain = _Pass(), _Pass()
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict(Reader(self.neurons, self.channel_dim, None).__dict__)
+        return dict(StatisticsReader(self.neurons, self.channel_dim, None).__dict__)
 
     @property
     def reading(self) -> bool:
@@ -169,7 +169,7 @@ class Reader:
 
     def _keep(self, now: _Pass, path: str, name: str, x: Tensor, mean: Tensor, variance: Tensor) -> None:
         self._flush(now)
-        now.batches.append(Batch((path,), (name,), mean.unsqueeze(0), variance.unsqueeze(0), sample_count(x)))
+        now.batches.append(BatchStatistics((path,), (name,), mean.unsqueeze(0), variance.unsqueeze(0), sample_count(x)))
 
     def _flush(self, now: _Pass) -> None:
         if not now.pending:
@@ -180,9 +180,9 @@ class Reader:
         # one of them saves, or the recomputation would miss them; hooks of its own keep it out.
         with saved_tensors_hooks(_itself, _itself) if _saving_hooks(True) else nullcontext():
             mean, variance = GroupMoments.apply(*xs)
-        now.batches.append(Batch(paths, names, mean, variance, sample_count(xs[0])))
+        now.batches.append(BatchStatistics(paths, names, mean, variance, sample_count(xs[0])))
 
-    def take(self) -> list[Batch]:
+    def take(self) -> list[BatchStatistics]:
         """Hand over the readings of the latest pass, after checking that none was overwritten unnoticed.
 
         Where gradients are on, that is the latest pass with a graph.
@@ -209,7 +209,7 @@ class Reader:
         return batches
 
 
-def join(batches: list[Batch], dim: int = 0) -> list[Batch]:
+def join(batches: list[BatchStatistics], dim: int = 0) -> list[BatchStatistics]:
     """Join neighbors with as many neurons and samples, so that what follows is one operation for all of them.
 
     ``dim`` is the dimension of the readings: 1 for a stack, whose statistics are ``(E, readings, n)``.
@@ -222,7 +222,7 @@ def join(batches: list[Batch], dim: int = 0) -> list[Batch]:
         else:
             names = tuple(name for batch in group for name in batch.names)
             mean, variance = torch.cat([b.mean for b in group], dim), torch.cat([b.variance for b in group], dim)
-            runs.append(Batch((), names, mean, variance, group[0].count))
+            runs.append(BatchStatistics((), names, mean, variance, group[0].count))
     return runs
 
 

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainability.lbe.statistics import Batch
+from trainability.lbe.statistics import BatchStatistics
 from trainability.moments import transformed
 
 
@@ -92,7 +92,7 @@ def total_of(
     return loss + weight * lbe.to(loss), lbe, entropy
 
 
-def over_ranks(runs: list[Batch], loss: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+def over_ranks(runs: list[BatchStatistics], loss: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Variance and sample count of every run over the samples of all ranks, and the mean loss, by one all-reduce.
 
     The loss is one, or one for each network of a stack.

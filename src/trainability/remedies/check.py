@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from trainability.signal.execute import Moments, moments_of, run
 from trainability.signal.features import covered, of_input
-from trainability.signal.graph import Graph, Node
+from trainability.signal.graph import Node, SignalGraph
 from trainability.signal.operations import CHOOSING, POOLING
 from trainability.signal.propagate import LAYERS, State, propagate
 from trainability.signal.recording import Recording
@@ -97,7 +97,7 @@ class Check:
 
 
 def check(
-    graph: Graph, recording: Recording, draws: Sequence[Callable[[], None]], redrawn: bool, borders: bool
+    graph: SignalGraph, recording: Recording, draws: Sequence[Callable[[], None]], redrawn: bool, borders: bool
 ) -> Check:
     """Run a recorded model on normal inputs of mean square 1 and measure q and c of every layer.
 
@@ -153,7 +153,7 @@ def _normal(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _compared(
-    graph: Graph, inputs: dict[str, Tensor], seen: list[dict[fx.Node, Moments]], redrawn: bool, borders: bool
+    graph: SignalGraph, inputs: dict[str, Tensor], seen: list[dict[fx.Node, Moments]], redrawn: bool, borders: bool
 ) -> Check:
     means = {at: (_mean([s[at][0] for s in seen])[0], *_averages([s[at][1:] for s in seen])) for at in seen[0]}
     poolings: list[tuple[str, float, float]] = []
@@ -204,7 +204,7 @@ def _averages(rows: list[tuple[float, float]]) -> tuple[float, float]:
     return sum(row[0] for row in rows) / len(rows), sum(row[1] for row in rows) / len(rows)
 
 
-def _reason(graph: Graph, k: int) -> str:
+def _reason(graph: SignalGraph, k: int) -> str:
     """What is likely to be behind a departure at a node."""
     node = graph.nodes[k]
     before = _before(graph, k)
@@ -223,7 +223,7 @@ def _reason(graph: Graph, k: int) -> str:
     return "its forward does something else than was read, or its layers are too narrow for the theory"
 
 
-def _before(graph: Graph, k: int) -> list[Node]:
+def _before(graph: SignalGraph, k: int) -> list[Node]:
     """What lies between a node and the weight layers or activations before it."""
     found: list[Node] = []
     open_ = [*graph.nodes[k].inputs]
@@ -235,6 +235,6 @@ def _before(graph: Graph, k: int) -> list[Node]:
     return found
 
 
-def with_scales(graph: Graph, scales: dict[str, tuple[float, float]]) -> Graph:
+def with_scales(graph: SignalGraph, scales: dict[str, tuple[float, float]]) -> SignalGraph:
     """The graph with the scales that weights are meant to have, by the name of the parameter."""
-    return Graph(tuple(replace(node, weights=scales.get(node.weight, node.weights)) for node in graph.nodes))
+    return SignalGraph(tuple(replace(node, weights=scales.get(node.weight, node.weights)) for node in graph.nodes))

@@ -69,7 +69,7 @@ class SELU:
                     skipped[path] = f"{type(module).__name__} is no activation"
             elif isinstance(module, nn.SELU):
                 skipped[path] = "it is SELU already"
-            elif where is None and _may_be_a_gate(model, path, module):
+            elif where is None and _may_be_gated(model, path, module):
                 skipped[path] = f"{type(module).__name__} may be a gate; name it with where= if it is not"
             else:
                 trained = any(True for _ in module.parameters())
@@ -119,7 +119,7 @@ class SELU:
         return changes
 
 
-def _may_be_a_gate(model: nn.Module, path: str, module: nn.Module) -> bool:
+def _may_be_gated(model: nn.Module, path: str, module: nn.Module) -> bool:
     """Whether a bounded activation may be multiplied with something: not where a Sequential goes on with it."""
     parent = model.get_submodule(path.rpartition(".")[0])
     goes_on = isinstance(parent, nn.Sequential) and list(parent._modules.values())[-1] is not module

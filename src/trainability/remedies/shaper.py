@@ -30,9 +30,9 @@ from trainability.remedies.weights import (
 from trainability.signal import (
     DKSTarget,
     EOCTarget,
-    Graph,
     InfeasibleError,
     Node,
+    SignalGraph,
     Solution,
     Target,
     TATTarget,
@@ -40,18 +40,18 @@ from trainability.signal import (
     q_slope,
     solve,
 )
-from trainability.signal.operations import BATCH_NORMALIZATION
+from trainability.signal.operations import BATCH_NORMS
 from trainability.signal.propagate import propagate
 from trainability.signal.read import read_recorded
 
-Init: TypeAlias = Literal["suo", "gaussian"]
+WeightInit: TypeAlias = Literal["suo", "gaussian"]
 
 
 @dataclass(frozen=True)
 class Shaping:
     """How a model is brought to a target, of which the subclasses are kinds."""
 
-    init: Init | None = "suo"
+    init: WeightInit | None = "suo"
     shortcut: float | None = None
     batchnorm: Literal["refuse", "remove"] = "refuse"
 
@@ -128,11 +128,11 @@ class Shaper:
             else replace(n, activation=solutions[id(n.activation)].shaped)
             if n.kind == "nonlinear"
             else replace(n, kind="pass", detail="")  # it is taken out
-            if n.detail in BATCH_NORMALIZATION
+            if n.detail in BATCH_NORMS
             else n
             for n in self.graph.nodes
         ]
-        states = propagate(Graph(tuple(nodes)), {"": (1.0, 0.5)}).states
+        states = propagate(SignalGraph(tuple(nodes)), {"": (1.0, 0.5)}).states
         for node, state in zip(nodes, states, strict=False):
             if node.kind == "nonlinear" and self.graph.carries_mean(node) and not 1 / FACTOR < state.q < FACTOR:
                 raise UnsupportedModelError(
@@ -175,7 +175,7 @@ class Shaper:
                         "or dies; use DKS or TAT, under which they do not"
                     )
 
-    def _expected(self, solutions: dict[int, Solution]) -> Graph:
+    def _expected(self, solutions: dict[int, Solution]) -> SignalGraph:
         """What is to be read off the model once it is changed."""
         nodes = []
         for node, read_node in zip(self.graph.nodes, self.read.nodes, strict=True):
@@ -183,11 +183,11 @@ class Shaper:
                 nodes.append(replace(node, activation=solutions[id(node.activation)].shaped))
             elif node.kind == "sum" and not self._selected(node.path):
                 nodes.append(read_node)
-            elif read_node.detail in BATCH_NORMALIZATION:
+            elif read_node.detail in BATCH_NORMS:
                 nodes.append(replace(read_node, kind="pass"))
             else:
                 nodes.append(read_node if read_node.kind == "nonlinear" else node)
-        return Graph(tuple(nodes))
+        return SignalGraph(tuple(nodes))
 
     def _check_scales(self) -> None:
         """Constants and parameters that scale or shift the signal break Q(1) = 1, unless they do nothing."""
@@ -210,7 +210,7 @@ class Shaper:
         parts = path.split(".")
         return any(".".join(parts[:n]) in self.chosen for n in range(1, len(parts) + 1))
 
-    def _without_unselected(self, graph: Graph) -> Graph:
+    def _without_unselected(self, graph: SignalGraph) -> SignalGraph:
         """Activations that are not to be shaped count as linear: those not selected, and one that is the output."""
         taken = {i for node in graph.nodes[:-1] for i in node.inputs}
         ends = set(graph.nodes[-1].inputs) - taken  # a feature that is returned and used further is hidden
@@ -225,9 +225,9 @@ class Shaper:
             if reason is not None:
                 self.skipped[node.path] = reason
             nodes.append(node if reason is None else replace(node, kind="pass"))
-        return Graph(tuple(nodes))
+        return SignalGraph(tuple(nodes))
 
-    def _normalized(self, graph: Graph) -> Graph:
+    def _normalized(self, graph: SignalGraph) -> SignalGraph:
         """With sums of weights whose squares add up to 1."""
         layers: list[int] = []  # weight layers on the longest way to each node
         nodes = []
@@ -235,7 +235,7 @@ class Shaper:
             layers.append(max((layers[i] for i in node.inputs), default=0) + (node.kind == "affine"))
             weights = self._sum_weights(node, [layers[i] for i in node.inputs]) if node.kind == "sum" else node.weights
             nodes.append(replace(node, weights=weights))
-        return Graph(tuple(nodes))
+        return SignalGraph(tuple(nodes))
 
     def _sum_weights(self, node: Node, layers: list[int]) -> tuple[float, ...]:
         """Weights whose squares add up to 1, the shortcut being the one summand with the fewest weight layers."""
@@ -355,7 +355,7 @@ class Shaper:
                 self.changes.append((change, partial(replace_module, self.model, module, rest)))
                 used.discard(path)
         for node in self.read.nodes:
-            if node.path in used and node.detail in BATCH_NORMALIZATION:
+            if node.path in used and node.detail in BATCH_NORMS:
                 raise UnsupportedModelError(
                     node.path,
                     f"its forward calls {node.detail} as a function, which cannot be taken out; use a module",

@@ -8,7 +8,7 @@ from torch import nn
 from trainability.introspect.select import Where
 from trainability.remedies.apply import Plan
 from trainability.remedies.check import Check
-from trainability.remedies.shaper import Init, Shaping
+from trainability.remedies.shaper import Shaping, WeightInit
 from trainability.remedies.trial import plan_tried
 from trainability.signal import DKSTarget, EOCTarget, TATTarget
 
@@ -79,4 +79,4 @@ class EOC(_Remedy, EOCTarget):
     Reference: Poole et al. (2016); Schoenholz et al. (2017).
     """
 
-    init: Init | None = "gaussian"
+    init: WeightInit | None = "gaussian"

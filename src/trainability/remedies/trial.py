@@ -14,7 +14,7 @@ from trainability.introspect.select import Where
 from trainability.remedies.apply import Plan
 from trainability.remedies.check import Check, check, with_scales
 from trainability.remedies.shaper import Shaper, Shaping
-from trainability.signal import Activation, Graph, Node, maps
+from trainability.signal import Activation, Node, SignalGraph, maps
 from trainability.signal.read import read_recorded
 from trainability.signal.recording import Recording
 
@@ -70,7 +70,7 @@ def _copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _read(twin: nn.Module, inputs: Any) -> tuple[Graph, Recording]:
+def _read(twin: nn.Module, inputs: Any) -> tuple[SignalGraph, Recording]:
     """The graph of a copy, on eight samples if it runs on those."""
     leaves = [t for t in tree_leaves(inputs) if isinstance(t, Tensor) and t.dim()]
     sizes = {len(t) for t in leaves}
@@ -87,7 +87,7 @@ def _is_batch(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0
 
 
-def _factors(twin: nn.Module, inputs: Any, graph: Graph, trial: Shaper) -> dict[str, float]:
+def _factors(twin: nn.Module, inputs: Any, graph: SignalGraph, trial: Shaper) -> dict[str, float]:
     """What to multiply weights by that forward changes, so that what multiplies the signal has the scale meant.
 
     Those that this does not help, such as standardized ones, are left.
@@ -106,7 +106,7 @@ def _factors(twin: nn.Module, inputs: Any, graph: Graph, trial: Shaper) -> dict[
     return found
 
 
-def _derived(graph: Graph, trial: Shaper) -> list[Node]:
+def _derived(graph: SignalGraph, trial: Shaper) -> list[Node]:
     return [node for node in graph.nodes if node.derived and node.weight in trial.scales and node.weights[0] > 0]
 
 
@@ -118,7 +118,7 @@ def _scaled(twin: nn.Module, name: str, factor: float) -> Any:
     return scale
 
 
-def _essence(graph: Graph) -> list[Node]:
+def _essence(graph: SignalGraph) -> list[Node]:
     """The nodes that do something to a signal."""
     kept: list[Node] = []
     position: dict[int, int] = {}

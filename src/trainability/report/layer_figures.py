@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from trainability.dependence.dropout import gated_correlation, gated_information
+from trainability.dependence.dropout import correlation_after_dropout, information_after_dropout
 from trainability.report.figures import PALETTE, Arms, style
 from trainability.training.record import Record
 
@@ -52,7 +52,7 @@ def independence_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None
     return style(figure, 560).update_layout(legend={"y": 1.07}, margin={"t": 90})
 
 
-def gates_figure(arms: Arms) -> go.Figure | None:
+def dropout_figure(arms: Arms) -> go.Figure | None:
     """What gates do to two neurons of an IC layer, beside the theorem's factors."""
     found = next((run.gates for runs in arms.values() for run in runs if run.gates), None)
     if not found:
@@ -64,8 +64,8 @@ def gates_figure(arms: Arms) -> go.Figure | None:
     for color, mean in zip(PALETTE, means, strict=False):
         rows = [entry for entry in found if entry["mean"] == mean]
         expected = {
-            1: [gated_correlation(1.0, keep, mean) for keep in keeps],
-            2: [gated_information(1.0, keep) for keep in keeps],
+            1: [correlation_after_dropout(1.0, keep, mean) for keep in keeps],
+            2: [information_after_dropout(1.0, keep) for keep in keeps],
         }
         for column, measure in ((1, "correlation"), (2, "information")):
             shared = {"legendgroup": str(mean), "row": 1, "col": column}
@@ -96,7 +96,7 @@ def gates_figure(arms: Arms) -> go.Figure | None:
     return style(figure, 400).update_layout(legend={"y": 1.12}, margin={"t": 80})
 
 
-def kernel_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
+def signal_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
     """q and c after every layer, at the start and at the end; dashed what the weights predict for the start."""
     known = {name: [run for run in runs if run.kernel and run.kernel[0][1]] for name, runs in arms.items()}
     if not any(known.values()):

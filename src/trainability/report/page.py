@@ -114,7 +114,7 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images:
             f"Mean square of the signal, and mean cosine over pairs of {min(128, images)} training images; one line "
             "per seed. Dashed: what theory predicts before training, from the scale of the weights of the first seed. "
             "Where c is 1 all inputs look alike.",
-            layer_figures.kernel_figure(arms, palette),
+            layer_figures.signal_figure(arms, palette),
         ),
         (
             "Independence of what weight layers receive",
@@ -129,7 +129,7 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images:
             "times, and dots show what is left (bars: two standard errors). Dashed: the theorem, for neurons of mean "
             "zero, and what becomes of it when the mean is their standard deviation. Rings: an estimate that does not "
             "know of gates, and is off by some hundredths of a nat.",
-            layer_figures.gates_figure(arms),
+            layer_figures.dropout_figure(arms),
         ),
         (
             "Cross-entropy and the LBE term",

@@ -3,7 +3,7 @@
 from trainability.errors import InfeasibleError
 from trainability.signal.activation import Activation, as_activation
 from trainability.signal.gaussian import expectation
-from trainability.signal.graph import Graph, Node, chain, residual, series
+from trainability.signal.graph import Node, SignalGraph, chain, residual, series
 from trainability.signal.maps import c_curvature, c_map, c_slope, kernel, mean, q_map, q_slope
 from trainability.signal.predict import Prediction, measured, predict
 from trainability.signal.read import read
@@ -14,10 +14,10 @@ __all__ = [
     "Activation",
     "DKSTarget",
     "EOCTarget",
-    "Graph",
     "InfeasibleError",
     "Node",
     "Prediction",
+    "SignalGraph",
     "Solution",
     "TATTarget",
     "Target",

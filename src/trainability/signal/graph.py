@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.signal.activation import Activation
-from trainability.signal.operations import BATCH_NORMALIZATION, MAXIMA
+from trainability.signal.operations import BATCH_NORMS, MAXIMA
 
 _DEEPEST = 1_000_000
 
@@ -50,7 +50,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Graph:
+class SignalGraph:
     """Nodes in order of execution; the last is the output.
 
     >>> graph = series(chain(2), residual(chain(3), shortcut=0.6), chain(1))
@@ -107,7 +107,7 @@ class Graph:
         return largest
 
     @cached_property
-    def _split(self) -> "Graph":
+    def _split(self) -> "SignalGraph":
         """The same graph with a node of its own on every way out of a fork, so that a branch has a way in."""
         users = [0] * len(self.nodes)
         for node in self.nodes:
@@ -125,7 +125,7 @@ class Graph:
                     inputs.append(position[i])
             nodes.append(replace(node, inputs=tuple(inputs)))
             position.append(len(nodes) - 1)
-        return Graph(tuple(nodes))
+        return SignalGraph(tuple(nodes))
 
     @cached_property
     def _parts(self) -> list[tuple[int, list[int]]]:
@@ -234,7 +234,7 @@ class Graph:
         for node in self.nodes:
             below = any(found[i] for i in self.summands(node))
             # Not by BatchNorm, which shaping refuses or takes out.
-            centered = node.kind == "normalize" and node.detail not in BATCH_NORMALIZATION | {"rms_norm"}
+            centered = node.kind == "normalize" and node.detail not in BATCH_NORMS | {"rms_norm"}
             stays = below and node.kind not in ("affine", "input") and not centered
             found.append(node.kind == "nonlinear" or stays)
         return found
@@ -283,7 +283,7 @@ def _last(head: int, following: dict[int, int]) -> int:
     return head
 
 
-def chain(depth: int, activation: Activation | None = None) -> Graph:
+def chain(depth: int, activation: Activation | None = None) -> SignalGraph:
     """A plain network: ``depth`` nonlinear layers, a weight layer before each and one after the last.
 
     >>> chain(3).depth
@@ -296,18 +296,18 @@ def chain(depth: int, activation: Activation | None = None) -> Graph:
         nodes.append(Node("affine", (len(nodes) - 1,), f"affine.{k}"))
         nodes.append(Node("nonlinear", (len(nodes) - 1,), f"nonlinear.{k}", activation=activation))
     nodes.append(Node("affine", (len(nodes) - 1,), f"affine.{depth}"))
-    return Graph((*nodes, Node("output", (len(nodes) - 1,))))
+    return SignalGraph((*nodes, Node("output", (len(nodes) - 1,))))
 
 
-def series(*graphs: Graph) -> Graph:
+def series(*graphs: SignalGraph) -> SignalGraph:
     """One network after the other."""
     nodes: list[Node] = [Node("input")]
     for graph in graphs:
         nodes += _moved(graph, entry=len(nodes) - 1, offset=len(nodes))
-    return Graph((*nodes, Node("output", (len(nodes) - 1,))))
+    return SignalGraph((*nodes, Node("output", (len(nodes) - 1,))))
 
 
-def residual(branch: Graph, shortcut: float) -> Graph:
+def residual(branch: SignalGraph, shortcut: float) -> SignalGraph:
     """shortcut · x + √(1 - shortcut²) · branch(x).
 
     >>> residual(chain(2), shortcut=0.6).maximum(lambda y: 2 * y, 1.0)  # of the branch; the whole has 0.36 + 0.64 · 4
@@ -317,12 +317,12 @@ def residual(branch: Graph, shortcut: float) -> Graph:
         raise ArgumentError(f"the shortcut's weight lies between 0 and 1 (it is {shortcut!r})", code="shortcut")
     nodes = [Node("input"), *_moved(branch, entry=0, offset=1)]
     nodes.append(Node("sum", (0, len(nodes) - 1), weights=(shortcut, (1 - shortcut**2) ** 0.5)))
-    return Graph((*nodes, Node("output", (len(nodes) - 1,))))
+    return SignalGraph((*nodes, Node("output", (len(nodes) - 1,))))
 
 
-def _moved(graph: Graph, entry: int, offset: int) -> list[Node]:
+def _moved(graph: SignalGraph, entry: int, offset: int) -> list[Node]:
     """The inner nodes of a graph, its input being ``entry`` and its first inner node ``offset``."""
-    if not isinstance(graph, Graph):
+    if not isinstance(graph, SignalGraph):
         raise ArgumentTypeError(f"a network is a graph, such as chain(50), not {graph!r}", code="graph")
     if not graph.nodes:
         raise ArgumentError("the graph has no nodes", code="graph")

@@ -11,8 +11,8 @@ AFFINE = {
     *("linear", "conv1d", "conv2d", "conv3d", "convolution", "addmm", "mm", "matmul", "baddbmm"),
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
 }
-BATCH_NORMALIZATION = {"batch_norm", "instance_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training"}
-NORMALIZATION = BATCH_NORMALIZATION | {
+BATCH_NORMS = {"batch_norm", "instance_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training"}
+NORMS = BATCH_NORMS | {
     *("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm"),
 }
 PASSING = {

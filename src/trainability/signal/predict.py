@@ -12,7 +12,7 @@ from trainability.errors import ArgumentError
 from trainability.introspect.hooks import Place, Taps, activation_of
 from trainability.introspect.run import call, observing, unwrap
 from trainability.signal.execute import Moments, moments_of, run
-from trainability.signal.graph import Graph, Node
+from trainability.signal.graph import Node, SignalGraph
 from trainability.signal.propagate import LAYERS, propagate
 from trainability.signal.read import read_recorded
 
@@ -21,7 +21,7 @@ _DEAD, _EXPLODED = 1e-4, 1e4  # of the mean square that comes in
 
 
 @dataclass(frozen=True)
-class KernelValue:
+class SignalValue:
     """Mean square q and cosine c between two inputs at one place.
 
     ``measured`` are the two as a run of the model shows them, where `predict` was asked to check. q and c are NaN
@@ -46,10 +46,10 @@ class Prediction:
         stopped: why the prediction ends before the output, if it does.
     """
 
-    start: KernelValue
-    layers: tuple[KernelValue, ...]
+    start: SignalValue
+    layers: tuple[SignalValue, ...]
     stopped: str | None = None
-    graph: Graph | None = field(default=None, repr=False, compare=False)
+    graph: SignalGraph | None = field(default=None, repr=False, compare=False)
 
     def __iter__(self) -> Any:
         return iter(self.layers)
@@ -143,26 +143,26 @@ def predict(model: nn.Module, inputs: Any, *, check: bool = False) -> Prediction
     return _beside(prediction, graph, seen)
 
 
-def predicted(graph: Graph, starts: Mapping[str, tuple[float, float]]) -> Prediction:
+def predicted(graph: SignalGraph, starts: Mapping[str, tuple[float, float]]) -> Prediction:
     """The prediction for a graph, from q and c of its inputs."""
     found = propagate(graph, starts)
     values = tuple(
-        KernelValue(node.path, node.kind, state.q, state.c, _detail(node))
+        SignalValue(node.path, node.kind, state.q, state.c, _detail(node))
         for node, state in zip(graph.nodes, found.states, strict=False)
         if node.kind in LAYERS and 0 < state.q < math.inf
     )
-    return Prediction(KernelValue("", "input", *starts[""]), values, found.stopped, graph)
+    return Prediction(SignalValue("", "input", *starts[""]), values, found.stopped, graph)
 
 
 def _detail(node: Node) -> str:
     return node.activation.name if node.activation is not None else node.detail if node.kind == "normalize" else ""
 
 
-def _beside(prediction: Prediction, graph: Graph, seen: Mapping[Any, Moments]) -> Prediction:
+def _beside(prediction: Prediction, graph: SignalGraph, seen: Mapping[Any, Moments]) -> Prediction:
     """The prediction with measured values, and with those alone where it has ended."""
     layers = []
     for k, node in enumerate(node for node in graph.nodes if node.kind in LAYERS):
-        own = KernelValue(node.path, node.kind, math.nan, math.nan, _detail(node))
+        own = SignalValue(node.path, node.kind, math.nan, math.nan, _detail(node))
         value = prediction.layers[k] if k < len(prediction.layers) else own
         found = seen.get(node.at)
         layers.append(replace(value, measured=found and found[:2]))
@@ -183,13 +183,13 @@ def measured(
     model = unwrap(model)
     if paths is None:
         paths = [path for path, module in model.named_modules() if path and not list(module.children())]
-    reader = _KernelReader()
+    reader = _SignalReader()
     with observing(model), torch.no_grad(), Taps(model, paths, reader):
         call(model, inputs)
     return reader.readings
 
 
-class _KernelReader:
+class _SignalReader:
     def __init__(self) -> None:
         self.readings: list[tuple[str, float, float]] = []
 

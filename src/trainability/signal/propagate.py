@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trainability.signal import maps
-from trainability.signal.graph import Graph, Node
-from trainability.signal.operations import BATCH_NORMALIZATION
+from trainability.signal.graph import Node, SignalGraph
+from trainability.signal.operations import BATCH_NORMS
 
 _DRAWS = 2**14
 LAYERS = ("affine", "nonlinear", "sum", "normalize", "concat")  # kinds of nodes that are shown as layers
@@ -40,7 +40,7 @@ class Propagated:
 
 
 def propagate(
-    graph: Graph, starts: Mapping[str, tuple[float, float]], adjust: Callable[[int, State], State] | None = None
+    graph: SignalGraph, starts: Mapping[str, tuple[float, float]], adjust: Callable[[int, State], State] | None = None
 ) -> Propagated:
     """q, k and m through a graph whose affine nodes know the scale of their weights.
 
@@ -60,7 +60,7 @@ def propagate(
     known: dict[tuple[int, float, float], State] = {}
     for k, node in enumerate(graph.nodes):
         before = [states[i] for i in node.inputs]
-        if node.detail in BATCH_NORMALIZATION:
+        if node.detail in BATCH_NORMS:
             what = f"The prediction ends at {node.path}: {node.detail} makes an output depend on the whole batch."
             return Propagated(states, what)
         if node.kind == "input":
@@ -124,7 +124,7 @@ def _gain_and_shift(node: Node) -> tuple[float, float]:
 class _Draws:
     """Values of one feature for two inputs, drawn over the random weights, at the nodes that need them."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: SignalGraph) -> None:
         self.graph = graph
         self.values: dict[int, Tensor] = {}
 

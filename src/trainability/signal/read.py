@@ -13,7 +13,7 @@ from trainability.introspect.run import RandomState, unwrap
 from trainability.signal import features
 from trainability.signal.activation import Activation, as_activation
 from trainability.signal.folding import folded
-from trainability.signal.graph import Graph, Node
+from trainability.signal.graph import Node, SignalGraph
 from trainability.signal.operations import (
     AFFINE,
     ATTENTION,
@@ -21,7 +21,7 @@ from trainability.signal.operations import (
     CHOOSING,
     ELEMENTWISE,
     LINEAR,
-    NORMALIZATION,
+    NORMS,
     PASSING,
     SHAPED_LIKE,
     VIEWS,
@@ -39,7 +39,7 @@ from trainability.signal.recording import Recording, record
 from trainability.signal.tracker import Signal, Tracker, recognized
 
 
-def read(model: nn.Module, inputs: Any) -> Graph:
+def read(model: nn.Module, inputs: Any) -> SignalGraph:
     """Read the signal graph of an unmodified model off one call of it.
 
     The call is recorded by `torch.export` at evaluation, without computing anything. Operations that act on single
@@ -63,10 +63,10 @@ def read(model: nn.Module, inputs: Any) -> Graph:
     return read_recorded(unwrap(model), inputs)[0]
 
 
-def read_recorded(model: nn.Module, inputs: Any) -> tuple[Graph, Recording]:
+def read_recorded(model: nn.Module, inputs: Any) -> tuple[SignalGraph, Recording]:
     """The graph, and the recording that it was read off, whose operations its nodes name."""
     recording = record(model, inputs)
-    reader = _Reader(model, recording)
+    reader = _GraphReader(model, recording)
     random_state = RandomState(model)  # a constant may be drawn in forward
     try:
         for node in recording.graph.nodes:
@@ -84,7 +84,7 @@ class _Stacked:
     dim: int
 
 
-class _Reader(Tracker):
+class _GraphReader(Tracker):
     def __init__(self, model: nn.Module, recording: Recording) -> None:
         super().__init__()
         self.model = model
@@ -193,7 +193,7 @@ class _Reader(Tracker):
         if name in PASSING and len(signals) == 1:
             self.check_places(node, name, path)
             return self.add("pass", (self.settle(signals[0]),), path, node, detail=name)
-        if name in NORMALIZATION:
+        if name in NORMS:
             weights = [mean_square(t) for t in args[1:3] if isinstance(t, Tensor)]
             return self.add("normalize", (self.settle(signals[0]),), path, node, weights=tuple(weights), detail=name)
         if name in ("cat", "concat"):
@@ -412,7 +412,7 @@ class _Reader(Tracker):
                 path, f"its activation has no place in the theory: {error}", code="activation"
             ) from error
 
-    def graph(self) -> Graph:
+    def graph(self) -> SignalGraph:
         if not self.outputs:
             raise UnsupportedModelError(
                 "", "no output of it depends on its inputs, so there is no network to read", code="no-network"
@@ -420,7 +420,7 @@ class _Reader(Tracker):
         if not any(node.kind == "affine" for node in self.nodes):
             raise UnsupportedModelError("", "it has no weight layer", code="no-weight-layer")
         kept, ends = folded(self.nodes, self.outputs)
-        return Graph((*kept, Node("output", tuple(dict.fromkeys(ends)))))
+        return SignalGraph((*kept, Node("output", tuple(dict.fromkeys(ends)))))
 
 
 def _first(node: fx.Node) -> fx.Node:

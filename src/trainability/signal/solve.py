@@ -13,7 +13,7 @@ from trainability.errors import ArgumentTypeError, InfeasibleError
 from trainability.signal import maps
 from trainability.signal.activation import Activation, as_activation
 from trainability.signal.gaussian import NODES, edges, normal_rule
-from trainability.signal.graph import Graph
+from trainability.signal.graph import SignalGraph
 from trainability.signal.targets import DKSTarget, EOCTarget, Target, TATTarget, floor
 
 
@@ -48,7 +48,7 @@ class Solution:
         return self.activation if isinstance(self.target, EOCTarget) else self.activation.shaped(self.constants)
 
 
-def solve(activation: Any, target: Target, graph: Graph) -> Solution:
+def solve(activation: Any, target: Target, graph: SignalGraph) -> Solution:
     """Find the constants of an activation so that a network meets its target.
 
     ReLU and leaky ReLU become the leaky ReLU of the slope that meets it, in closed form. For others two equations in
@@ -76,7 +76,7 @@ def solve(activation: Any, target: Target, graph: Graph) -> Solution:
     phi = as_activation(activation)
     if not isinstance(target, DKSTarget | TATTarget | EOCTarget):
         raise ArgumentTypeError(f"the target is DKS(...), TAT(...) or EOC(), not {target!r}", code="target")
-    if not isinstance(graph, Graph):
+    if not isinstance(graph, SignalGraph):
         raise ArgumentTypeError(
             f"the network is a graph, such as chain(50) or read(model, inputs), not {graph!r}", code="graph"
         )
@@ -91,7 +91,7 @@ def solve(activation: Any, target: Target, graph: Graph) -> Solution:
     return solution
 
 
-def _solve(phi: Activation, target: DKSTarget | TATTarget, graph: Graph) -> Solution:
+def _solve(phi: Activation, target: DKSTarget | TATTarget, graph: SignalGraph) -> Solution:
     graph.check_sums(zero_mean=isinstance(target, DKSTarget))
     if isinstance(target, DKSTarget):
         return _dks(phi, target, graph)
@@ -115,7 +115,7 @@ def _edge_of_chaos(phi: Activation, target: EOCTarget) -> Solution:
     return Solution(phi, target, {"weight_variance": weight, "bias_variance": bias}, residuals)
 
 
-def _dks(phi: Activation, target: DKSTarget, graph: Graph) -> Solution:
+def _dks(phi: Activation, target: DKSTarget, graph: SignalGraph) -> Solution:
     psi = target.slope(graph)
     if phi.jumps(0):
         raise InfeasibleError(f"{phi.name} jumps, so its C map has no finite slope; DKS cannot shape it", code="jump")
@@ -149,7 +149,7 @@ def _dks_root(phi: Activation, psi: float) -> tuple[float, float, float] | None:
     return _newton(phi, _dks_conditions(phi, psi), 2 * (psi - 1))
 
 
-def _dks_leaky(psi: float, target: DKSTarget, graph: Graph) -> dict[str, float]:
+def _dks_leaky(psi: float, target: DKSTarget, graph: SignalGraph) -> dict[str, float]:
     """With no shift of the input Q'(1) = Q(1), and C'(1) = psi says (1-s)² / (1+s²) = π (psi - 1) / psi."""
     share = math.pi * (psi - 1) / psi
     if share > 1:
@@ -169,7 +169,7 @@ def _dks_leaky(psi: float, target: DKSTarget, graph: Graph) -> dict[str, float]:
     }
 
 
-def _tat_leaky(phi: Activation, target: TATTarget, graph: Graph) -> Solution:
+def _tat_leaky(phi: Activation, target: TATTarget, graph: SignalGraph) -> Solution:
     slope = target.negative_slope(graph)
     constants = {"negative_slope": slope, "output_scale": math.sqrt(2 / (1 + slope * slope))}
     shaped = phi.shaped(constants)
@@ -181,7 +181,7 @@ def _tat_leaky(phi: Activation, target: TATTarget, graph: Graph) -> Solution:
     return Solution(phi, target, constants, residuals)
 
 
-def _tat_smooth(phi: Activation, target: TATTarget, graph: Graph) -> Solution:
+def _tat_smooth(phi: Activation, target: TATTarget, graph: SignalGraph) -> Solution:
     if phi.jumps(1):
         raise InfeasibleError(
             f"the derivative of {phi.name} jumps, so its C map has no finite curvature and TAT cannot shape it; "

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trainability.introspect.hooks import reading_name
-from trainability.lbe.statistics import Batch
+from trainability.lbe.statistics import BatchStatistics
 from trainability.moments import MappedMoments, Moments, Neurons, StackMoments, samples, stack_samples
 from trainability.stack.members import Turn
 
@@ -65,9 +65,11 @@ class Collector:
         self._moments.clear()
         return moments
 
-    def batches(self, moments: dict[str, Any]) -> list[Batch]:
+    def batches(self, moments: dict[str, Any]) -> list[BatchStatistics]:
         """Turn moments ``(E, n)`` into what the LBE term takes."""
         return [
-            Batch((name.partition("#")[0],), (name,), mean.unsqueeze(1), variance.unsqueeze(1), self._counts[name])
+            BatchStatistics(
+                (name.partition("#")[0],), (name,), mean.unsqueeze(1), variance.unsqueeze(1), self._counts[name]
+            )
             for name, (mean, variance) in moments.items()
         ]

@@ -13,7 +13,7 @@ from trainability.errors import StateError
 T = TypeVar("T")
 
 
-class Graph(Protocol):
+class DeviceGraph(Protocol):
     """What records work and repeats it: the same operations on the same tensors, and nothing of the Python between."""
 
     def check(self, work: Callable[[], object]) -> None:
@@ -95,7 +95,9 @@ class CudaGraph:
             self._graph.replay()
 
 
-def seconds(work: Callable[[], object], device: torch.device, graph: Graph | None = None, repeats: int = 3) -> float:
+def seconds(
+    work: Callable[[], object], device: torch.device, graph: DeviceGraph | None = None, repeats: int = 3
+) -> float:
     """Median time of work, after a run that compiles and fills caches; as a graph where one is given.
 
     Raises:

@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.introspect.hooks import Place, Taps
 from trainability.introspect.run import observing, unwrap
-from trainability.lbe.statistics import Batch, Reader
+from trainability.lbe.statistics import BatchStatistics, StatisticsReader
 from trainability.moments import Neurons
 from trainability.stack import cuda_graphs as graphs
 from trainability.stack.assemble import assemble
@@ -32,7 +32,7 @@ class Passed(NamedTuple):
     """What a pass returned: outputs ``(E, B, ...)`` and the moments of the tapped layers, ``(E, readings, n)``."""
 
     outputs: Tensor
-    readings: list[Batch]
+    readings: list[BatchStatistics]
 
 
 class Stack(nn.Module):
@@ -83,7 +83,7 @@ class Stack(nn.Module):
         self.module = members[0] if len(members) == 1 else assemble(members, self.turn)
         self._point_members()
         self._collector = Collector(neurons, self.turn)
-        self._reader = Reader(neurons, None, owner=self.module)
+        self._reader = StatisticsReader(neurons, None, owner=self.module)
         self._taps = Taps(self.module, taps, self._reader if len(members) == 1 else self._collector)
         self._places = tuple(taps)
         self._forward: Callable[..., Any] = self._pass
@@ -359,7 +359,7 @@ class Stack(nn.Module):
             here.wait_stream(stream)
         return found
 
-    def _pass(self, x: Tensor) -> tuple[Tensor, list[Batch]]:
+    def _pass(self, x: Tensor) -> tuple[Tensor, list[BatchStatistics]]:
         if self.how == "alone":
             outputs = _tensor(self.module(x[0])).unsqueeze(0)
             taken = [

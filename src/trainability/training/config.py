@@ -38,7 +38,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingConfig:
     """What the members of a stack share.
 
     Args:
@@ -58,7 +58,7 @@ class Plan:
     Raises:
         ValueError: a number too small, or a word that is none of these.
 
-    >>> Plan(epochs=1, batch_size=64, members="vmapp")
+    >>> TrainingConfig(epochs=1, batch_size=64, members="vmapp")
     Traceback (most recent call last):
     trainability.errors.ArgumentError: members is 'vmapp'; choose auto, direct, vmap, loop or streams
     """

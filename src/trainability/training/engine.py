@@ -17,19 +17,19 @@ from trainability.flow import measure
 from trainability.introspect.hooks import Place
 from trainability.introspect.select import select
 from trainability.lbe.stacked import StackLBE
-from trainability.stack.cuda_graphs import CudaGraph, Graph, seconds, synchronize
+from trainability.stack.cuda_graphs import CudaGraph, DeviceGraph, seconds, synchronize
 from trainability.stack.members import Way
 from trainability.stack.module import Stack
 from trainability.training.batches import Batches
-from trainability.training.config import Member, Plan, Strength
+from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
 from trainability.training.kept import check_kind, check_like
 from trainability.training.probe import (
-    gates_of,
+    dropout_of,
     independence_of_inputs,
-    kernel_values,
     neuron_histograms,
-    predicted_kernel,
+    predicted_signal,
+    signal_values,
 )
 from trainability.training.record import Record
 from trainability.training.shards import load_weights, whole
@@ -70,7 +70,8 @@ class Training:
     >>> data = load("digits")  # or Dataset(...) of Splits of uint8 images (N, C, H, W) and labels (N,)
     >>> members = [Member(seed=0, lr=1e-3), Member(seed=1, lr=1e-2, lbe=Strength(alpha=0.5, beta=0.2))]
     >>> records = [Record("mine", depth=2, lr=m.lr, seed=m.seed) for m in members]
-    >>> training = Training([fnn(64, 2, 16, 10) for _ in members], members, records, data, Plan(2, batch_size=64))
+    >>> models = [fnn(64, 2, 16, 10) for _ in members]
+    >>> training = Training(models, members, records, data, TrainingConfig(2, batch_size=64))
     >>> training.prepare()
     >>> while not training.done:
     ...     training.epoch()
@@ -85,10 +86,10 @@ class Training:
         members: Sequence[Member],
         records: Sequence[Record],
         data: Dataset,
-        plan: Plan,
+        plan: TrainingConfig,
         fabric: "Fabric | None" = None,
         tell: Callable[..., None] = lambda event, **values: None,
-        make_graph: Callable[[Sequence[torch.Generator]], Graph] | None = None,
+        make_graph: Callable[[Sequence[torch.Generator]], DeviceGraph] | None = None,
     ) -> None:
         if not len(models) == len(members) == len(records):
             counts = f"{len(models)} models, {len(members)} members and {len(records)} records"
@@ -305,7 +306,7 @@ class Training:
                 model = self.stack.models[e]
                 record.neurons.append(neuron_histograms(model, self._probe, "after training"))
                 record.independence.append((self.steps, independence_of_inputs(model, self._probe)))
-                record.gates = gates_of(model, self._probe)
+                record.gates = dropout_of(model, self._probe)
             if self.lbe and self.members[e].lbe:
                 record.alpha = self.lbe.alpha[e].tolist()
         self.stack.remove()
@@ -377,7 +378,7 @@ class Training:
         # The members are of one architecture, so what their weights predict differs by chance alone.
         predicted = None
         if not self.shared_out:
-            predicted = predicted_kernel(self.stack.models[0], self._probe, self.records[0].layers)
+            predicted = predicted_signal(self.stack.models[0], self._probe, self.records[0].layers)
         for record, model in zip(self.records, self.stack.models, strict=True):
             record.predicted = predicted
             record.neurons.append(neuron_histograms(model, self._probe, "before training"))
@@ -392,7 +393,7 @@ class Training:
                 flow = measure(model, self._probe)
                 record.layers = [layer.name for layer in flow]
                 record.flow.append((self.steps, [layer.entropy for layer in flow], [layer.std for layer in flow]))
-                record.kernel.append((self.steps, *kernel_values(model, self._probe, record.layers)))
+                record.kernel.append((self.steps, *signal_values(model, self._probe, record.layers)))
 
     def _log(self) -> None:
         if not self._losses:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainability.dependence.dropout import gate_effects
+from trainability.dependence.dropout import dropout_effects
 from trainability.dependence.pairs import evenly_spaced, independence, varying_neurons
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.activations import is_weight_layer
@@ -62,7 +62,7 @@ def neuron_histograms(model: nn.Module, inputs: Tensor, when: str, bins: int = 4
     return {"when": when, "rows": rows}
 
 
-def kernel_values(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]]:
+def signal_values(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]]:
     """Mean square q and mean cosine c between two inputs after each layer, over 128 inputs at the most."""
     modules = dict(model.named_modules())
     places = [Place(name.removeprefix(INPUT_OF), given=name.startswith(INPUT_OF)) for name in layers]
@@ -101,7 +101,7 @@ def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> l
     return rows
 
 
-def gates_of(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:
+def dropout_of(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:
     """What gates do to the two most dependent neurons that the middle IC layer normalizes; nothing without one."""
     layers = [module for module in model.modules() if isinstance(module, ICLayer)]
     if not layers:
@@ -117,11 +117,11 @@ def gates_of(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:
     rho = torch.corrcoef(values.T).abs().triu(1)
     rho[rho > 0.999] = 0  # copies of one another have no information that could be estimated
     first, second = divmod(int(rho.argmax()), rho.shape[1])
-    effects = gate_effects(values[:, first], values[:, second])
+    effects = dropout_effects(values[:, first], values[:, second])
     return [{"layer": path, **effect.to_dict()} for effect in effects]
 
 
-def predicted_kernel(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]] | None:
+def predicted_signal(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]] | None:
     """The same as the scale of the weights predicts it; None where the model has no kernel, as with BatchNorm."""
     try:
         values = {v.path: v for v in predict(model, inputs[:128]) if v.kind == "nonlinear"}

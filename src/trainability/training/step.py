@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainability.errors import StateError, UnsupportedModelError
 from trainability.lbe.stacked import StackLBE
-from trainability.stack.cuda_graphs import Graph
+from trainability.stack.cuda_graphs import DeviceGraph
 from trainability.stack.module import Passed, Stack
 from trainability.training.batches import Batches
 from trainability.training.python_state import python_state
@@ -57,7 +57,7 @@ class Step:
         batches: Batches,
         seeds: Sequence[int],
         fabric: "Fabric",
-        make_graph: Callable[[Sequence[torch.Generator]], Graph] | None = None,
+        make_graph: Callable[[Sequence[torch.Generator]], DeviceGraph] | None = None,
     ) -> None:
         self._stack, self._forward, self._lbe = stack, forward, lbe
         self._updates, self._batches, self._fabric = updates, batches, fabric
@@ -157,7 +157,7 @@ class Step:
             self._updates.advance(self.alive)
         return losses
 
-    def _record(self, graph: Graph) -> tuple[Tensor, Tensor]:
+    def _record(self, graph: DeviceGraph) -> tuple[Tensor, Tensor]:
         try:
             with self._updates.recording():
                 return graph.record(self._whole)

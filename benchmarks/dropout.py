@@ -1,6 +1,6 @@
 """What gates do to the correlation and the mutual information of two neurons, beside the theorem on IC layers.
 
-    python benchmarks/gates.py --out results/gates.json
+    python benchmarks/dropout.py --out results/gates.json
 
 Gaussian pairs of several correlations, with neurons of mean zero and of mean one, behind gates of keep probability 0.5,
 0.8 and 0.95; and the same gated pairs through the nearest-neighbor estimate for mixtures and the Gaussian formula.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from records import keep as keep_record
-from trainability.dependence.dropout import gate_effects
+from trainability.dependence.dropout import dropout_effects
 from trainability.dependence.pairs import mutual_information
 
 SAMPLES, REPEATS = 2000, 40
@@ -45,13 +45,13 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for rho in (0.3, 0.6, 0.9):
-        for effect in gate_effects(*pair(rho, 0), repeats=REPEATS):
+        for effect in dropout_effects(*pair(rho, 0), repeats=REPEATS):
             row = {"rho": rho, **effect.to_dict()}
             if effect.mean == 0:
                 row |= gaussian(rho, effect.keep)
             rows.append(row)
             print(", ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
-    keep_record(args.out, "python benchmarks/gates.py", samples=SAMPLES, repeats=REPEATS, results=rows)
+    keep_record(args.out, "python benchmarks/dropout.py", samples=SAMPLES, repeats=REPEATS, results=rows)
 
 
 if __name__ == "__main__":
