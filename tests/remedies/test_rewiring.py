@@ -13,8 +13,9 @@ from models_for_tests import mlp
 from refusals import refused
 from trainability.errors import ArgumentError, ArgumentTypeError, StateError, UnsupportedModelError
 from trainability.introspect.dataflow import OUTPUT, watch_calls
-from trainability.nn import FeatureGroupNorm, ICLayer, ScaledAdd
-from trainability.nn.shortcut import fixup_factors, shortcut
+from trainability.nn.ic import ICLayer
+from trainability.nn.norms import FeatureGroupNorm
+from trainability.nn.shortcut import ScaledAdd, fixup_factors, shortcut
 from trainability.remedies import ShapedActivation, WeightedSum
 
 

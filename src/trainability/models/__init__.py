@@ -2,7 +2,6 @@
 
 from trainability.models.cnn import cnn
 from trainability.models.fnn import fnn
-from trainability.models.parts import ACTIVATIONS
 from trainability.models.resnet import resnet
 
-__all__ = ["ACTIVATIONS", "cnn", "fnn", "resnet"]
+__all__ = ["cnn", "fnn", "resnet"]

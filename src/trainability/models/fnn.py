@@ -1,27 +1,51 @@
 """Fully connected networks."""
 
+import math
 from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from trainability.models.registry import check_sizes, register
+from trainability.nn.names import check_nonlinearity
 
-from trainability.models.parts import activation, check_sizes
-from trainability.nn.shortcut import Add
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class ResidualBlock(nn.Module):
-    """x + φ(linear(x)), the linear layer keeping the width."""
+@register("fnn")
+@dataclass(frozen=True)
+class FNN:
+    """A fully connected network.
 
-    def __init__(self, width: int, nonlinearity: str) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, width)
-        self.add_module(nonlinearity, activation(nonlinearity))
-        self.add = Add()
+    Args:
+        depth: hidden layers
+        width: neurons of each
+        nonlinearity: relu, leaky_relu, tanh, selu, elu, gelu, silu, softplus or sigmoid
+        batchnorm: BatchNorm between every hidden linear layer and its nonlinearity
+        residual: an identity shortcut around every hidden layer but the first
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, width)`` to ``(B, width)``."""
-        linear, nonlinearity, add = self.children()
-        result: Tensor = add(x, nonlinearity(linear(x)))
-        return result
+    depth: int = 30
+    width: int = 64
+    nonlinearity: str = "relu"
+    batchnorm: bool = False
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        check_sizes(depth=self.depth, width=self.width)
+        check_nonlinearity(self.nonlinearity)
+
+    def build(self, shape: tuple[int, ...], outputs: int) -> "nn.Module":
+        """The network for flattened inputs of that shape."""
+        return fnn(
+            math.prod(shape),
+            self.depth,
+            self.width,
+            outputs,
+            nonlinearity=self.nonlinearity,
+            batchnorm=self.batchnorm,
+            residual=self.residual,
+        )
 
 
 def fnn(
@@ -33,7 +57,7 @@ def fnn(
     nonlinearity: str = "relu",
     batchnorm: bool = False,
     residual: bool = False,
-) -> nn.Sequential:
+) -> "nn.Sequential":
     """Build a fully connected network with ``depth`` hidden layers of ``width`` and a linear classifier.
 
     Args:
@@ -51,6 +75,11 @@ def fnn(
     >>> [name for name, _ in fnn(64, depth=2, width=16, classes=10).named_children()]
     ['flatten', 'linear1', 'relu1', 'linear2', 'relu2', 'classifier']
     """
+    from torch import nn
+
+    from trainability.nn.nonlinearity import nonlinearity_of
+    from trainability.nn.residual_block import ResidualBlock
+
     check_sizes(in_features=in_features, depth=depth, width=width, classes=classes)
     layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]
     for number in range(1, depth + 1):
@@ -60,6 +89,6 @@ def fnn(
         layers.append((f"linear{number}", nn.Linear(in_features if number == 1 else width, width)))
         if batchnorm:
             layers.append((f"norm{number}", nn.BatchNorm1d(width)))
-        layers.append((f"{nonlinearity}{number}", activation(nonlinearity)))
+        layers.append((f"{nonlinearity}{number}", nonlinearity_of(nonlinearity)))
     layers.append(("classifier", nn.Linear(width, classes)))
     return nn.Sequential(OrderedDict(layers))

@@ -2,18 +2,69 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from torch import Tensor, nn
+from trainability.errors import ArgumentError, check_choice, check_keep
+from trainability.models.registry import check_sizes, register
+from trainability.nn.names import Scale, check_nonlinearity
 
-from trainability.errors import ArgumentError, check_keep
-from trainability.models.parts import activation, check_sizes
-from trainability.nn.ic import ICLayer
-from trainability.nn.shortcut import Scale, fixup_, shortcut
+if TYPE_CHECKING:
+    from torch import nn
 
 Unit = Literal["baseline", "relu-ic-conv", "ic-conv-relu", "conv-relu-ic"]
 
 _IMAGENET: dict[int, tuple[int, ...]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+@register("resnet")
+@dataclass(frozen=True)
+class ResNet:
+    """A residual network of the CIFAR family.
+
+    Args:
+        depth: weight layers, shortcuts apart: 6n + 2, or 9n + 2 with three convolutions to a block
+        width: channels of the first stage
+        nonlinearity: relu, leaky_relu, tanh, selu, elu, gelu, silu, softplus or sigmoid
+        batchnorm: BatchNorm, which the units with IC layers have in any case
+        residual: shortcuts
+        unit: of what a block is made: baseline, or relu-ic-conv, ic-conv-relu, conv-relu-ic
+        scale: of a branch: identity, rezero, skipinit or fixup
+        convolutions: in each block, 2 or 3
+        keep: of the IC layers, the probability of keeping an entry
+    """
+
+    depth: int = 26
+    width: int = 16
+    nonlinearity: str = "relu"
+    batchnorm: bool = False
+    residual: bool = True
+    unit: Unit = "baseline"
+    scale: Scale = "identity"
+    convolutions: Literal[2, 3] = 2
+    keep: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_sizes(width=self.width)
+        check_nonlinearity(self.nonlinearity)
+        check_depth(self.depth, self.convolutions)
+        norm = self.batchnorm or self.unit != "baseline"
+        _check_options(self.unit, self.keep, norm=norm, preactivation=False, shortcuts=self.residual, scale=self.scale)
+
+    def build(self, shape: tuple[int, ...], outputs: int) -> "nn.Module":
+        """The network for images of shape ``(channels, height, width)``."""
+        return resnet(
+            self.depth,
+            outputs,
+            in_channels=shape[0],
+            width=self.width,
+            nonlinearity=self.nonlinearity,
+            shortcuts=self.residual,
+            norm=self.batchnorm or self.unit != "baseline",
+            unit=self.unit,
+            keep=self.keep,
+            scale=self.scale,
+            convolutions=self.convolutions,
+        )
 
 
 def resnet(
@@ -31,7 +82,7 @@ def resnet(
     keep: float = 0.95,
     scale: Scale = "identity",
     convolutions: Literal[2, 3] | None = None,
-) -> nn.Sequential:
+) -> "nn.Sequential":
     """Build a residual network, or what is left of it without shortcuts or normalization.
 
     The CIFAR family has three stages of blocks of two 3 × 3 convolutions, (depth - 2) / 6 per stage, from 16 channels
@@ -71,6 +122,13 @@ def resnet(
     >>> sum(p.numel() for p in resnet(26, classes=10).parameters())
     369690
     """
+    from torch import nn
+
+    from trainability.nn.ic import ICLayer
+    from trainability.nn.nonlinearity import nonlinearity_of
+    from trainability.nn.residual_stages import Block, Blocks
+    from trainability.nn.shortcut import fixup_
+
     _check_options(unit, keep, norm=norm, preactivation=preactivation, shortcuts=shortcuts, scale=scale)
     if family == "cifar":
         bottleneck = convolutions == 3
@@ -91,7 +149,7 @@ def resnet(
         raise ArgumentError(
             "convolutions belongs to the CIFAR family; blocks of the ImageNet family have three", code="does-not-apply"
         )
-    make = _Blocks(nonlinearity, shortcuts, norm, preactivation, bottleneck, unit, keep, scale, sum(stages))
+    make = Blocks(nonlinearity, shortcuts, norm, preactivation, bottleneck, unit, keep, scale, sum(stages))
     layers: list[tuple[str, nn.Module]] = []
     size, stride = (3, 1) if family == "cifar" else (7, 2)
     layers.append(("stem", nn.Conv2d(in_channels, base, size, stride, size // 2, bias=not norm)))
@@ -112,7 +170,7 @@ def resnet(
     if preactivation:
         layers += make.after("last_", channels)
     if unit == "relu-ic-conv":
-        layers.append((f"last_{nonlinearity}", activation(nonlinearity)))
+        layers.append((f"last_{nonlinearity}", nonlinearity_of(nonlinearity)))
     layers += [("mean", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten())]
     if unit in ("relu-ic-conv", "ic-conv-relu"):
         layers.append(("last_ic", ICLayer(channels, keep, place="before classifier")))
@@ -135,14 +193,8 @@ def check_depth(depth: int, convolutions: int) -> None:
 def _check_options(unit: Unit, keep: float, *, norm: bool, preactivation: bool, shortcuts: bool, scale: Scale) -> None:
     """Raise ValueError for options that do not go together."""
     check_keep(keep)
-    if unit not in get_args(Unit):
-        raise ArgumentError(
-            f"unit is {unit!r}; choose from {', '.join(map(repr, get_args(Unit)))}", code="unknown-choice"
-        )
-    if scale not in get_args(Scale):
-        raise ArgumentError(
-            f"scale is {scale!r}; choose from {', '.join(map(repr, get_args(Scale)))}", code="unknown-choice"
-        )
+    check_choice("unit", unit, get_args(Unit))
+    check_choice("scale", scale, get_args(Scale))
     if unit != "baseline" and (not norm or preactivation):
         raise ArgumentError(
             f"the unit {unit} has its own order and its own BatchNorm; leave out norm and preactivation",
@@ -152,121 +204,3 @@ def _check_options(unit: Unit, keep: float, *, norm: bool, preactivation: bool, 
         raise ArgumentError(
             f"scale={scale!r} is of branches beside a shortcut, and there are none", code="settings-conflict"
         )
-
-
-class Block(nn.Module):
-    """A residual block: ``before`` what both ways share, ``branch``, ``shortcut``, and ``after`` their sum."""
-
-    def __init__(
-        self,
-        before: nn.Module,
-        branch: nn.Module,
-        shortcut: nn.Module | None,
-        after: nn.Module,
-        add: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.before = before
-        self.branch = branch
-        self.shortcut = shortcut
-        self.add = add if shortcut is not None else None
-        self.after = after
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, channels, H, W)`` to the same with other channels, height and width."""
-        x = self.before(x)
-        result = self.branch(x)
-        if self.shortcut is not None and self.add is not None:
-            result = self.add(self.shortcut(x), result)
-        out: Tensor = self.after(result)
-        return out
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """Makes the blocks of one network, of which there are ``count``."""
-
-    nonlinearity: str
-    shortcuts: bool
-    norm: bool
-    preactivation: bool
-    bottleneck: bool
-    unit: Unit
-    keep: float
-    scale: Scale
-    count: int
-
-    def after(self, prefix: str, channels: int) -> list[tuple[str, nn.Module]]:
-        """Normalization and nonlinearity."""
-        norm = [(f"{prefix}norm", nn.BatchNorm2d(channels))] if self.norm else []
-        return [*norm, (f"{prefix}{self.nonlinearity}", activation(self.nonlinearity))]
-
-    def conv(self, into: int, out: int, size: int, stride: int = 1) -> nn.Conv2d:
-        return nn.Conv2d(into, out, size, stride, size // 2, bias=not self.norm)
-
-    def block(self, into: int, out: int, stride: int) -> Block:
-        inner = out // 4 if self.bottleneck else out
-        sizes = [(into, inner, 1, 1), (inner, inner, 3, stride), (inner, out, 1, 1)]
-        convs = sizes if self.bottleneck else [(into, out, 3, stride), (out, out, 3, 1)]
-        if self.unit != "baseline":
-            return self.unit_block(convs, into, out, stride)
-        changes = stride > 1 or into != out
-        branch: list[tuple[str, nn.Module]] = []
-        before: list[tuple[str, nn.Module]] = []
-        after: list[tuple[str, nn.Module]] = []
-        for number, (a, b, size, step) in enumerate(convs, 1):
-            conv = (f"conv{number}", self.conv(a, b, size, step))
-            if self.preactivation:
-                # A projection takes what the first nonlinearity gives; an identity takes the input itself.
-                (before if number == 1 and changes else branch).extend(self.after(f"{number}_", a))
-                branch.append(conv)
-            else:
-                branch.append(conv)
-                last = number == len(convs)
-                norm = [(f"{number}_norm", nn.BatchNorm2d(b))] if self.norm else []
-                branch += norm if last else self.after(f"{number}_", b)
-                after = [(self.nonlinearity, activation(self.nonlinearity))] if last else []
-        way = self._way(into, out, stride)
-        return Block(_sequence(before), _sequence(branch), way, _sequence(after), shortcut(self.scale, self.count))
-
-    def unit_block(self, convs: list[tuple[int, int, int, int]], into: int, out: int, stride: int) -> Block:
-        """A block of one of the units with IC layers."""
-        branch: list[tuple[str, nn.Module]] = []
-        for number, (a, b, size, step) in enumerate(convs, 1):
-            parts: dict[str, tuple[str, nn.Module]] = {
-                "relu": (f"{number}_{self.nonlinearity}", activation(self.nonlinearity)),
-                "ic": (f"{number}_ic", self.ic(b if self.unit == "conv-relu-ic" else a)),
-                "conv": (f"conv{number}", self.conv(a, b, size, step)),
-            }
-            branch += [parts[name] for name in self.unit.split("-")]
-        way: nn.Module | None = nn.Identity() if self.shortcuts else None
-        if self.shortcuts and (stride > 1 or into != out):
-            conv = ("conv", self.conv(into, out, 1, stride))
-            last = self.unit == "conv-relu-ic"
-            way = _sequence([conv, ("ic", self.ic(out))] if last else [("ic", self.ic(into)), conv])
-        return Block(nn.Identity(), _sequence(branch), way, nn.Identity(), shortcut(self.scale, self.count))
-
-    def after_stem(self, channels: int) -> list[tuple[str, nn.Module]]:
-        """What comes between the stem and the first of the units with IC layers."""
-        parts: dict[str, tuple[str, nn.Module]] = {
-            "relu": (f"stem_{self.nonlinearity}", activation(self.nonlinearity)),
-            "ic": ("stem_ic", self.ic(channels)),
-        }
-        return [parts[name] for name in self.unit.partition("conv")[2].split("-") if name]
-
-    def ic(self, features: int) -> ICLayer:
-        return ICLayer(features, self.keep, kind="2d", place="of a residual unit")
-
-    def _way(self, into: int, out: int, stride: int) -> nn.Module | None:
-        if not self.shortcuts:
-            return None
-        if stride == 1 and into == out:
-            return nn.Identity()
-        projection: list[tuple[str, nn.Module]] = [("conv", self.conv(into, out, 1, stride))]
-        if self.norm and not self.preactivation:
-            projection.append(("norm", nn.BatchNorm2d(out)))
-        return _sequence(projection)
-
-
-def _sequence(layers: list[tuple[str, nn.Module]]) -> nn.Module:
-    return nn.Sequential(OrderedDict(layers)) if layers else nn.Identity()

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from trainability.errors import ArgumentError, check_choice, check_number, check_whole
-
-Scale = Literal["identity", "skipinit", "rezero", "fixup"]
+from trainability.nn.names import Scale
 
 
 class Add(nn.Module):
