@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 import trainability as tr
-from trainability.data import Dataset, Split
+from trainability.data.dataset import Dataset, Split
 from trainability.models import fnn
 from trainability.stack.cuda_graphs import CudaGraph
 from trainability.training.config import Member, Strength, TrainingConfig

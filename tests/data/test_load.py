@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from trainability.data import PLN, DataError, FolderOptions, cifar, load, per_location_normalize
-from trainability.data import load as load_function
+from trainability.data import load
 from trainability.data.augment import Augmentation, CropFlip, usual_augmentation
-from trainability.errors import ArgumentError, ArgumentTypeError, ConfigError
-
-MODULE = sys.modules[load_function.__module__]
+from trainability.data.pln import PLN, per_location_normalize
+from trainability.data.sources import cifar, idx
+from trainability.errors import ArgumentError, ArgumentTypeError, ConfigError, DataError
 
 
 def write_idx(path, array):
@@ -36,7 +35,7 @@ def mnist(tmp_path, monkeypatch):
         "t10k-labels-idx1-ubyte": random.integers(0, 10, 30, dtype=np.uint8),
     }
     sums = {name: write_idx(folder / f"{name}.gz", array) for name, array in arrays.items()}
-    monkeypatch.setitem(MODULE._IDX, "mnist", MODULE._Idx("MNIST/raw", "ylecun/mnist", sums))
+    monkeypatch.setitem(idx._IDX, "mnist", idx._Idx("MNIST/raw", "ylecun/mnist", sums))
     return tmp_path, arrays
 
 
@@ -340,11 +339,11 @@ def test_a_folder_of_images_is_a_data_set(pictures):
     folder, paint = pictures
     for number, name in enumerate(("ant", "bee", "cat")):
         paint(folder / "val" / name / "x.png", (80 * number, 255, 7), (8, 30))
-    data = load("folder", folder, images=FolderOptions(8), held_out=2)
+    data = load("folder", folder, image_size=8, held_out=2)
     assert (data.classes, data.shape, len(data.train), len(data.val), len(data.test)) == (3, (3, 8, 8), 16, 2, 3)
     assert data.test.images[:, :, 4, 4].tolist() == [[0, 255, 7], [80, 255, 7], [160, 255, 7]]
     assert torch.equal(data.train.images[:, 0, 0, 0].long(), 80 * data.train.labels)
-    some = load("folder", folder, images=FolderOptions(8, classes=2, per_class=3), held_out=0)
+    some = load("folder", folder, image_size=8, classes=2, per_class=3, held_out=0)
     assert (some.classes, len(some.train), len(some.test)) == (2, 6, 2)
 
 
@@ -353,14 +352,14 @@ def test_a_folder_in_the_layout_of_tiny_imagenet(pictures):
     paint(folder / "val" / "images" / "v0.png", (1, 2, 3))
     paint(folder / "val" / "images" / "v1.png", (4, 5, 6))
     (folder / "val" / "val_annotations.txt").write_text("v0.png\tcat\t0\t0\t1\t1\nv1.png\tant\t0\t0\t1\t1\n")
-    data = load("folder", folder, images=FolderOptions(4), held_out=0)
+    data = load("folder", folder, image_size=4, held_out=0)
     assert data.test.labels.tolist() == [2, 0]
     assert data.test.images[:, :, 0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
 def test_a_folder_without_test_images_gives_some_of_its_own(pictures):
     folder, _ = pictures
-    data = load("folder", folder / "train", images=FolderOptions(4))
+    data = load("folder", folder / "train", image_size=4)
     assert (len(data.train), len(data.val), len(data.test)) == (16, 1, 1)
 
 
@@ -376,13 +375,13 @@ def test_folders_that_cannot_be_read(pictures):
         load("folder", folder / "train" / "ant")
     assert caught.value.code == "folder-layout"
     with pytest.raises(DataError) as caught:
-        load("folder", folder, images=FolderOptions(classes=4))
+        load("folder", folder, classes=4)
     assert caught.value.code == "out-of-range"
     with pytest.raises(DataError) as caught:
-        FolderOptions(per_class=0)
+        load("folder", folder, per_class=0)
     assert caught.value.code == "out-of-range"
     with pytest.raises(DataError) as caught:
-        load("digits", images=FolderOptions())
+        load("digits", image_size=8)
     assert caught.value.code == "does-not-apply"
     (folder / "val" / "ant").mkdir(parents=True)
     with pytest.raises(DataError, match=r"'ant'") as caught:

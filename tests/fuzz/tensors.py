@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import trainability as tr
 from trainability import signal as kernels  # noqa: F401
-from trainability.data import PLN  # noqa: F401
+from trainability.data.pln import PLN  # noqa: F401
 from trainability.dependence.pairs import independence, mutual_information  # noqa: F401
 from trainability.errors import TrainabilityError
 from trainability.remedies import ShapedActivation, WeightedSum  # noqa: F401

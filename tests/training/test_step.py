@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from recorded_graph import RecordedGraph
 from stacks import network, plain, training
-from trainability.data import Dataset, Split
 from trainability.data.augment import Augmentation, CropFlip
+from trainability.data.dataset import Dataset, Split
 from trainability.errors import UnsupportedModelError
 from trainability.lbe.stacked import StackLBE
 from trainability.stack.members import taught

@@ -1,50 +1,75 @@
 """The command line: parse, call, print."""
 
 import sys
-from typing import Annotated
+from importlib.metadata import version
+from typing import Any
 
-import torch
-import typer
+import click
 
 import trainability
-from trainability.cli.compare import compare_command
-from trainability.cli.sweep import sweep_command
-from trainability.cli.train import train_command
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+from trainability.cli.arguments import ExperimentCommand, options
+from trainability.cli.terminal import printable
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"trainability {trainability.__version__}, torch {torch.__version__}")
-        raise typer.Exit
+def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        print(f"trainability {trainability.__version__}, torch {version('torch')}")
+        context.exit()
 
 
-@app.callback()
-def _about(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions.")
-    ] = False,
-) -> None:
+@click.group(no_args_is_help=True)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print versions.")
+def app() -> None:
     """See whether information gets through a deep network, and what makes it get through."""
 
 
-app.command("compare")(compare_command)
-app.command("train")(train_command)
-app.command("sweep")(sweep_command)
+@app.command(cls=ExperimentCommand)
+@options
+def train(**given: Any) -> None:
+    """Train a recipe: one stack of networks, one for each of its seeds."""
+    from trainability.cli.experiment import execute
+
+    execute("train", given)
+
+
+@app.command(cls=ExperimentCommand)
+@options
+def compare(**given: Any) -> None:
+    """Train one network with several remedies side by side, and report what rescued what.
+
+    Settings take several values, with commas between them: model.depth=10,30 optimizer.lr=1e-3,3e-3.
+    """
+    from trainability.cli.experiment import execute
+
+    execute("compare", given)
+
+
+@app.command(cls=ExperimentCommand)
+@options
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes on this machine; they share its threads.")
+@click.option(
+    "--storage",
+    envvar="TRAINABILITY_STORAGE",
+    help="Database of the study: sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.",
+)
+@click.option("--worker", type=int, hidden=True)
+def sweep(**given: Any) -> None:
+    """Train a grid of settings, or let TPE search them; start it on more hosts to share the work."""
+    from trainability.cli.sweep import execute
+
+    execute(given)
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code; a wrong call is one sentence on standard error and 2."""
     try:
-        code = typer.main.get_command(app).main(arguments, prog_name="trainability", standalone_mode=False)
-    except typer.Abort:
-        return 130
-    except Exception as error:
-        if not hasattr(error, "format_message"):  # the parser's own errors have it, whichever parser typer brings
-            raise
-        message = str(error.format_message()).partition(", unable")[0]
-        if message:
-            print(f"trainability: {message}", file=sys.stderr)
+        code = app.main(arguments, prog_name="trainability", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
         return 2
+    except click.ClickException as error:
+        print(f"trainability: {printable(error.format_message())}", file=sys.stderr)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        return 130
     return code if isinstance(code, int) else 0

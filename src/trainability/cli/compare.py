@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 
 from trainability.cli.common import check_device, check_out, duration, fail, split
-from trainability.data import DataError, load
-from trainability.errors import ConfigError, FolderError
+from trainability.data import load
+from trainability.errors import ConfigError, DataError, FolderError
 from trainability.experiments.arms import PARTS
 from trainability.experiments.compare import Comparison, compare
 from trainability.experiments.config import configure

@@ -18,8 +18,8 @@ from rich.live import Live
 from rich.table import Table
 
 from trainability.cli.common import changes, check_device, check_out, duration, fail
-from trainability.data import DataError, Dataset
-from trainability.errors import ConfigError, FolderError
+from trainability.data.dataset import Dataset
+from trainability.errors import ConfigError, DataError, FolderError
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe, read_recipe
 from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_study, reason_of, rows, unreadable

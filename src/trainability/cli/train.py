@@ -12,8 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from trainability.cli.common import changes, check_device, check_out, duration, fail, is_first
-from trainability.data import DataError
-from trainability.errors import ConfigError, FolderError
+from trainability.errors import ConfigError, DataError, FolderError
 from trainability.experiments.recipe import read_recipe
 from trainability.experiments.train import train
 from trainability.training.engine import Training

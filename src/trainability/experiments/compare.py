@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainability.data import Dataset
 from trainability.data.augment import usual_augmentation
+from trainability.data.dataset import Dataset
 from trainability.errors import ConfigError, TrainabilityError
 from trainability.experiments.arms import Arm, arm
 from trainability.experiments.config import CompareConfig

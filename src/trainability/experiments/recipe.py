@@ -1,33 +1,45 @@
-"""Recipes: one experiment written down in YAML, every key checked."""
+"""Recipes: one experiment written down, every key checked."""
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from itertools import islice, product
 from math import prod
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from trainability.errors import ArgumentError, ConfigError
+from trainability.errors import ArgumentError, ConfigError, TrainabilityError
 from trainability.experiments.settings import (
-    DataRecipe,
-    EngineRecipe,
-    LBERecipe,
-    ModelRecipe,
-    OptimizerRecipe,
+    DataSettings,
+    EngineSettings,
+    ModelSettings,
+    OptimizerSettings,
     Positive,
-    RemedyRecipe,
-    ScheduleRecipe,
+    RemedySettings,
+    ScheduleSettings,
     Settings,
+    TaskSettings,
 )
-from trainability.experiments.validation import read_yaml, validated
-from trainability.training import loggers
+from trainability.experiments.validation import validated
+from trainability.models import registry as models
+from trainability.models.fnn import FNN
+from trainability.remedies.registry import Combination, combine
 from trainability.training.addresses import without_password
-from trainability.training.updates import ELEMENTWISE
 
 _CHECKED = 2000  # of the trials of a grid; more would take long
 _MOST = 100_000
+# The rest is the same for all networks of a comparison or a sweep: its data, its devices, its seeds.
+_VARIABLE = ("model.", "remedies.", "optimizer.", "schedule.", "data.augment", "epochs", "batch_size")
+# Networks that differ in nothing else can train as one stack.
+STACKABLE = (
+    "optimizer.lr",
+    "optimizer.weight_decay",
+    "remedies.lbe.alpha",
+    "remedies.lbe.beta",
+    "remedies.lbe.alpha_min",
+)
 
 
 class Range(Settings):
@@ -46,8 +58,6 @@ class Range(Settings):
         return self
 
 
-# The rest is the same for all trials of a worker: its data, its devices, its seeds.
-_VARIABLE = ("model.", "remedy.", "lbe.", "optimizer.", "schedule.", "data.augment", "init", "epochs", "batch_size")
 Choices = Annotated[list[int | float | str | bool], Field(min_length=1)]
 Values = Annotated[
     Annotated[Choices, Tag("function-list")] | Annotated[Range, Tag("function-range")],
@@ -55,8 +65,58 @@ Values = Annotated[
 ]
 
 
-class SweepRecipe(Settings):
-    """What a sweep varies. A trial is one choice of values, trained on every seed of the recipe."""
+
+def _check_parameters(parameters: Mapping[str, Any]) -> None:
+    for name, values in parameters.items():
+        if not name.startswith(_VARIABLE):
+            raise ArgumentError(
+                f"{name} is the same for all; what can vary begins with {', '.join(_VARIABLE)}", code="cannot-vary"
+            )
+        if not isinstance(values, Range) and len(set(map(repr, values))) < len(values):
+            raise ArgumentError(f"a value of {name} is there twice", code="duplicate")
+
+
+class CompareSettings(Settings):
+    """The remedies that a comparison puts beside one another, each with every choice of the parameters.
+
+    Args:
+        remedies: a list of names, or of names joined by +, such as tat+lbe, or of lists with settings
+        parameters: lists of values by dotted names: {model.depth: [10, 30]}
+    """
+
+    remedies: Annotated[tuple[RemedySettings, ...], Field(min_length=1)] = (
+        combine("default"),
+        combine("he"),
+        combine("lbe"),
+    )
+    parameters: dict[str, Choices] = {}
+
+    @field_validator("remedies", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _check_parameters(self.parameters)
+        names = [combination.name for combination in self.remedies]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ArgumentError(f"the remedy {twice} is there twice", code="duplicate")
+        return self
+
+
+class SweepSettings(Settings):
+    """The numbers that a sweep varies. A trial is one choice of values, trained on every seed of the recipe.
+
+    Args:
+        method: grid, or tpe with `trials` and ranges {low, high, log}
+        parameters: lists of values by dotted names: {optimizer.lr: [0.001, 0.003]}
+        trials: of tpe: how many
+        stack: networks at once in a worker, if so many fit in memory
+        storage: of the study: a file in the sweep's folder, or postgresql+psycopg://USER@HOST/NAME
+        retries: how often a trial is tried again whose worker died
+        heartbeat: seconds; a worker that is silent for three of them is taken for dead
+    """
 
     method: Literal["grid", "tpe"] = "grid"
     parameters: Annotated[dict[str, Values], Field(min_length=1)]
@@ -68,14 +128,7 @@ class SweepRecipe(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        for name, values in self.parameters.items():
-            if not name.startswith(_VARIABLE):
-                raise ArgumentError(
-                    f"{name} cannot vary within a sweep; what can begins with {', '.join(_VARIABLE)}",
-                    code="cannot-vary",
-                )
-            if not isinstance(values, Range) and len(set(map(repr, values))) < len(values):
-                raise ArgumentError(f"a value of {name} is there twice", code="duplicate")
+        _check_parameters(self.parameters)
         ranges = [name for name, values in self.parameters.items() if isinstance(values, Range)]
         if self.method == "grid" and ranges:
             raise ArgumentError(
@@ -90,36 +143,51 @@ class SweepRecipe(Settings):
         return self
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One side of a comparison: the values of its parameters, and the recipe that trains it."""
+
+    values: dict[str, Any]
+    recipe: "Recipe"
+
+
 class Recipe(Settings):
-    """One experiment: data, model, remedies, optimizer, schedule, seeds."""
+    """One experiment: data, model, task, remedies, optimizer, schedule, seeds.
 
-    data: DataRecipe = DataRecipe()
-    model: ModelRecipe = ModelRecipe()
-    init: Literal["default", "he", "lecun", "orthogonal", "delta-orthogonal", "suo", "lsuv"] = "default"
-    remedy: RemedyRecipe | None = None
-    lbe: LBERecipe | None = None
-    optimizer: OptimizerRecipe = OptimizerRecipe()
-    schedule: ScheduleRecipe = ScheduleRecipe()
-    engine: EngineRecipe = EngineRecipe()
-    epochs: Annotated[int, Field(ge=1, le=10**9)] = 10
-    batch_size: Annotated[int, Field(ge=2)] = 128
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
+    Args:
+        remedies: a name, names joined by +, or a list of names and of mappings with settings: [tat, {name: lbe, beta: 0.1}]
+        epochs: passes over the training set
+        batch_size: samples per step and network, over all processes
+        seeds: a list, or a number: 3 means 0, 1 and 2; one network each, trained at once as a stack
+        checkpoint_every: steps between checkpoints; unless given an epoch, but not more often than every few seconds
+        probes: how often the flow of every layer is measured
+        loggers: tensorboard, wandb, mlflow (extras of these names)
+    """
+
+    data: DataSettings = DataSettings()
+    model: ModelSettings = FNN()
+    task: TaskSettings = TaskSettings()
+    remedies: RemedySettings = combine("default")
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    engine: EngineSettings = EngineSettings()
+    epochs: Annotated[int, Field(ge=1, le=10**9)] = 100
+    batch_size: Annotated[int, Field(ge=2, lt=2**63)] = 128
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0, 1, 2)
     checkpoint_every: Positive | None = None
-    probes: Annotated[int, Field(ge=0)] = 20
+    probes: Annotated[int, Field(ge=0, le=10**6)] = 20
     loggers: tuple[str, ...] = ()
-    sweep: SweepRecipe | None = None
-
-    @field_validator("remedy", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+    compare: CompareSettings | None = None
+    sweep: SweepSettings | None = None
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _count(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             if not 1 <= value <= 10**6:
-                raise ArgumentError(f"{value} seeds cannot be; 3 means seeds 0, 1 and 2", code="out-of-range")
+                raise ArgumentError(
+                    f"{value} is no number of seeds from 1 to a million; 3 means seeds 0, 1 and 2", code="out-of-range"
+                )
             return tuple(range(value))
         if not isinstance(value, list | tuple) or not value:
             raise ArgumentError("write a number, or a list of numbers", code="setting-type")
@@ -135,61 +203,40 @@ class Recipe(Settings):
     @field_validator("loggers")
     @classmethod
     def _known_loggers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from trainability.training import loggers
+
         loggers.check(value)
         return tuple(dict.fromkeys(value))
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.schedule.milestones and max(self.schedule.milestones) >= self.epochs:
-            raise ArgumentError(
-                f"schedule.milestones: {max(self.schedule.milestones)} is not within the {self.epochs} epochs",
-                code="out-of-range",
-            )
-        if self.remedy and self.remedy.sets_weights and self.init != "default":
-            raise ArgumentError(
-                f"init: {self.init} would be undone by the weights of remedy: {self.remedy.name}; leave it out",
-                code="settings-conflict",
-            )
-        if self.remedy and self.remedy.shapes and self.model.batchnorm:
-            raise ArgumentError(
-                f"remedy: {self.remedy.name} does not go with BatchNorm; set model.batchnorm: false",
-                code="settings-conflict",
-            )
-        if self.remedy and self.remedy.name == "ic" and (self.model.batchnorm or self.model.unit != "baseline"):
-            raise ArgumentError(
-                "remedy: ic takes the place of BatchNorm and of units with IC layers; leave those out",
-                code="settings-conflict",
-            )
-        if self.remedy and self.remedy.brings_shortcuts and self.model.residual:
-            raise ArgumentError(
-                f"remedy: {self.remedy.name} brings shortcuts, and the model has them; set residual: false",
-                code="settings-conflict",
-            )
-        if self.schedule.warmup >= self.epochs:
-            raise ArgumentError(
-                f"schedule.warmup: {self.schedule.warmup:g} is not within the {self.epochs} epochs", code="out-of-range"
-            )
+        self._check_schedule()
+        self._check_processes()
+        if self.compare is None:
+            self.network()
+        if self.compare is not None and self.sweep is not None:
+            raise ArgumentError("compare and sweep are two experiments; leave one out", code="settings-conflict")
+        if self.compare is not None:
+            for _ in islice(self.cells(), _CHECKED):
+                pass
+        if self.sweep is not None:
+            self._check_sweep(self.sweep)
+        return self
+
+    def _check_schedule(self) -> None:
+        last = max(self.schedule.milestones, default=0)
+        for name, epoch in (("milestones", last), ("warmup", self.schedule.warmup)):
+            if epoch >= self.epochs:
+                raise ArgumentError(
+                    f"schedule.{name}: {epoch:g} is not within the {self.epochs} epochs", code="out-of-range"
+                )
         if self.data.held_out == 0 and (self.sweep or self.schedule.kind == "plateau"):
             what = "a sweep" if self.sweep else "schedule.kind: plateau"
             raise ArgumentError(
-                f"{what} goes by validation accuracy, so data.held_out cannot be 0", code="needs-validation"
+                f"{what} goes by validation scores, so data.held_out cannot be 0", code="needs-validation"
             )
-        if self.engine.strategy == "fsdp":
-            if len(self.seeds) > 1:
-                raise ArgumentError(
-                    f"engine.strategy: fsdp shares out one network, and seeds are {len(self.seeds)}; give one",
-                    code="settings-conflict",
-                )
-            if self.model.scale != "identity" or (self.remedy and self.remedy.name in ("rezero", "skipinit", "fixup")):
-                raise ArgumentError(
-                    "engine.strategy: fsdp cannot share out the single numbers that scale branches; take ddp",
-                    code="settings-conflict",
-                )
-            if self.optimizer.name.lower() not in ELEMENTWISE:
-                raise ArgumentError(
-                    f"engine.strategy: fsdp takes optimizer.name: {', '.join(sorted(ELEMENTWISE))}",
-                    code="settings-conflict",
-                )
+
+    def _check_processes(self) -> None:
         processes = self.engine.devices * self.engine.nodes
         if self.batch_size % processes:
             raise ArgumentError(
@@ -201,20 +248,61 @@ class Recipe(Settings):
                 f"batch_size: {self.batch_size} leaves {processes} processes less than two samples each",
                 code="batch-not-shareable",
             )
-        if self.sweep is not None:
-            if self.loggers:
-                raise ArgumentError(
-                    "loggers: a sweep writes to its study; they belong to trainability train", code="does-not-apply"
-                )
-            if processes > 1:
-                raise ArgumentError(
-                    f"a sweep takes its processes by --workers; engine asks each trial for {processes}",
-                    code="does-not-apply",
-                )
-            self._check_trials(self.sweep)
-        return self
+        if self.engine.strategy == "fsdp":
+            self._check_sharing_out()
 
-    def _check_trials(self, sweep: SweepRecipe) -> None:
+    def _check_sharing_out(self) -> None:
+        if len(self.seeds) > 1:
+            raise ArgumentError(
+                f"engine.strategy: fsdp shares out one network, and seeds are {len(self.seeds)}; give one",
+                code="settings-conflict",
+            )
+        if {"rezero", "skipinit", "fixup"} & {part.to_dict()["name"] for part in self._all_parts()}:
+            raise ArgumentError(
+                "engine.strategy: fsdp cannot share out the single numbers that scale branches; take ddp",
+                code="settings-conflict",
+            )
+        from trainability.training.updates import ELEMENTWISE
+
+        if self.optimizer.name.lower() not in ELEMENTWISE:
+            raise ArgumentError(
+                f"engine.strategy: fsdp takes optimizer.name: {', '.join(sorted(ELEMENTWISE))}",
+                code="settings-conflict",
+            )
+
+    def _all_parts(self) -> tuple[Any, ...]:
+        return combine([*self.model.built_in(), *self.remedies.to_list()]).parts
+
+    def network(self) -> models.Architecture:
+        """The architecture with the options that remedies set in it.
+
+        Raises:
+            ArgumentError: a remedy that does not go with the model's own settings, or with this model.
+        """
+        self._all_parts()
+        options = self.remedies.options(self.model.name)
+        own = {field.name for field in fields(self.model)}  # type: ignore[arg-type]
+        if foreign := options.keys() - own:
+            raise ArgumentError(
+                f"remedies: {self.remedies.name} needs {', '.join(sorted(foreign))}, which model.name: "
+                f"{self.model.name} does not have",
+                code="does-not-apply",
+            )
+        return replace(self.model, **options)  # type: ignore[type-var]
+
+    def _check_sweep(self, sweep: SweepSettings) -> None:
+        if self.loggers:
+            raise ArgumentError(
+                "loggers: a sweep writes to its study; they belong to trainability train", code="does-not-apply"
+            )
+        if (processes := self.engine.devices * self.engine.nodes) > 1:
+            raise ArgumentError(
+                f"a sweep takes its processes by --workers; engine asks each trial for {processes}",
+                code="does-not-apply",
+            )
+        self._check_trials(sweep)
+
+    def _check_trials(self, sweep: SweepSettings) -> None:
         """Refuse a sweep of which some trial could not be trained."""
         for name, values in sweep.parameters.items():
             if isinstance(values, Range):
@@ -240,25 +328,44 @@ class Recipe(Settings):
                 shown = ", ".join(f"{n} = {v}" for n, v in trial.items())
                 raise ArgumentError(f"sweep.parameters: with {shown}: {error}", code=error.code) from None
 
-    def with_values(self, values: dict[str, Any]) -> "Recipe":
-        """The recipe of one trial: with these values at dotted names, and without a sweep.
+    def cells(self) -> Iterator[Cell]:
+        """Yield every remedy of the comparison with every choice of its parameters; without one the recipe itself.
 
-        >>> Recipe(lbe={"beta": 0.1}).with_values({"lbe.alpha": 1.0, "optimizer.lr": 0.01}).lbe.alpha
+        Raises:
+            ArgumentError: one of them is impossible; the message names it.
+        """
+        if self.compare is None:
+            yield Cell({}, self)
+            return
+        names, seen = list(self.compare.parameters), set()
+        for choice in product(*self.compare.parameters.values()):
+            values = dict(zip(names, choice, strict=True))
+            for combination in self.compare.remedies:
+                parts = {f"remedies.{part['name']}." for part in combination.to_list()}
+                mine = {
+                    name: value
+                    for name, value in values.items()
+                    if not name.startswith("remedies.") or name.startswith(tuple(parts))
+                }
+                if (key := (combination.name, repr(mine))) in seen:
+                    continue
+                seen.add(key)
+                try:
+                    yield Cell(mine, self.with_values({"remedies": combination.to_list(), **mine}))
+                except TrainabilityError as error:
+                    shown = "".join(f", {name} = {value}" for name, value in mine.items())
+                    raise ArgumentError(f"with {combination.name}{shown}: {error}", code=error.code) from None
+
+    def with_values(self, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe of one trial: with these values at dotted names, and without a comparison or a sweep.
+
+        >>> recipe = Recipe(remedies="lbe").with_values({"remedies.lbe.alpha": 1.0, "optimizer.lr": 0.01})
+        >>> recipe.remedies.loss.alpha
         1.0
         """
-        content = self.model_dump(mode="json", exclude={"sweep"})
+        content = self.model_dump(mode="json", exclude={"compare", "sweep"})
         for name, value in values.items():
-            *path, last = name.split(".")
-            place: Any = content
-            for part in path:
-                if place.get(part) is None and part in place:
-                    place[part] = {}
-                place = place.get(part)
-                if not isinstance(place, dict):
-                    raise ArgumentError(
-                        f"sweep.parameters: {name} is not a setting of a recipe", code="unknown-setting"
-                    )
-            place[last] = value
+            put(content, name, value)
         return validated(Recipe, content)
 
     def resolved(self) -> dict[str, Any]:
@@ -280,22 +387,34 @@ class Recipe(Settings):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def read_recipe(file: Path, changes: dict[str, Any] | None = None) -> Recipe:
-    """Read a recipe and apply changes at dotted names.
+def put(content: dict[str, Any], name: str, value: Any) -> None:
+    """Set a value at a dotted name; ``remedies.NAME.SETTING`` is that of the remedy of that name, added if need be.
 
     Raises:
-        ConfigError: it cannot be read, or a setting is unknown or impossible; the message names it.
+        ConfigError: the name leads through something that has no settings.
     """
-    content = read_yaml(file, "recipe")
-    for name, value in (changes or {}).items():
-        *path, last = name.split(".")
-        place: Any = content
-        for part in path:
-            if not isinstance(place, dict):
-                break
-            place[part] = place.get(part) or {}
-            place = place[part]
+    *path, last = name.split(".")
+    if path and path[0] == "remedies":
+        content["remedies"] = combine(content.get("remedies") or "default").to_list()
+        path = path[1:]
+        if len(path) != 1:
+            raise ConfigError(f"{name}: write remedies.NAME.SETTING=value", code="unknown-setting")
+        mine = next((part for part in content["remedies"] if part["name"] == path[0]), None)
+        if mine is None:
+            content["remedies"].append(mine := {"name": path[0]})
+        mine[last] = value
+        return
+    place: Any = content
+    for part in path:
+        if place.get(part) is None:
+            place[part] = {}
+        elif part == "model" and isinstance(place[part], str):
+            place[part] = {"name": place[part]}
+        place = place[part]
         if not isinstance(place, dict):
-            raise ConfigError(f"--set {name}: {'.'.join(path)} has no settings of its own", code="unknown-setting")
-        place[last] = value
-    return validated(Recipe, content)
+            raise ConfigError(f"{name}: {'.'.join(path)} has no settings of its own", code="unknown-setting")
+    if name == "model.name":
+        own = {field.name for field in fields(models.architecture(value))}  # type: ignore[arg-type]
+        for other in set(place) - own:  # settings of the architecture that stood there
+            del place[other]
+    place[last] = value

@@ -1,229 +1,160 @@
-"""The sections of a recipe: data, model, remedies, optimizer, schedule, engine."""
+"""The sections of a recipe: data, model, task, remedies, optimizer, schedule, engine."""
 
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, TypeAdapter, model_validator
 
-from trainability.data import FolderOptions, check_name, folder_options
-from trainability.errors import ArgumentError
-from trainability.models import ACTIVATIONS
-from trainability.models.resnet import Unit, check_depth
-from trainability.nn.shortcut import Scale
-from trainability.remedies import DKS, EOC, IC, SELU, TAT, Normalize, Remedy, Residual
-from trainability.remedies.normalize import Kind as NormalizeKind
-from trainability.training import optimizers
+from trainability.data import registry as data_sets
+from trainability.errors import ArgumentError, TrainabilityError
+from trainability.models import registry as models
+from trainability.remedies import registry as remedies
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Optimizers that need not be looked up: torch has them, and they take what every recipe gives.
+_PLAIN = ("adam", "adamw", "sgd")
 
 
 class Settings(BaseModel):
-    """Settings of which every key is checked."""
+    """Settings of which every key is checked; the docstring of each kind describes them under ``Args:``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataRecipe(Settings):
-    """The data set."""
+class DataSettings(Settings):
+    """The data set.
+
+    Args:
+        name: digits, mnist, fashion-mnist, cifar10, cifar100, or folder: DIR/train/CLASS/ and DIR/val/CLASS/
+        dir: folder of the official files, or of one's own images
+        hub: take it from the Hugging Face hub instead
+        held_out: training samples held out for validation; 10000 unless given, 360 of digits, a tenth of a folder
+        image_size: of a folder: pixels of each side, 64 unless given
+        classes: of a folder: the first so many classes
+        per_class: of a folder: so many training images of each class
+        augment: affine maps and contrast of digits and clothes, crops and mirroring of photographs, by each seed
+        pln: per-location normalization: a channel of ones, then mean square 1 at every pixel
+    """
 
     name: str = "digits"
     dir: Path | None = None
     hub: bool = False
-    held_out: Annotated[int, Field(ge=0)] | None = None
-    image_size: Positive | None = None
-    classes: Positive | None = None
-    per_class: Positive | None = None
+    held_out: int | None = None
+    image_size: int | None = None
+    classes: int | None = None
+    per_class: int | None = None
     augment: bool = False
     pln: bool = False
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return check_name(value)
-
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        self.images()
+        data_sets.check(self.name, self.request())
         return self
 
-    def images(self) -> FolderOptions | None:
-        """What is taken of a folder; None for another data set."""
-        return folder_options(self.name, self.image_size, self.classes, self.per_class)
+    def request(self) -> data_sets.Request:
+        """The part of the settings that says which samples."""
+        return data_sets.Request(self.dir, self.hub, self.held_out, self.image_size, self.classes, self.per_class)
 
 
-class ModelRecipe(Settings):
-    """The network: fully connected, convolutional, or a residual network of the CIFAR family."""
-
-    name: Literal["fnn", "cnn", "resnet"] = "fnn"
-    nonlinearity: str = "relu"
-    depth: Annotated[int, Field(ge=1, le=10**5)] = 30
-    width: Annotated[int, Field(ge=1, le=10**7)] = 64
-    batchnorm: bool = False
-    residual: bool = False
-    strides: Annotated[int, Field(ge=0)] = 0
-    unit: Unit = "baseline"
-    scale: Scale = "identity"
-    convolutions: Literal[2, 3] = 2
-    keep: Annotated[float, Field(gt=0, le=1)] = 0.95
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_resnet_has_shortcuts(cls, given: Any) -> Any:
-        return {"residual": given.get("name") == "resnet", **given} if isinstance(given, dict) else given
-
-    @field_validator("nonlinearity")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in ACTIVATIONS:
-            raise ArgumentError(
-                f"there is no nonlinearity {value!r}; choose from {', '.join(ACTIVATIONS)}", code="unknown-choice"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.strides and self.name != "cnn":
-            raise ArgumentError("strides belong to name: cnn", code="does-not-apply")
-        if self.residual and self.name == "cnn":
-            raise ArgumentError("residual belongs to name: fnn or resnet", code="does-not-apply")
-        if self.unit != "baseline" and self.name != "resnet":
-            raise ArgumentError(f"unit: {self.unit} belongs to name: resnet", code="does-not-apply")
-        if self.name != "resnet" and (self.scale != "identity" or self.convolutions != 2):
-            raise ArgumentError("scale and convolutions belong to name: resnet", code="does-not-apply")
-        if self.name == "resnet":
-            check_depth(self.depth, self.convolutions)
-            if self.scale != "identity" and not self.residual:
-                raise ArgumentError(
-                    f"scale: {self.scale} is of branches beside a shortcut; set residual: true",
-                    code="settings-conflict",
-                )
-        return self
+def _architecture(given: Any) -> models.Architecture:
+    """The settings of an architecture from its name, a mapping with a name, or themselves."""
+    if not isinstance(given, str | Mapping):
+        if isinstance(given, tuple(models.architecture(name) for name in models.names())):
+            return given  # type: ignore[no-any-return]
+        raise ArgumentError("it is a name, or a mapping of settings with a name among them", code="setting-type")
+    name, options = (given, {}) if isinstance(given, str) else (given.get("name", "fnn"), dict(given))
+    options.pop("name", None)
+    kind = models.architecture(name)
+    own = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for option in options:
+        if option in own:
+            continue
+        others = [other for other in models.names() if option in settings_of(models.architecture(other))]
+        if others:
+            raise ArgumentError(f"{option} belongs to model.name: {' or '.join(others)}", code="does-not-apply")
+        near = difflib.get_close_matches(str(option), own, n=1)
+        hint = f"; did you mean model.{near[0]}?" if near else f"; it has {', '.join(own)}"
+        raise ArgumentError(f"{option} is not a setting of {name}{hint}", code="unknown-setting")
+    return TypeAdapter(kind).validate_python(options)
 
 
-_SHAPING = ("tat", "dks", "eoc")
-_NORMALIZE: dict[str, NormalizeKind] = {
-    "batchnorm": "batch",
-    "layernorm": "layer",
-    "groupnorm": "group",
-    "weightnorm": "weight",
-}
+def settings_of(kind: type) -> list[str]:
+    """The names of a dataclass's fields."""
+    return [field.name for field in fields(kind)]  # type: ignore[arg-type]
 
 
-class RemedyRecipe(Settings):
-    """A change of the network: shaping, IC layers, normalization, SELU or shortcuts."""
-
-    name: Literal[
-        "tat",
-        "dks",
-        "eoc",
-        "ic",
-        "selu",
-        "batchnorm",
-        "layernorm",
-        "groupnorm",
-        "weightnorm",
-        "residual",
-        "rezero",
-        "skipinit",
-        "fixup",
-    ]
-    keep: Annotated[float, Field(gt=0, le=1)] = 0.95
-    dropout: Literal["element", "channel"] = "element"
-    eta: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    tau: Rate = 0.3
-    zeta: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 1.5
-    shortcut: Annotated[float, Field(ge=0, le=1)] | None = None
-
-    @model_validator(mode="after")
-    def _its_own(self) -> Self:
-        defaults = {name: field.default for name, field in type(self).model_fields.items() if name != "name"}
-        takes = {
-            "tat": ("eta", "tau", "shortcut"),
-            "dks": ("zeta", "shortcut"),
-            "eoc": ("shortcut",),
-            "ic": ("keep", "dropout"),
-        }.get(self.name, ())
-        other = [key for key, value in defaults.items() if key not in takes and getattr(self, key) != value]
-        if other:
-            raise ArgumentError(f"{self.name} takes no {', '.join(other)}", code="does-not-apply")
-        return self
-
-    def remedy(self) -> Remedy:
-        """The remedy of that name with its settings."""
-        match self.name:
-            case "tat":
-                return TAT(eta=self.eta, tau=self.tau, shortcut=self.shortcut)
-            case "dks":
-                return DKS(zeta=self.zeta, shortcut=self.shortcut)
-            case "eoc":
-                return EOC(shortcut=self.shortcut)
-            case "ic":
-                return IC(keep=self.keep, dropout=self.dropout)
-            case "selu":
-                return SELU()
-            case "residual":
-                return Residual()
-            case "rezero" | "skipinit" | "fixup":
-                return Residual(self.name)
-        return Normalize(_NORMALIZE[self.name])
-
-    @property
-    def shapes(self) -> bool:
-        """Whether it is one that BatchNorm would undo."""
-        return self.name in _SHAPING
-
-    @property
-    def brings_shortcuts(self) -> bool:
-        """Whether it puts shortcuts around layers."""
-        return self.name in ("residual", "rezero", "skipinit", "fixup")
-
-    @property
-    def sets_weights(self) -> bool:
-        """Whether it draws the weights itself."""
-        return self.shapes or self.name in ("selu", "fixup")
+ModelSettings = Annotated[
+    models.Architecture,
+    PlainValidator(_architecture),
+    PlainSerializer(lambda model: {"name": model.name, **asdict(model)}),
+]
 
 
-class LBERecipe(Settings):
-    """LBE in the loss."""
+def _combination(given: Any) -> remedies.Combination:
+    if isinstance(given, remedies.Combination):
+        return given
+    try:
+        return remedies.combine("default" if given is None else given)
+    except TrainabilityError as error:  # a TypeError among them would not be taken for a wrong value
+        raise ArgumentError(str(error), code=error.code) from None
 
-    alpha: Annotated[float, Field(allow_inf_nan=False)] = 0.5
-    beta: Amount = 0.2
-    alpha_min: Amount = 0.2
-    convention: Literal["paper", "published-code"] = "paper"
-    neurons: Literal["position", "channel"] = "position"
+
+RemedySettings = Annotated[
+    remedies.Combination, PlainValidator(_combination), PlainSerializer(lambda combination: combination.to_list())
+]
 
 
-class OptimizerRecipe(Settings):
-    """An optimizer of torch.optim or the pytorch-optimizer package."""
+class TaskSettings(Settings):
+    """What the outputs are scored by.
+
+    Args:
+        name: classification: cross-entropy, and accuracy in percent
+    """
+
+    name: str = "classification"
+
+
+class OptimizerSettings(Settings):
+    """The optimizer.
+
+    Args:
+        name: any of torch.optim or, with the extra `optimizers`, of pytorch-optimizer: soap, shampoo, muon, ...
+        lr: learning rate
+        weight_decay: of the weights; LBE's targets are never decayed
+        options: further arguments: {betas: [0.9, 0.95]}
+    """
 
     name: str = "adam"
     lr: Rate = 1e-3
     weight_decay: Amount = 0.0
     options: dict[str, Any] = {}
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        optimizers.optimizer_class(value)
-        return value
-
-    @field_validator("options")
-    @classmethod
-    def _not_twice(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if taken := {"lr", "weight_decay"} & value.keys():
-            raise ArgumentError(f"{taken.pop()} belongs beside options, not among them", code="duplicate")
-        return value
-
     @model_validator(mode="after")
     def _takes_its_options(self) -> Self:
-        optimizers.check(self.name, lr=self.lr, weight_decay=self.weight_decay, options=self.options)
+        if taken := {"lr", "weight_decay"} & self.options.keys():
+            raise ArgumentError(f"{taken.pop()} belongs beside options, not among them", code="duplicate")
+        if self.name not in _PLAIN or self.options:
+            from trainability.training import optimizers
+
+            optimizers.check(self.name, lr=self.lr, weight_decay=self.weight_decay, options=self.options)
         return self
 
 
-class ScheduleRecipe(Settings):
-    """How the learning rate changes."""
+class ScheduleSettings(Settings):
+    """The course of the learning rate.
+
+    Args:
+        kind: constant, step (milestones, gamma), cosine (warmup), plateau (gamma, patience)
+        milestones: of step: epochs after which the rate is multiplied by gamma
+        gamma: of step and plateau: the factor
+        warmup: of cosine: epochs of a linear rise
+        patience: of plateau: epochs without a better validation score
+    """
 
     kind: Literal["constant", "step", "cosine", "plateau"] = "constant"
     milestones: tuple[Positive, ...] = ()
@@ -240,8 +171,21 @@ class ScheduleRecipe(Settings):
         return self
 
 
-class EngineRecipe(Settings):
-    """Where and how it runs. What is ``auto`` is chosen by measurement and written into the record."""
+class EngineSettings(Settings):
+    """Where and how it runs; what is ``auto`` is chosen by measurement and written into the record.
+
+    Args:
+        device: cpu, cuda, cuda:1 or mps
+        devices: processes that share each batch
+        nodes: hosts
+        strategy: over several processes: ddp; or fsdp, which shares out the weights of one network
+        precision: 32-true, 64-true, bf16-mixed or bf16-true; none of them scales the loss
+        tf32: TensorFloat-32 products, on CUDA
+        threads: of the CPU, per process
+        members: how a stack runs: direct, vmap, loop, streams (CUDA); auto measures where it is not plain
+        compile: torch.compile: on, off; auto measures, for trainings that are worth it
+        cuda_graph: on one CUDA device, every step launched as one graph: auto where it can be, on or an error, off
+    """
 
     device: str = "cpu"
     devices: Positive = 1
@@ -253,11 +197,6 @@ class EngineRecipe(Settings):
     members: Literal["auto", "direct", "vmap", "loop", "streams"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     cuda_graph: Literal["auto", "on", "off"] = "auto"
-
-    @field_validator("compile", "cuda_graph", mode="before")
-    @classmethod
-    def _yaml_takes_on_for_true(cls, value: Any) -> Any:
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -12,7 +12,7 @@ import torch
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from trainability.data import Dataset
+from trainability.data.dataset import Dataset
 from trainability.errors import ConfigError
 from trainability.experiments.recipe import Range, Recipe
 from trainability.experiments.study import STACKABLE, claim, fail_lost, heartbeat, refill, total_trials

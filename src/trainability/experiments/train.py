@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from trainability.data import Dataset, load
+from trainability.data import load
 from trainability.data.augment import usual_augmentation
+from trainability.data.dataset import Dataset
 from trainability.errors import ArgumentError, ConfigError, FolderError, TrainabilityError, UnsupportedModelError
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe

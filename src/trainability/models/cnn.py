@@ -43,6 +43,10 @@ class CNN:
                 code="out-of-range",
             )
 
+    def built_in(self) -> list[str]:
+        """The remedies that these settings amount to."""
+        return ["batchnorm"] * self.batchnorm
+
     def build(self, shape: tuple[int, ...], outputs: int) -> "nn.Module":
         """The network for images of shape ``(channels, height, width)``."""
         channels, height, width = shape

@@ -35,6 +35,10 @@ class FNN:
         check_sizes(depth=self.depth, width=self.width)
         check_nonlinearity(self.nonlinearity)
 
+    def built_in(self) -> list[str]:
+        """The remedies that these settings amount to."""
+        return ["batchnorm"] * self.batchnorm + ["residual"] * self.residual
+
     def build(self, shape: tuple[int, ...], outputs: int) -> "nn.Module":
         """The network for flattened inputs of that shape."""
         return fnn(

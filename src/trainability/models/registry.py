@@ -24,6 +24,10 @@ class Architecture(Protocol):
 
     name: ClassVar[str]
 
+    def built_in(self) -> list[str]:
+        """The names of the remedies that the settings amount to, which the recipe's own must go with."""
+        ...
+
     def build(self, shape: tuple[int, ...], outputs: int) -> "nn.Module":
         """The network for inputs ``(B, *shape)``, with PyTorch's default weights from the random state."""
         ...
@@ -41,6 +45,8 @@ def register(name: str) -> Callable[[Settings], Settings]:
     ... @dataclass(frozen=True)
     ... class Perceptron:
     ...     width: int = 8
+    ...     def built_in(self):
+    ...         return []
     ...     def build(self, shape, outputs):
     ...         ...
     >>> architecture("perceptron")().width

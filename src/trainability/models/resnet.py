@@ -50,6 +50,11 @@ class ResNet:
         norm = self.batchnorm or self.unit != "baseline"
         _check_options(self.unit, self.keep, norm=norm, preactivation=False, shortcuts=self.residual, scale=self.scale)
 
+    def built_in(self) -> list[str]:
+        """The remedies that these settings amount to, apart from plain shortcuts, which every ResNet has."""
+        norm = ["batchnorm"] * self.batchnorm if self.unit == "baseline" else [self.unit]
+        return norm + [self.scale] * (self.scale != "identity")
+
     def build(self, shape: tuple[int, ...], outputs: int) -> "nn.Module":
         """The network for images of shape ``(channels, height, width)``."""
         return resnet(

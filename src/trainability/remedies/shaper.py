@@ -157,7 +157,7 @@ class Shaper:
             if q > 0 and not 0.5 < q < 2:
                 self.skipped["(inputs)" if len(self.recording.inputs) == 1 else f"(input {node.detail})"] = (
                     f"their mean square is {q:.3g}, where the theory takes 1: normalize them, or use "
-                    "trainability.data.PLN; what comes after keeps the wrong size"
+                    "trainability.data.pln.PLN; what comes after keeps the wrong size"
                 )
         for path, module in self.model.named_modules():
             if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainability.data import Dataset
 from trainability.data.augment import Augment
+from trainability.data.dataset import Dataset
 from trainability.training.seeding import Generators, stream
 
 

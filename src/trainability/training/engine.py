@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from trainability.data import Dataset, Split
+from trainability.data.dataset import Dataset, Split
 from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.flow import measure
 from trainability.introspect.hooks import Place

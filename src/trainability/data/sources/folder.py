@@ -1,56 +1,42 @@
 """A folder of images, one folder per class, as a data set in memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from trainability.data.dataset import Split
+from trainability.data.registry import Request, register
 from trainability.errors import DataError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainability.data.dataset import Dataset, Split
+
+_SIZE = 64  # pixels of each side
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
-@dataclass(frozen=True)
-class FolderOptions:
-    """Which images of a folder are taken: their size, how many classes, and how many training images of each."""
+@register("folder", takes=("dir", "image_size", "classes", "per_class"), needs=("dir",))
+def load_folder(name: str, request: Request) -> "Dataset":
+    """Read a folder of images; without one for testing a tenth of the images is kept for that."""
+    from trainability.data.dataset import split
 
-    image_size: int = 64
-    classes: int | None = None
-    per_class: int | None = None
-
-    def __post_init__(self) -> None:
-        least = {"image_size": 1, "classes": 2, "per_class": 1}
-        for name, value in vars(self).items():
-            if value is not None and value < least[name]:
-                raise DataError(f"{name} must be at least {least[name]}, not {value}", code="out-of-range")
+    assert request.dir is not None
+    classes, train, test = read_folder(request.dir, request.image_size or _SIZE, request.classes, request.per_class)
+    held_out = len(train) // 10 if request.held_out is None else request.held_out
+    tested = 0 if test is not None else max(1, len(train) // 10)
+    source = f"{request.dir}" + ("" if test else f", of whose training images {tested} are kept for testing")
+    return split(name, classes, train, test, held_out, source, request.split_seed, tested=tested)
 
 
-def folder_options(
-    data: str, image_size: int | None, classes: int | None, per_class: int | None
-) -> FolderOptions | None:
-    """What settings say of a folder; None for another data set, for which they must say nothing.
-
-    Raises:
-        DataError: a value that is too small, or one for a data set that is no folder.
-    """
-    if data == "folder":
-        return FolderOptions(image_size or FolderOptions.image_size, classes, per_class)
-    if image_size or classes or per_class:
-        raise DataError(
-            f"image_size, classes and per_class belong to data: folder, not to {data}", code="does-not-apply"
-        )
-    return None
-
-
-def read_folder(folder: Path, options: FolderOptions) -> tuple[int, Split, Split | None]:
-    """How many classes there are, the training images, and those of ``test`` or ``val`` beside ``train``, if any.
+def read_folder(
+    folder: Path, size: int = _SIZE, most_classes: int | None = None, per_class: int | None = None
+) -> "tuple[int, Split, Split | None]":
+    """Read the number of classes, the training images, and those of ``test`` or ``val`` beside ``train``, if any.
 
     Training images lie in ``train/CLASS/``, at any depth, or in ``CLASS/`` where there is no folder ``train``. Those of
     ``val`` lie in the same way, or in one folder with a file ``val_annotations.txt`` beside it, as in Tiny ImageNet.
-    Classes are in the order of their names. Each image is scaled so that its shorter side has ``image_size`` pixels,
+    Classes are in the order of their names. Each image is scaled so that its shorter side has ``size`` pixels,
     and its middle is taken.
 
     Raises:
@@ -73,14 +59,14 @@ def read_folder(folder: Path, options: FolderOptions) -> tuple[int, Split, Split
             f"{root} should have one folder of images per class, and has {len(names)} with images in it",
             code="folder-layout",
         )
-    if options.classes is not None:
-        if options.classes > len(names):
-            raise DataError(f"{root} has {len(names)} classes, not {options.classes}", code="out-of-range")
-        names = names[: options.classes]
-    files = [(path, label) for label, name in enumerate(names) for path in _some(root / name, options.per_class)]
-    train = _load(files, options.image_size)
+    if most_classes is not None:
+        if most_classes > len(names):
+            raise DataError(f"{root} has {len(names)} classes, not {most_classes}", code="out-of-range")
+        names = names[:most_classes]
+    files = [(path, label) for label, name in enumerate(names) for path in _some(root / name, per_class)]
+    train = _load(files, size)
     test = next((found for part in ("test", "val") if (found := _held(folder / part, names))), None)
-    return len(names), train, _load(test, options.image_size) if test else None
+    return len(names), train, _load(test, size) if test else None
 
 
 def _held(folder: Path, names: list[str]) -> list[tuple[Path, int]]:
@@ -118,7 +104,7 @@ def _some(folder: Path, most: int | None) -> list[Path]:
     return list(_images(folder))[:most]
 
 
-def _load(files: list[tuple[Path, int]], size: int) -> Split:
+def _load(files: list[tuple[Path, int]], size: int) -> "Split":
     try:
         import numpy
         from PIL import Image, ImageOps
@@ -126,6 +112,17 @@ def _load(files: list[tuple[Path, int]], size: int) -> Split:
         raise DataError(
             "a folder of images needs Pillow: pip install 'trainability[images]'", code="missing-extra"
         ) from error
+    import psutil
+    import torch
+
+    from trainability.data.dataset import Split
+
+    if (needed := 3 * size * size * len(files)) > psutil.virtual_memory().available:
+        raise DataError(
+            f"{len(files)} images of {size} × {size} take {needed / 1e9:.1f} GB, which are not free; take smaller or "
+            "fewer ones with data.image_size, data.classes or data.per_class",
+            code="memory",
+        )
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for number, (path, _) in enumerate(files):
         try:
@@ -139,5 +136,7 @@ def _load(files: list[tuple[Path, int]], size: int) -> Split:
     return Split(images, torch.tensor([label for _, label in files]))
 
 
-def _pixels(array: object) -> Tensor:
+def _pixels(array: object) -> "Tensor":
+    import torch
+
     return torch.as_tensor(array).movedim(-1, 0)

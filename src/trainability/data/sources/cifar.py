@@ -1,16 +1,17 @@
 """CIFAR-10 and CIFAR-100 from their official python files, which are pickles and are read without running any code."""
 
-import hashlib
 import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from trainability.data.dataset import Split
+from trainability.data.registry import Request, register
+from trainability.data.sources.official import HELD_OUT, from_hub, official
 from trainability.errors import DataError
+
+if TYPE_CHECKING:
+    from trainability.data.dataset import Dataset, Split
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,37 @@ CIFAR = {
 }
 
 
-def read_cifar(spec: Cifar, data_dir: Path) -> tuple[Split, Split]:
-    """Training and test images, after their checksums were compared with the published ones."""
-    folder = data_dir / spec.folder
-    return _together(folder, spec.train, spec.labels), _together(folder, spec.test, spec.labels)
+@register("cifar10", takes=("dir", "hub"), needs=("dir", "hub"))
+@register("cifar100", takes=("dir", "hub"), needs=("dir", "hub"))
+def load_cifar(name: str, request: Request) -> "Dataset":
+    """Read 60,000 photographs of 32 × 32 in ten or a hundred classes."""
+    from trainability.data.dataset import split
+
+    spec = CIFAR[name]
+    if request.hub or request.dir is None:
+        (train, test), source = from_hub(spec.hub), f"hub:{spec.hub}"
+    else:
+        folder = request.dir / spec.folder
+        train, test = _together(folder, spec.train, spec.labels), _together(folder, spec.test, spec.labels)
+        source = "files"
+    held_out = HELD_OUT if request.held_out is None else request.held_out
+    return split(name, spec.classes, train, test, held_out, source, request.split_seed)
 
 
-def _together(folder: Path, files: dict[str, str], key: bytes) -> Split:
+def _together(folder: Path, files: dict[str, str], key: bytes) -> "Split":
+    import torch
+
+    from trainability.data.dataset import Split
+
     parts = [_batch(folder / name, md5, key) for name, md5 in files.items()]
     return Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
 
 
-def _batch(path: Path, md5: str, key: bytes) -> Split:
+def _batch(path: Path, md5: str, key: bytes) -> "Split":
+    import torch
+
+    from trainability.data.dataset import Split
+
     raw = official(path, md5)
     try:
         content = _Arrays(io.BytesIO(raw), encoding="bytes").load()
@@ -72,27 +92,6 @@ def _batch(path: Path, md5: str, key: bytes) -> Split:
         raise DataError(
             "CIFAR's files need NumPy: pip install 'trainability[experiments]'", code="missing-extra"
         ) from error
-
-
-def official(path: Path, md5: str) -> bytes:
-    """The bytes of a file whose MD5 sum is the published one."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} is missing; put the official file there, or take the hub (--hub, in a recipe data.hub: true)",
-            code="file-missing",
-        ) from None
-    except (OSError, ValueError) as error:  # the latter of a name that no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read: {reason}", code="file-unreadable") from None
-    found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise DataError(
-            f"{path} is damaged: its MD5 is {found}, that of the official file {md5}; download it again",
-            code="file-damaged",
-        )
-    return raw
 
 
 class _Arrays(pickle.Unpickler):

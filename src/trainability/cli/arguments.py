@@ -1,0 +1,138 @@
+"""Options, help and completion of the commands, derived from the schema of recipes."""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from trainability.errors import ConfigError
+from trainability.experiments.reading import parse_setting
+from trainability.experiments.reference import Setting, settings
+
+# Settings that are typed most, and their flags.
+_FLAGS = {
+    "data": "data.name",
+    "data-dir": "data.dir",
+    "model": "model.name",
+    "depth": "model.depth",
+    "width": "model.width",
+    "lr": "optimizer.lr",
+    "epochs": "epochs",
+    "seeds": "seeds",
+    "remedies": "remedies",
+    "device": "engine.device",
+}
+
+
+@cache
+def known_settings() -> dict[str, Setting]:
+    """All settings by name; of those that several models have, the one of the default model."""
+    found: dict[str, Setting] = {}
+    for setting in settings():
+        if setting.name not in found or setting.help.startswith("of fnn:"):
+            found[setting.name] = setting
+    return found
+
+
+class _Words(click.ParamType):
+    """A recipe's file, or a setting as name=value."""
+
+    name = "words"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete names of settings, and the words that one may have."""
+        name, equals, begun = incomplete.partition("=")
+        if not equals:
+            names = [CompletionItem(f"{s}=", help=v.help) for s, v in known_settings().items() if s.startswith(name)]
+            return [*names, CompletionItem(incomplete, type="file")]
+        setting = known_settings().get(name)
+        choices = setting.choices if setting else ()
+        return [CompletionItem(f"{name}={choice}") for choice in choices if choice.startswith(begun)]
+
+
+class _Value(click.ParamType):
+    """The value of one setting, as text."""
+
+    name = "value"
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the last of several words."""
+        before, comma, begun = incomplete.rpartition(",")
+        return [CompletionItem(f"{before}{comma}{c}") for c in self.setting.choices if c.startswith(begun)]
+
+
+class ExperimentCommand(click.Command):
+    """A command that takes a recipe and settings; its help shows them in groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, and then every setting of the schema by section."""
+        typed = {f"--{flag}" for flag in _FLAGS}
+        records = [
+            (bool(typed & set(param.opts)), record) for param in self.get_params(ctx) if (record := param.get_help_record(ctx))
+        ]
+        for title, is_setting in (("Settings with a flag", True), ("Options", False)):
+            with formatter.section(title):
+                formatter.write_dl([record for which, record in records if which is is_setting])
+        formatter.write_paragraph()
+        formatter.write_text("Every setting, as name=value on the command line or in a recipe, and its default:")
+        for group, own in groupby(settings(), key=lambda setting: setting.group):
+            with formatter.section(group):
+                formatter.write_dl([(_shown(setting), setting.help or "-") for setting in own])
+
+
+def _shown(setting: Setting) -> str:
+    default = setting.shown_default()
+    return f"{setting.name}={default}"
+
+
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what all commands take: a recipe and settings, flags of some settings, and where results go."""
+    decorators = [
+        click.argument("words", nargs=-1, type=_Words(), metavar="[RECIPE.yaml] [name=value]..."),
+        *(_flag(flag, known_settings()[name]) for flag, name in _FLAGS.items()),
+        click.option("--config", type=click.Path(path_type=Path), help="YAML file of a recipe."),
+        click.option("--out", type=click.Path(path_type=Path), help="Folder of results; runs/ and the recipe's name."),
+        click.option("--resume", is_flag=True, help="Go on with what the folder holds."),
+        click.option("--overwrite", is_flag=True, help="Take away what the folder holds, and begin anew."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output, nothing else."),
+        click.option("--print-config", is_flag=True, help="Print the whole recipe as YAML, and train nothing."),
+    ]
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+def _flag(flag: str, setting: Setting) -> Callable[[Any], Any]:
+    default = setting.shown_default()
+    text = setting.help.removeprefix("of fnn: ")
+    text = text[:1].upper() + text[1:] + (f" [{default}]" if default else "") + "."
+    return click.option(f"--{flag}", setting.name.replace(".", "__"), type=_Value(setting), metavar="VALUE", help=text)
+
+
+def recipe_and_changes(words: Iterable[str], flags: dict[str, Any]) -> tuple[Path | None, dict[str, Any]]:
+    """The recipe's file and the changes to it, those of flags and of ``name=value`` together.
+
+    Raises:
+        ConfigError: two recipes, or a setting that is given twice.
+    """
+    file: Path | None = flags.pop("config", None)
+    changes: dict[str, Any] = {}
+    texts = [f"{name.replace('__', '.')}={value}" for name, value in flags.items() if value is not None]
+    for word in [*texts, *words]:
+        if "=" not in word:
+            if file is not None:
+                raise ConfigError(f"{file} and {word}: give one recipe; settings are name=value", code="two-recipes")
+            file = Path(word)
+            continue
+        name, value = parse_setting(word)
+        if name in changes:
+            raise ConfigError(f"{name} is given twice", code="duplicate")
+        changes[name] = value
+    return file, changes

@@ -1,0 +1,206 @@
+"""From a recipe to what trains it: data, networks with their remedies, stacks, devices."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from trainability.data import load
+from trainability.data.augment import usual_augmentation
+from trainability.data.dataset import Dataset
+from trainability.errors import ConfigError, TrainabilityError
+from trainability.experiments.recipe import STACKABLE, Recipe
+from trainability.introspect.select import select
+from trainability.remedies.apply import Report, apply_
+from trainability.stack.memory import bytes_per_member, free_bytes, least_bytes, members_that_fit
+from trainability.training.config import Member, Strength, TrainingConfig
+from trainability.training.devices import fabric_on, launched
+from trainability.training.engine import Training
+from trainability.training.optimizers import Schedule
+from trainability.training.record import Record
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def load_data(recipe: Recipe) -> Dataset:
+    """The data set of a recipe."""
+    data = recipe.data
+    return load(
+        data.name,
+        data.dir,
+        hub=data.hub,
+        held_out=data.held_out,
+        image_size=data.image_size,
+        classes=data.classes,
+        per_class=data.per_class,
+        pln=data.pln,
+    )
+
+
+def open_fabric(recipe: Recipe) -> "Fabric":
+    """Lightning Fabric as the recipe's engine wants it, with all processes started.
+
+    Raises:
+        ConfigError: more threads than cores, several hosts without a launcher, or a device that is not there.
+    """
+    engine = recipe.engine
+    if engine.threads:
+        if engine.threads > (cores := os.cpu_count() or engine.threads):
+            raise ConfigError(
+                f"engine.threads: {engine.threads} is more than the {cores} cores of this machine", code="out-of-range"
+            )
+        torch.set_num_threads(engine.threads)
+    if engine.nodes > 1 and not launched():
+        raise ConfigError(
+            f"engine.nodes: {engine.nodes} hosts would wait for one another; start the command on each by torchrun or "
+            "SLURM, or with MASTER_ADDR, MASTER_PORT and NODE_RANK set",
+            code="no-launcher",
+        )
+    try:
+        torch.empty(0, device=engine.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ConfigError(
+            f"engine.device: {engine.device} is not there ({reason}); take cpu", code="device"
+        ) from None
+    if engine.tf32:
+        torch.set_float32_matmul_precision("high")
+    fabric = fabric_on(
+        engine.device,
+        devices=engine.devices,
+        nodes=engine.nodes,
+        strategy=engine.strategy,
+        precision=engine.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def build_model(recipe: Recipe, data: Dataset, seed: int) -> tuple[nn.Module, list[Report]]:
+    """The network of a recipe with the initial weights of a seed, and what each remedy has changed in it.
+
+    Raises:
+        ConfigError: a remedy that the network cannot take.
+    """
+    torch.manual_seed(seed)
+    reports = []
+    try:
+        model = recipe.network().build(data.shape, data.classes)
+        for remedy in recipe.remedies.applied(recipe.model.name):
+            reports.append(apply_(model, remedy, inputs=data.inputs(data.train.images[:256])))
+    except TrainabilityError as error:
+        at = f" at depth {recipe.model.depth}" if hasattr(recipe.model, "depth") else ""
+        message = f"{recipe.model.name}{at} cannot be built with {recipe.remedies.name}: {error}"
+        raise ConfigError(message, code=error.code) from error
+    return model.double() if recipe.engine.precision == "64-true" else model, reports
+
+
+def build_training(
+    recipes: Sequence[Recipe],
+    data: Dataset,
+    fabric: "Fabric",
+    tell: Callable[..., None] = lambda event, **values: None,
+) -> tuple[Training, list[Report]]:
+    """One stack of every seed of every recipe, which differ in `STACKABLE` settings only.
+
+    The reports are those of the first network; what remedies do to the others differs by the random numbers.
+    """
+    first = recipes[0]
+    members, records, models = [], [], []
+    reports: list[Report] = []
+    for recipe in recipes:
+        loss: Any = recipe.remedies.loss
+        for seed in recipe.seeds:
+            strength = Strength(loss.alpha, loss.beta, loss.alpha_min) if loss else None
+            members.append(Member(seed, recipe.optimizer.lr, recipe.optimizer.weight_decay, strength))
+            records.append(
+                Record(recipe.remedies.name, getattr(recipe.model, "depth", 0), recipe.optimizer.lr, seed)
+            )
+            model, changed = build_model(recipe, data, seed)
+            models.append(model)
+            reports = reports or changed
+    loss = first.remedies.loss
+    config = TrainingConfig(
+        first.epochs,
+        first.batch_size,
+        optimizer=first.optimizer.name,
+        options=first.optimizer.options,
+        schedule=Schedule(**first.schedule.model_dump()),
+        augmentation=usual_augmentation(data.name) if first.data.augment else None,
+        convention=loss.convention if loss else "paper",
+        neurons=loss.neurons if loss else "position",
+        probes=first.probes,
+        members=first.engine.members,
+        compile=first.engine.compile,
+        cuda_graph=first.engine.cuda_graph,
+    )
+    return Training(models, members, records, data, config, fabric, tell), reports
+
+
+def architecture_key(recipe: Recipe) -> str:
+    """A text that is the same for recipes whose networks can train as one stack."""
+    content: dict[str, Any] = recipe.model_dump(mode="json", exclude={"compare", "sweep"})
+    for name in STACKABLE:
+        section, *path = name.split(".")
+        if section == "remedies":
+            for part in content["remedies"]:
+                if part["name"] == path[0]:
+                    part.pop(path[1], None)
+        else:
+            content[section].pop(path[0])
+    return repr(content)
+
+
+def check_fits(recipe: Recipe, members: int, data: Dataset, device: torch.device) -> None:
+    """Raise ConfigError where a stack of so many networks would not fit in memory, saying how many would."""
+    per_member = member_bytes(recipe, data, device)
+    if device.type == "cpu":  # the processes of a host share its memory
+        per_member *= recipe.engine.devices
+    fit = members_that_fit(per_member, device)
+    if members <= fit:
+        return
+    sizes = [str(getattr(recipe.model, name)) for name in ("depth", "width") if hasattr(recipe.model, name)]
+    each = f"{recipe.model.name} of {' layers of '.join(sizes)}"
+    needs = f"needs about {members * per_member / 1e9:.1f} GB and {free_bytes(device) / 1e9:.1f} GB are free"
+    if members > 1:
+        raise ConfigError(
+            f"a stack of {members} networks ({each}) {needs}: {fit} would fit; take fewer seeds at once, or smaller "
+            "batches",
+            code="memory",
+        )
+    shared = "more devices" if recipe.engine.strategy == "fsdp" else "engine: {strategy: fsdp} over several devices"
+    raise ConfigError(
+        f"a network ({each}) {needs}: it would fit with smaller batches or layers, or {shared}", code="memory"
+    )
+
+
+def member_bytes(recipe: Recipe, data: Dataset, device: torch.device) -> int:
+    """Memory that one member of a recipe's stack takes in a process, measured on a pass where its weights fit.
+
+    Raises:
+        ConfigError: a batch larger than the training set.
+    """
+    if recipe.batch_size > len(data.train):
+        raise ConfigError(
+            f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples",
+            code="batch-too-large",
+        )
+    processes = recipe.engine.devices * recipe.engine.nodes
+    shares = processes if recipe.engine.strategy == "fsdp" else 1
+    with torch.device("meta"):
+        least = least_bytes(recipe.network().build(data.shape, data.classes)) // shares
+    if least > free_bytes(device):
+        return least
+    model, _ = build_model(recipe, data, 0)
+    inputs = data.inputs(data.train.images[: recipe.batch_size // processes])
+    inputs = inputs.to(next(model.parameters()).dtype)
+    places = select(model, inputs=inputs[:2]).places if recipe.remedies.loss else ()
+    return bytes_per_member(model, inputs, places, shares=shares)
+
+
+def describe_reports(reports: Mapping[str, list[Report]]) -> dict[str, Any]:
+    """The JSON form of what the remedies of each combination have changed."""
+    return {name: [report.to_dict() for report in own] for name, own in reports.items()}
