@@ -14,7 +14,7 @@ from trainability.experiments.validation import validated
 from trainability.nn.ic import ICLayer
 from trainability.nn.shortcut import Add, ScaledAdd
 from trainability.remedies import IC, TAT, Init, Normalize, Residual
-from trainability.remedies.normalize import WeightNorm
+from trainability.remedies.normalization.plan import WeightNorm
 
 
 def test_parts_are_joined_in_the_order_in_which_they_can_be_applied():

@@ -13,7 +13,7 @@ import trainability as tr
 from trainability.errors import UnsupportedModelError
 from trainability.models import cnn, fnn, resnet
 from trainability.remedies import WeightedSum
-from trainability.remedies.check import Compared, _mean
+from trainability.remedies.shaping.check import Compared, _mean
 
 WIDTH = 128
 

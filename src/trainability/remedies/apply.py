@@ -17,7 +17,7 @@ from trainability.introspect.select import Selection, Where, select
 from trainability.introspect.snapshot import Snapshot, Values
 
 if TYPE_CHECKING:
-    from trainability.remedies.check import Check
+    from trainability.remedies.shaping.check import Check
 
 _SHOWN = 8  # reasons, in an error
 

@@ -5,9 +5,9 @@ from trainability.signal.activation import Activation, as_activation
 from trainability.signal.gaussian import expectation
 from trainability.signal.graph import Node, SignalGraph, chain, residual, series
 from trainability.signal.maps import c_curvature, c_map, c_slope, kernel, mean, q_map, q_slope
-from trainability.signal.predict import Prediction, measured, predict
-from trainability.signal.read import read
-from trainability.signal.solve import Solution, solve
+from trainability.signal.prediction import Prediction, measured, predict
+from trainability.signal.reading import read
+from trainability.signal.solving import Solution, solve
 from trainability.signal.targets import DKSTarget, EOCTarget, Target, TATTarget
 
 __all__ = [

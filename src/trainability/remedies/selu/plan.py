@@ -13,8 +13,8 @@ from trainability.introspect.dataflow import check_not_quantized
 from trainability.introspect.rewrite import RewrittenForward, Traced, replace_module, trace
 from trainability.introspect.select import Where, select
 from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_changes
-from trainability.remedies.init import Init
-from trainability.remedies.regions import Region, regions
+from trainability.remedies.initialization.plan import Init
+from trainability.remedies.shaping.regions import Region, regions
 
 _GATES = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.LogSigmoid, nn.Softsign, nn.Hardtanh)
 _GATE_NAMES = {"sigmoid", "tanh", "hardsigmoid", "logsigmoid", "softsign", "hardtanh", "erf", "atan", "sin", "glu"}

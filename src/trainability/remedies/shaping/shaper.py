@@ -17,9 +17,7 @@ from trainability.introspect.select import Where, select
 from trainability.nn.shaped_activation import ShapedActivation
 from trainability.nn.weighted_sum import WeightedSum
 from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.check import FACTOR
-from trainability.remedies.regions import Region, regions
-from trainability.remedies.weights import (
+from trainability.remedies.initialization.weights import (
     check_delta,
     fill,
     fill_delta,
@@ -27,6 +25,8 @@ from trainability.remedies.weights import (
     scaled_uniform_orthogonal,
     weight_std,
 )
+from trainability.remedies.shaping.check import FACTOR
+from trainability.remedies.shaping.regions import Region, regions
 from trainability.signal import (
     DKSTarget,
     EOCTarget,
@@ -42,7 +42,7 @@ from trainability.signal import (
 )
 from trainability.signal.operations import BATCH_NORMS
 from trainability.signal.propagate import propagate
-from trainability.signal.read import read_recorded
+from trainability.signal.reading import read_recorded
 
 WeightInit: TypeAlias = Literal["suo", "gaussian"]
 

@@ -16,7 +16,7 @@ from trainability.introspect.dataflow import unfit
 from trainability.introspect.run import call, observing
 from trainability.introspect.select import Where
 from trainability.remedies.apply import Change, Changes, Plan, chosen
-from trainability.remedies.weights import (
+from trainability.remedies.initialization.weights import (
     check_delta,
     fill,
     fill_delta,

@@ -22,7 +22,7 @@ from trainability.introspect.dataflow import (
 from trainability.introspect.select import Where, select
 from trainability.nn.shortcut import Add, Scale, ScaledAdd, fixup_factors, shortcut
 from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_changes
-from trainability.remedies.weights import fill, matrices, weight_std
+from trainability.remedies.initialization.weights import fill, matrices, weight_std
 
 _BETWEEN = (
     nn.modules.batchnorm._NormBase,

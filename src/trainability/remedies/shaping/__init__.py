@@ -7,9 +7,9 @@ from torch import nn
 
 from trainability.introspect.select import Where
 from trainability.remedies.apply import Plan
-from trainability.remedies.check import Check
-from trainability.remedies.shaper import Shaping, WeightInit
-from trainability.remedies.trial import plan_tried
+from trainability.remedies.shaping.check import Check
+from trainability.remedies.shaping.shaper import Shaping, WeightInit
+from trainability.remedies.shaping.trial import plan_tried
 from trainability.signal import DKSTarget, EOCTarget, TATTarget
 
 

@@ -12,10 +12,10 @@ from trainability.errors import UnsupportedModelError
 from trainability.introspect.run import observing
 from trainability.introspect.select import Where
 from trainability.remedies.apply import Plan
-from trainability.remedies.check import Check, check, with_scales
-from trainability.remedies.shaper import Shaper, Shaping
+from trainability.remedies.shaping.check import Check, check, with_scales
+from trainability.remedies.shaping.shaper import Shaper, Shaping
 from trainability.signal import Activation, Node, SignalGraph, maps
-from trainability.signal.read import read_recorded
+from trainability.signal.reading import read_recorded
 from trainability.signal.recording import Recording
 
 _SAMPLES = 8  # of the inputs, in a check
