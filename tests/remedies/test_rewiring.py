@@ -14,8 +14,9 @@ from refusals import refused
 from trainability.errors import ArgumentError, ArgumentTypeError, StateError, UnsupportedModelError
 from trainability.introspect.dataflow import OUTPUT, watch_calls
 from trainability.nn import FeatureGroupNorm, ICLayer, ScaledAdd
+from trainability.nn.shaped_activation import ShapedActivation
 from trainability.nn.shortcut import fixup_factors, shortcut
-from trainability.remedies import ShapedActivation, WeightedSum
+from trainability.nn.weighted_sum import WeightedSum
 
 
 class Net(nn.Module):

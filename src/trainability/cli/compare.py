@@ -12,9 +12,9 @@ from rich.table import Table
 from trainability.cli.common import check_device, check_out, duration, fail, split
 from trainability.data import DataError, load
 from trainability.errors import ConfigError, FolderError
-from trainability.experiments.arms import PARTS
 from trainability.experiments.compare import Comparison, compare
 from trainability.experiments.config import configure
+from trainability.remedies import names
 from trainability.report.narrative import narrate
 from trainability.report.page import table, write_report
 from trainability.training.files import finite
@@ -54,7 +54,7 @@ def compare_command(
     seeds: Annotated[int | None, typer.Option(help="How many: 5 means seeds 0 to 4. Default 3.")] = None,
     remedies: Annotated[
         str | None,
-        typer.Option(help=f"A list of {', '.join(PARTS)}, or of these joined, tat+lbe. Default default,he,lbe."),
+        typer.Option(help=f"A list of {', '.join(names())}, or of these joined, tat+lbe. Default default,he,lbe."),
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="LBE: initial target, in nats. Default 0.5.")] = None,
     beta: Annotated[float | None, typer.Option(help="LBE: strength. Default 0.2.")] = None,

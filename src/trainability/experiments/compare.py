@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -12,11 +12,10 @@ from torch import nn
 from trainability.data import Dataset
 from trainability.data.augment import usual_augmentation
 from trainability.errors import ConfigError, TrainabilityError
-from trainability.experiments.arms import Arm, arm
 from trainability.experiments.config import CompareConfig
 from trainability.experiments.environment import describe_environment
 from trainability.models import cnn, fnn, resnet
-from trainability.remedies import DKS, IC, TAT, Remedy, Residual, apply_
+from trainability.remedies import Combination, apply_, combine
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Training
@@ -106,8 +105,8 @@ def compare(
 
 def _training(records: list[Record], config: CompareConfig, data: Dataset) -> Training:
     """All seeds and learning rates of one remedy at one depth, as one stack."""
-    side = arm(records[0].remedy)
-    strength = Strength(config.alpha, config.beta, config.alpha_min) if side.lbe else None
+    side = _combination(records[0].remedy, config)
+    strength = Strength(config.alpha, config.beta, config.alpha_min) if side.loss else None
     training = Training(
         [_model(record, side, config, data) for record in records],
         [Member(record.seed, record.lr, lbe=strength) for record in records],
@@ -125,49 +124,39 @@ def _training(records: list[Record], config: CompareConfig, data: Dataset) -> Tr
     return training
 
 
-def _model(record: Record, side: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
+def _model(record: Record, side: Combination, config: CompareConfig, data: Dataset) -> nn.Module:
     torch.manual_seed(record.seed)
     return _built(record.depth, side, config, data)
 
 
-def _tuned(remedy: Remedy, config: CompareConfig) -> Remedy:
-    """The remedy with the settings of the comparison."""
-    if isinstance(remedy, TAT):
-        return replace(remedy, eta=config.eta, tau=config.tau)
-    if isinstance(remedy, IC):
-        return replace(remedy, keep=config.keep)
-    return replace(remedy, zeta=config.zeta) if isinstance(remedy, DKS) else remedy
+def _combination(name: str, config: CompareConfig) -> Combination:
+    """The remedies of that name with the settings of the comparison."""
+    return combine(name).with_settings(eta=config.eta, tau=config.tau, zeta=config.zeta, keep=config.keep)
 
 
 def check_remedies(config: CompareConfig, data: Dataset) -> None:
     """Raise ConfigError for a remedy that one of the networks cannot take, before anything is trained."""
     for name, depth in product(config.remedies, config.depth):
         try:
-            _built(depth, arm(name), config, data)
+            _built(depth, _combination(name, config), config, data)
         except (TrainabilityError, ValueError) as error:
-            message = f"the remedy {name} cannot be had at depth {depth}: {error}"
+            message = f"the remedy {name} does not fit the network of depth {depth}: {error}"
             raise ConfigError(message, code=getattr(error, "code", None)) from error
 
 
-def _built(depth: int, side: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
+def _built(depth: int, side: Combination, config: CompareConfig, data: Dataset) -> nn.Module:
     """The network of one side with its remedies, and weights from the random state."""
     model = _plain(depth, side, config, data)
-    own = [r for r in side.remedies if not (config.model == "resnet" and isinstance(r, Residual))]  # options of it
-    for remedy in own:
-        apply_(model, _tuned(remedy, config), inputs=torch.zeros(2, *data.shape))
+    for remedy in side.applied(config.model):
+        apply_(model, remedy, inputs=torch.zeros(2, *data.shape))
     return model
 
 
-def _plain(depth: int, side: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
-    options: dict[str, Any] = {"nonlinearity": config.nonlinearity}
-    norm = bool(side.model.get("norm"))
+def _plain(depth: int, side: Combination, config: CompareConfig, data: Dataset) -> nn.Module:
+    options: dict[str, Any] = {"nonlinearity": config.nonlinearity, **side.options(config.model)}
     if config.model == "resnet":
-        own = {key: side.model[key] for key in ("unit", "scale") if key in side.model}
-        norm = norm or "unit" in own
-        options |= {"in_channels": data.shape[0], "width": config.width, "norm": norm, "keep": config.keep, **own}
-        options["convolutions"] = config.convolutions
-        return resnet(depth, data.classes, **options)
-    options["batchnorm"] = norm
+        options = {"norm": False, **options, "in_channels": data.shape[0], "width": config.width}
+        return resnet(depth, data.classes, convolutions=config.convolutions, **options)
     if config.model == "cnn":
         channels, height, width = data.shape
         shape = (channels, height, width)

@@ -7,10 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from trainability.data import FolderOptions, check_name, folder_options
 from trainability.errors import ArgumentError
-from trainability.experiments.arms import arm
 from trainability.experiments.validation import read_yaml, validated
 from trainability.models import ACTIVATIONS
 from trainability.models.resnet import check_depth
+from trainability.remedies import combine
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -85,9 +85,7 @@ class CompareConfig(BaseModel):
         if self.strides and self.model != "cnn":
             raise ArgumentError("strides belong to model: cnn", code="does-not-apply")
         for name in self.remedies:
-            unit = arm(name).model.get("unit")
-            if unit and self.model != "resnet":
-                raise ArgumentError(f"the remedy {name}: {unit} is a unit of model: resnet", code="does-not-apply")
+            combine(name).options(self.model)
             if self.model == "resnet" and "residual" in name.split("+"):
                 raise ArgumentError(
                     f"the remedy {name} belongs to fnn and cnn; model: resnet has its shortcuts", code="does-not-apply"
@@ -103,7 +101,7 @@ class CompareConfig(BaseModel):
     @classmethod
     def _known_remedies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            arm(name)
+            combine(name)
         return value
 
 

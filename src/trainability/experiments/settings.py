@@ -11,7 +11,7 @@ from trainability.models import ACTIVATIONS
 from trainability.models.resnet import Unit, check_depth
 from trainability.nn.shortcut import Scale
 from trainability.remedies import DKS, EOC, IC, SELU, TAT, Normalize, Remedy, Residual
-from trainability.remedies.normalization.plan import Kind as NormalizeKind
+from trainability.remedies.normalization import Kind as NormalizeKind
 from trainability.training import optimizers
 
 Positive = Annotated[int, Field(ge=1)]

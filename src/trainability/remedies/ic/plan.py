@@ -1,14 +1,13 @@
 """Independent-component layers in front of the weight layers of an existing model."""
 
-from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainability.errors import UnsupportedModelError, check_choice, check_keep
+from trainability.errors import UnsupportedModelError
 from trainability.introspect.dataflow import (
     OUTPUT,
     Calls,
@@ -19,100 +18,65 @@ from trainability.introspect.dataflow import (
 )
 from trainability.introspect.rewrite import replace_module
 from trainability.introspect.select import Where, select
-from trainability.nn.ic import DropoutKind, ICLayer, Kind
+from trainability.nn.ic import ICLayer, Kind
 from trainability.nn.norms import FeatureBatchNorm
 from trainability.nn.shaped_activation import ShapedActivation
-from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_changes
+from trainability.remedies.changes import Change, Changes, Plan, nested_tensor_changes
+from trainability.remedies.ic import IC
 
 _DIMS: dict[int, Kind] = {1: "1d", 2: "2d", 3: "3d"}
 
 
-@dataclass(frozen=True)
-class IC:
-    """Put an `ICLayer`, BatchNorm and then Dropout, before each weight layer but the first.
+def plan(remedy: IC, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
+    """Plan one change per weight layer, and one per BatchNorm that goes."""
+    for path, module in model.named_modules():
+        if isinstance(module, ShapedActivation):
+            raise UnsupportedModelError(
+                path, "it is shaped, which the BatchNorm of an IC layer would undo", code="shaped"
+            )
+    calls = watch_calls(model, inputs)
+    layers, skipped = weight_layers(model, calls)
+    order = list(layers)
+    if where is None:
+        for number, path in enumerate(order):
+            if number == 0 or path in calls.from_inputs:
+                skipped[path] = "a first weight layer: it takes the inputs"
+                del layers[path]
+    else:
+        wanted = select(model, where).paths
+        skipped |= {path: "not a weight layer" for path in wanted if path not in layers and path not in skipped}
+        layers = {path: module for path, module in layers.items() if path in wanted}
+    norms = _norms_that_go(model, calls, layers, order, skipped) if remedy.batchnorm == "remove" else {}
+    changes: Changes = []
+    heirs: set[str] = set()
+    for path, module in layers.items():
+        check_free(path, module, "ic")
+        layer = _layer(remedy, path, module, calls)
+        why = f"before {type(module).__name__}"
+        fed_by = calls.fed_by.get(path, "")
+        if fed_by in norms and _is_alike(norms[fed_by], layer, calls.shapes.get(fed_by)):
+            _take_over(layer.norm, norms[fed_by])
+            heirs.add(fed_by)
+            why += f", with scale, shift and statistics of {fed_by}"
+        what = f"ICLayer({layer.norm.num_features}, keep={remedy.keep:g})"
+        changes.append((Change(f"{path}.ic", "nothing", what, why), partial(_put_before, module, layer)))
+    for path, norm in norms.items():
+        substitute = partial(replace_module, model, norm, nn.Identity())
+        changes.append((_removal(path, norm, path in heirs), substitute))
+    return Plan([*changes, *nested_tensor_changes(model)] if changes else changes, skipped)
 
-    Each weight layer gets a child ``ic`` through which its inputs go; its own parameters keep their names. Layers that
-    take the model's inputs themselves are first ones. With ``inputs`` the order is that of one call; without, that of
-    definition.
 
-    Args:
-        keep: probability of keeping an entry, in (0, 1].
-        dropout: ``"element"`` or ``"channel"`` (`ICLayer`).
-        batchnorm: ``"remove"`` takes out each BatchNorm of which everything that it gives goes through IC layers, as
-            far as one call on ``inputs`` shows (without, each that is defined between two weight layers). One that
-            feeds a weight layer directly hands over its scale, shift and statistics; of the others the report says
-            that they are dropped. ``"keep"`` leaves all.
-
-    Reference: Chen et al. (2019).
-
-    >>> from trainability import apply_
-    >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
-    >>> [change.path for change in apply_(model, IC(keep=0.9)).changes]
-    ['2.ic', '4.ic']
-    """
-
-    keep: float = 0.95
-    dropout: DropoutKind = "element"
-    batchnorm: Literal["remove", "keep"] = "remove"
-
-    def __post_init__(self) -> None:
-        check_keep(self.keep)
-        ICLayer(1, self.keep, dropout=self.dropout)
-        check_choice("batchnorm", self.batchnorm, ("remove", "keep"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"remedy": "ic", **asdict(self)}
-
-    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
-        """Plan one change per weight layer, and one per BatchNorm that goes."""
-        for path, module in model.named_modules():
-            if isinstance(module, ShapedActivation):
-                raise UnsupportedModelError(
-                    path, "it is shaped, which the BatchNorm of an IC layer would undo", code="shaped"
-                )
-        calls = watch_calls(model, inputs)
-        layers, skipped = weight_layers(model, calls)
-        order = list(layers)
-        if where is None:
-            for number, path in enumerate(order):
-                if number == 0 or path in calls.from_inputs:
-                    skipped[path] = "a first weight layer: it takes the inputs"
-                    del layers[path]
-        else:
-            wanted = select(model, where).paths
-            skipped |= {path: "not a weight layer" for path in wanted if path not in layers and path not in skipped}
-            layers = {path: module for path, module in layers.items() if path in wanted}
-        norms = _norms_that_go(model, calls, layers, order, skipped) if self.batchnorm == "remove" else {}
-        changes: Changes = []
-        heirs: set[str] = set()
-        for path, module in layers.items():
-            check_free(path, module, "ic")
-            layer = self._layer(path, module, calls)
-            why = f"before {type(module).__name__}"
-            fed_by = calls.fed_by.get(path, "")
-            if fed_by in norms and _is_alike(norms[fed_by], layer, calls.shapes.get(fed_by)):
-                _take_over(layer.norm, norms[fed_by])
-                heirs.add(fed_by)
-                why += f", with scale, shift and statistics of {fed_by}"
-            what = f"ICLayer({layer.norm.num_features}, keep={self.keep:g})"
-            changes.append((Change(f"{path}.ic", "nothing", what, why), partial(_put_before, module, layer)))
-        for path, norm in norms.items():
-            substitute = partial(replace_module, model, norm, nn.Identity())
-            changes.append((_removal(path, norm, path in heirs), substitute))
-        return [*changes, *nested_tensor_changes(model)] if changes else changes, skipped
-
-    def _layer(self, path: str, module: nn.Module, calls: Calls) -> ICLayer:
-        features = features_in(module)
-        assert features is not None
-        spatial = len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 0
-        kind = _DIMS[spatial] if spatial else "tokens"
-        shape = calls.shapes[path][0] if path in calls.shapes else None
-        if shape is not None and len(shape) < 2 + spatial:
-            raise UnsupportedModelError(path, f"its input of shape {shape} is no batch", code="not-a-batch")
-        layer = ICLayer(features, self.keep, kind=kind, dropout=self.dropout, place=f"before {path}")
-        like = next(module.parameters())
-        return layer.to(like.device, like.dtype).train(module.training)
+def _layer(remedy: IC, path: str, module: nn.Module, calls: Calls) -> ICLayer:
+    features = features_in(module)
+    assert features is not None
+    spatial = len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 0
+    kind = _DIMS[spatial] if spatial else "tokens"
+    shape = calls.shapes[path][0] if path in calls.shapes else None
+    if shape is not None and len(shape) < 2 + spatial:
+        raise UnsupportedModelError(path, f"its input of shape {shape} is no batch", code="not-a-batch")
+    layer = ICLayer(features, remedy.keep, kind=kind, dropout=remedy.dropout, place=f"before {path}")
+    like = next(module.parameters())
+    return layer.to(like.device, like.dtype).train(module.training)
 
 
 def _norms_that_go(

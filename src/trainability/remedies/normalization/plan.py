@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from trainability.errors import ArgumentError, UnsupportedModelError, check_choice, check_whole
+from trainability.errors import UnsupportedModelError
 from trainability.introspect.dataflow import (
     Calls,
     check_free,
@@ -20,9 +19,9 @@ from trainability.introspect.dataflow import (
 )
 from trainability.introspect.select import Where, select
 from trainability.nn.norms import FeatureBatchNorm, FeatureGroupNorm
-from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_changes
+from trainability.remedies.changes import Change, Changes, Plan, nested_tensor_changes
+from trainability.remedies.normalization import Normalize
 
-Kind = Literal["batch", "layer", "weight", "group"]
 _NORMS = (
     nn.modules.batchnorm._NormBase,
     nn.LayerNorm,
@@ -31,93 +30,55 @@ _NORMS = (
 )
 
 
-@dataclass(frozen=True)
-class Normalize:
-    """Normalize after each weight layer but the last, and so before each nonlinearity of a plain network.
-
-    Each weight layer gets a child ``norm`` through which its outputs go; its own parameters keep their names. Under
-    ``"weight"`` the weight is written as length times direction instead (`torch.nn.utils.parametrize`).
-
-    Args:
-        kind: ``"batch"``: over the batch, each feature by itself. ``"layer"``: over the features of a sample, and of a
-            token; of maps over channels and positions. ``"group"``: the same within groups of channels.
-            ``"weight"``: the length of each neuron's weight is learned apart from its direction.
-        groups: of ``"group"``; by default as many as leave 16 features to each, or the nearest that divides them.
-
-    A layer that a normalization follows already is left alone. With ``inputs`` the order is that of one call; without,
-    that of definition.
-
-    Reference: Ioffe and Szegedy (2015); Ba, Kiros and Hinton (2016); Salimans and Kingma (2016); Wu and He (2018).
-
-    >>> from trainability import apply_
-    >>> model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
-    >>> [change.after for change in apply_(model, Normalize("group")).changes]
-    ['FeatureGroupNorm(2, 32)', 'FeatureGroupNorm(2, 32)']
-    """
-
-    kind: Kind = "batch"
-    groups: int | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("kind", self.kind, get_args(Kind))
-        if self.groups is None:
-            return
-        check_whole("groups", self.groups)
-        if self.kind != "group":
-            raise ArgumentError(f"groups belongs to kind 'group', not to {self.kind!r}", code="does-not-apply")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"remedy": "normalize", **asdict(self)}
-
-    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
-        """Plan one change per weight layer."""
-        calls = watch_calls(model, inputs)
-        layers, skipped = weight_layers(model, calls)
-        if where is None:
-            last = _last(calls, layers)
-            skipped |= dict.fromkeys(last, "it gives the output of the model")
+def plan(remedy: Normalize, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
+    """Plan one change per weight layer."""
+    calls = watch_calls(model, inputs)
+    layers, skipped = weight_layers(model, calls)
+    if where is None:
+        last = _last(calls, layers)
+        skipped |= dict.fromkeys(last, "it gives the output of the model")
+    else:
+        wanted = select(model, where).paths
+        skipped |= {path: "not a weight layer" for path in wanted if path not in layers and path not in skipped}
+        last = layers.keys() - set(wanted)
+    changes: Changes = []
+    for path, module in layers.items():
+        if path in last:
+            continue
+        if remedy.kind == "weight":
+            changes.append(_weight_norm(model, path, module))
+        elif (follower := _norm_after(model, calls, path)) is not None:
+            skipped[path] = f"{follower} normalizes it already"
         else:
-            wanted = select(model, where).paths
-            skipped |= {path: "not a weight layer" for path in wanted if path not in layers and path not in skipped}
-            last = layers.keys() - set(wanted)
-        changes: Changes = []
-        for path, module in layers.items():
-            if path in last:
-                continue
-            if self.kind == "weight":
-                changes.append(_weight_norm(model, path, module))
-            elif (follower := _norm_after(model, calls, path)) is not None:
-                skipped[path] = f"{follower} normalizes it already"
-            else:
-                check_free(path, module, "norm")
-                norm, what = self._norm(path, module)
-                change = Change(f"{path}.norm", "nothing", what, f"after {type(module).__name__}")
-                changes.append((change, partial(_put_after, module, norm)))
-        return [*changes, *nested_tensor_changes(model)] if changes else changes, skipped
+            check_free(path, module, "norm")
+            norm, what = _norm(remedy, path, module)
+            change = Change(f"{path}.norm", "nothing", what, f"after {type(module).__name__}")
+            changes.append((change, partial(_put_after, module, norm)))
+    return Plan([*changes, *nested_tensor_changes(model)] if changes else changes, skipped)
 
-    def _norm(self, path: str, module: nn.Module) -> tuple[nn.Module, str]:
-        features = features_out(module)
-        maps = isinstance(module, nn.modules.conv._ConvNd)
-        norm: nn.Module
-        if self.kind == "batch":
-            norm = FeatureBatchNorm(features, last=not maps, place=f"after {path}")
-            what = f"FeatureBatchNorm({features})"
-        elif self.kind == "layer" and not maps:
-            norm, what = nn.LayerNorm(features), f"LayerNorm({features})"
-        else:
-            groups = 1 if self.kind == "layer" else self.groups or features // math.gcd(features, 16)
-            if features % groups or (not maps and groups == features > 1):
-                raise UnsupportedModelError(
-                    path,
-                    f"its {features} features do not make {groups} groups"
-                    + (" of two or more, and one by itself would always be 0" if features == groups else ""),
-                    code="groups",
-                )
-            norm = nn.GroupNorm(groups, features) if maps else FeatureGroupNorm(groups, features)
-            what = f"{type(norm).__name__}({groups}, {features})"
-        like = next(module.parameters())
-        return norm.to(like.device, like.dtype).train(module.training), what
+
+def _norm(remedy: Normalize, path: str, module: nn.Module) -> tuple[nn.Module, str]:
+    features = features_out(module)
+    maps = isinstance(module, nn.modules.conv._ConvNd)
+    norm: nn.Module
+    if remedy.kind == "batch":
+        norm = FeatureBatchNorm(features, last=not maps, place=f"after {path}")
+        what = f"FeatureBatchNorm({features})"
+    elif remedy.kind == "layer" and not maps:
+        norm, what = nn.LayerNorm(features), f"LayerNorm({features})"
+    else:
+        groups = 1 if remedy.kind == "layer" else remedy.groups or features // math.gcd(features, 16)
+        if features % groups or (not maps and groups == features > 1):
+            raise UnsupportedModelError(
+                path,
+                f"its {features} features do not make {groups} groups"
+                + (" of two or more, and one by itself would always be 0" if features == groups else ""),
+                code="groups",
+            )
+        norm = nn.GroupNorm(groups, features) if maps else FeatureGroupNorm(groups, features)
+        what = f"{type(norm).__name__}({groups}, {features})"
+    like = next(module.parameters())
+    return norm.to(like.device, like.dtype).train(module.training), what
 
 
 class WeightNorm(nn.Module):

@@ -1,36 +1,59 @@
 """DKS, TAT and EOC: activations, sums and weights under which a kernel passes through a deep network."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+from trainability.errors import ArgumentError
+from trainability.remedies.registry import Remedy, register
+from trainability.signal.targets import DKSTarget, EOCTarget, TATTarget
 
-from trainability.introspect.select import Where
-from trainability.remedies.apply import Plan
-from trainability.remedies.shaping.check import Check
-from trainability.remedies.shaping.shaper import Shaping, WeightInit
-from trainability.remedies.shaping.trial import plan_tried
-from trainability.signal import DKSTarget, EOCTarget, TATTarget
+if TYPE_CHECKING:
+    from torch import nn
 
+    from trainability.introspect.select import Where
+    from trainability.remedies.changes import Plan
 
-class _Remedy(Shaping):
-    """What the three have in common as remedies."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"remedy": type(self).__name__.lower(), **asdict(self)}
-
-    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
-        """Plan the stages that the class describes."""
-        return self.plan_checked(model, where, inputs)[0]
-
-    def plan_checked(self, model: nn.Module, where: Where | None, inputs: Any) -> tuple[Plan, Check | None]:
-        """Plan them, and hold what the planned model does against the prediction."""
-        return plan_tried(self, model, where, inputs)
+_LEARNED = "shaping takes sums of fixed weights, and the scale of a shortcut would be learned"
+_IC = "the BatchNorm of an IC layer undoes the shaping"
+_CONFLICTS = {
+    "batchnorm": "BatchNorm makes an output depend on the whole batch and undoes the shaping",
+    **dict.fromkeys(("ic", "relu-ic-conv", "ic-conv-relu", "conv-relu-ic"), _IC),
+    **dict.fromkeys(("rezero", "skipinit"), _LEARNED),
+}
 
 
 @dataclass(frozen=True)
-class DKS(_Remedy, DKSTarget):
+class Shaping(Remedy):
+    """The settings that DKS, TAT and EOC share."""
+
+    init: Literal["suo", "gaussian"] | None = "suo"
+    shortcut: float | None = None
+    batchnorm: Literal["refuse", "remove"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if (check := getattr(super(), "__post_init__", None)) is not None:
+            check()
+        number = isinstance(self.shortcut, int | float) and not isinstance(self.shortcut, bool)
+        if self.shortcut is not None and not (number and 0 <= self.shortcut <= 1):
+            raise ArgumentError(
+                f"the shortcut's weight lies between 0 and 1 (it is {self.shortcut!r})", code="shortcut"
+            )
+        if not isinstance(self.batchnorm, str) or self.batchnorm not in ("refuse", "remove"):
+            raise ArgumentError(f"batchnorm is 'refuse' or 'remove', not {self.batchnorm!r}", code="batchnorm-option")
+        own = type(self).init
+        if self.init is not None and (not isinstance(self.init, str) or self.init != own):
+            raise ArgumentError(f"init is {own!r} or None, not {self.init!r}", code="init")
+
+    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
+        """Plan the stages that the class describes, and hold what the planned model does against the prediction."""
+        from trainability.remedies.shaping.trial import plan_tried
+
+        return plan_tried(self, model, where, inputs)
+
+
+@register("dks", title="activations and weights shaped by DKS", sets="weights", order=1, conflicts=_CONFLICTS)
+@dataclass(frozen=True)
+class DKS(Shaping, DKSTarget):
     """Deep kernel shaping: an activation's constants are chosen so that no subnetwork's kernel degenerates.
 
     What happens to the model, in this order:
@@ -50,8 +73,9 @@ class DKS(_Remedy, DKSTarget):
     """
 
 
+@register("tat", title="activations and weights shaped by TAT", sets="weights", order=1, conflicts=_CONFLICTS)
 @dataclass(frozen=True)
-class TAT(_Remedy, TATTarget):
+class TAT(Shaping, TATTarget):
     """Tailored activation transformations: DKS with other conditions, which suit (leaky) ReLUs best.
 
     The stages are those of `DKS`. A smooth activation meets Q(1) = Q'(1) = C'(1) = 1 and a largest C''(1) of ``tau``;
@@ -60,6 +84,7 @@ class TAT(_Remedy, TATTarget):
     Reference: Zhang, Botev and Martens (2022), section 4.
 
     >>> import torch
+    >>> from torch import nn
     >>> from trainability import apply_
     >>> model = nn.Sequential(*[m for _ in range(50) for m in (nn.Linear(16, 16), nn.ReLU())], nn.Linear(16, 2))
     >>> report = apply_(model, TAT(eta=0.9), inputs=torch.randn(4, 16))
@@ -68,8 +93,9 @@ class TAT(_Remedy, TATTarget):
     """
 
 
+@register("eoc", title="weights and biases at the edge of chaos", sets="weights", order=1, conflicts=_CONFLICTS)
 @dataclass(frozen=True)
-class EOC(_Remedy, EOCTarget):
+class EOC(Shaping, EOCTarget):
     """The edge of chaos: Gaussian weights and biases whose variances keep q at 1 and C'(1) at 1.
 
     Activations stay as they are. Weights have variance σ_w² / fan-in and biases σ_b², those of the activation before
@@ -79,4 +105,4 @@ class EOC(_Remedy, EOCTarget):
     Reference: Poole et al. (2016); Schoenholz et al. (2017).
     """
 
-    init: WeightInit | None = "gaussian"
+    init: Literal["suo", "gaussian"] | None = "gaussian"

@@ -1,16 +1,16 @@
 """Shortcuts around the layers of an existing model, plain or with a scale."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from types import CodeType
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from trainability.errors import ArgumentError, UnsupportedModelError, check_choice, check_whole
+from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.introspect.activations import is_nonlinearity, is_weight_layer
 from trainability.introspect.dataflow import (
     Calls,
@@ -20,9 +20,10 @@ from trainability.introspect.dataflow import (
     weight_layers,
 )
 from trainability.introspect.select import Where, select
-from trainability.nn.shortcut import Add, Scale, ScaledAdd, fixup_factors, shortcut
-from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_changes
+from trainability.nn.shortcut import Add, ScaledAdd, fixup_factors, shortcut
+from trainability.remedies.changes import Change, Changes, Plan, nested_tensor_changes
 from trainability.remedies.initialization.weights import fill, matrices, weight_std
+from trainability.remedies.shortcuts import Residual
 
 _BETWEEN = (
     nn.modules.batchnorm._NormBase,
@@ -34,127 +35,86 @@ _BETWEEN = (
 )
 
 
-@dataclass(frozen=True)
-class Residual:
-    """Give layers shortcuts: x + s · f(x) in the place of f(x).
-
-    Where an `nn.Sequential` holds weight layers and nonlinearities in turn, f is ``layers`` of these pairs whose input
-    and output have one shape. With ``where`` f is each module that is chosen. Modules keep their names; the first
-    weight layer of f gets a child ``shortcut``.
-
-    Args:
-        scale: ``"identity"``: s is 1. ``"rezero"``: s is learned, and 0 at first. ``"skipinit"``: s is learned, and
-            1 / √(number of branches) at first; 0, which its authors allow, is ``"rezero"``. ``"fixup"``: s is learned,
-            and 1 at first; f ends with its last weight layer, whose weights begin at 0; its other weights are those of
-            He, times (number of branches)^(-1 / (2m - 2)) for the m weight layers of f; those outside of branches
-            are He's, and the last of the model begins at 0. Biases begin at 0 and stay what they are, one per neuron.
-        layers: how many weight layers make an f.
-
-    Raises:
-        ValueError: without ``inputs``, from which the shapes are read.
-
-    Reference: He et al. (2016); De and Smith (2020), section 4; Bachlechner et al. (2021), section 3; Zhang, Dauphin
-    and Ma (2019), section 3.
-
-    >>> from trainability import apply_
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> report = apply_(model, Residual("rezero"), inputs=torch.randn(2, 4))
-    >>> print(report)
-    Residual(scale='rezero', layers=1): 1 changed
-      2 to 3: f(x) -> x + 0 · f(x), the scale learned (a shortcut around 1 weight layer)
-      skipped 0 to 1: it maps (2, 4) to (2, 8), and a shortcut needs one shape
-    """
-
-    scale: Scale = "identity"
-    layers: int = 1
-
-    def __post_init__(self) -> None:
-        check_choice("scale", self.scale, get_args(Scale))
-        check_whole("layers", self.layers)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {"remedy": "residual", **asdict(self)}
-
-    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
-        """Plan one change per branch, and for Fixup one per weight layer."""
-        if inputs is None:
-            raise ArgumentError(
-                "Residual reads the shapes of layers off one call: apply_(model, remedy, inputs=x)",
-                code="inputs-needed",
-            )
-        calls = watch_calls(model, inputs)
-        weight_layers(model, calls)  # refuses quantized ones
-        spans, skipped = self._spans(model, calls) if where is None else _modules(model, calls, where)
-        changes: Changes = []
-        if self.scale == "fixup":
-            for path, module in model.named_modules():
-                if isinstance(module, nn.modules.batchnorm._NormBase):
-                    skipped[path] = f"{type(module).__name__} stays, though Fixup is for networks without"
-        if self.scale == "fixup" and spans:
-            changes += _fixup_weights(model, calls, spans)
-        by_owner: dict[nn.Module, list[tuple[int, int]]] = {}
-        holders: set[nn.Module] = set()
-        for span in spans:
-            begin = model.get_submodule(span.paths[0])
-            inside = _weight_layer_in(begin)
-            holder = begin.get_submodule(inside)
-            check_free(f"{span.paths[0]}.{inside}".strip("."), holder, "shortcut")
-            if holder in holders:
-                raise UnsupportedModelError(
-                    span.paths[0],
-                    "a shortcut begins at its first weight layer already; choose modules apart",
-                    code="modules-overlap",
-                )
-            holders.add(holder)
-            added = shortcut(self.scale, len(spans)).to(next(model.parameters()))
-            count = sum(len(_weights(model.get_submodule(p))) for p in span.paths)
-            what = "x + f(x)" if isinstance(added, Add) else f"x + {_shown(added.scale)} · f(x), the scale learned"
-            path = " to ".join(dict.fromkeys((span.paths[0], span.paths[-1])))
-            change = Change(path, "f(x)", what, f"a shortcut around {count} weight layer{'s' if count != 1 else ''}")
-            if span.sequential is None:
-                changes.append((change, partial(_put_around, begin, inside, added)))
-            else:
-                owner = model.get_submodule(span.sequential)
-                by_owner.setdefault(owner, []).append(span.place)
-                changes.append((change, partial(holder.add_module, "shortcut", added)))
-        if by_owner:
-            last, make = changes[-1]
-            changes[-1] = (last, partial(_with_forwards, make, by_owner))
-        return [*changes, *nested_tensor_changes(model)] if changes else changes, skipped
-
-    def _spans(self, model: nn.Module, calls: Calls) -> tuple[list["_Span"], dict[str, str]]:
-        """Runs of layers within the Sequentials of a model whose input and output have one shape."""
-        spans: list[_Span] = []
-        skipped: dict[str, str] = {}
+def plan(remedy: Residual, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
+    """Plan one change per branch, and for Fixup one per weight layer."""
+    if inputs is None:
+        raise ArgumentError(
+            "Residual reads the shapes of layers off one call: apply_(model, remedy, inputs=x)",
+            code="inputs-needed",
+        )
+    calls = watch_calls(model, inputs)
+    weight_layers(model, calls)  # refuses quantized ones
+    spans, skipped = _spans(remedy, model, calls) if where is None else _modules(model, calls, where)
+    changes: Changes = []
+    if remedy.scale == "fixup":
         for path, module in model.named_modules():
-            if type(module).forward is not nn.Sequential.forward:
-                continue
-            if path not in calls.ran:
-                skipped[path] = "it did not run itself: something else calls what is in it; name modules with where="
-                continue
-            if "forward" in vars(module):
-                skipped[path] = "its forward has been replaced already; undo that first"
-                continue
-            free = 0  # the first place that no span has taken
-            for begin, last, end in _layers_of(module, ends_with_weights=self.scale == "fixup", together=self.layers):
-                names = list(module._modules)[begin : end + 1]
-                paths = tuple(f"{path}.{name}".lstrip(".") for name in names)
-                if begin < free:
-                    continue
-                # Activations keep the shape; one that is in several places has only one path.
-                if reason := _not_alike(calls, paths[0], paths[last - begin]):
-                    skipped[" to ".join(dict.fromkeys((paths[0], paths[-1])))] = reason
-                else:
-                    spans.append(_Span(paths, path, (begin, end)))
-                    free = end + 1
-        if not spans and not skipped:
-            some = "" if self.layers == 1 else f"{self.layers} times "
-            skipped["(nothing)"] = (
-                f"no nn.Sequential holds a weight layer and a nonlinearity {some}in turn; name the modules that are to "
-                "have a shortcut with where="
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                skipped[path] = f"{type(module).__name__} stays, though Fixup is for networks without"
+    if remedy.scale == "fixup" and spans:
+        changes += _fixup_weights(model, calls, spans)
+    by_owner: dict[nn.Module, list[tuple[int, int]]] = {}
+    holders: set[nn.Module] = set()
+    for span in spans:
+        begin = model.get_submodule(span.paths[0])
+        inside = _weight_layer_in(begin)
+        holder = begin.get_submodule(inside)
+        check_free(f"{span.paths[0]}.{inside}".strip("."), holder, "shortcut")
+        if holder in holders:
+            raise UnsupportedModelError(
+                span.paths[0],
+                "a shortcut begins at its first weight layer already; choose modules apart",
+                code="modules-overlap",
             )
-        return spans, skipped
+        holders.add(holder)
+        added = shortcut(remedy.scale, len(spans)).to(next(model.parameters()))
+        count = sum(len(_weights(model.get_submodule(p))) for p in span.paths)
+        what = "x + f(x)" if isinstance(added, Add) else f"x + {_shown(added.scale)} · f(x), the scale learned"
+        path = " to ".join(dict.fromkeys((span.paths[0], span.paths[-1])))
+        change = Change(path, "f(x)", what, f"a shortcut around {count} weight layer{'s' if count != 1 else ''}")
+        if span.sequential is None:
+            changes.append((change, partial(_put_around, begin, inside, added)))
+        else:
+            owner = model.get_submodule(span.sequential)
+            by_owner.setdefault(owner, []).append(span.place)
+            changes.append((change, partial(holder.add_module, "shortcut", added)))
+    if by_owner:
+        last, make = changes[-1]
+        changes[-1] = (last, partial(_with_forwards, make, by_owner))
+    return Plan([*changes, *nested_tensor_changes(model)] if changes else changes, skipped)
+
+
+def _spans(remedy: Residual, model: nn.Module, calls: Calls) -> tuple[list["_Span"], dict[str, str]]:
+    """Runs of layers within the Sequentials of a model whose input and output have one shape."""
+    spans: list[_Span] = []
+    skipped: dict[str, str] = {}
+    for path, module in model.named_modules():
+        if type(module).forward is not nn.Sequential.forward:
+            continue
+        if path not in calls.ran:
+            skipped[path] = "it did not run itself: something else calls what is in it; name modules with where="
+            continue
+        if "forward" in vars(module):
+            skipped[path] = "its forward has been replaced already; undo that first"
+            continue
+        free = 0  # the first place that no span has taken
+        for begin, last, end in _layers_of(module, ends_with_weights=remedy.scale == "fixup", together=remedy.layers):
+            names = list(module._modules)[begin : end + 1]
+            paths = tuple(f"{path}.{name}".lstrip(".") for name in names)
+            if begin < free:
+                continue
+            # Activations keep the shape; one that is in several places has only one path.
+            if reason := _not_alike(calls, paths[0], paths[last - begin]):
+                skipped[" to ".join(dict.fromkeys((paths[0], paths[-1])))] = reason
+            else:
+                spans.append(_Span(paths, path, (begin, end)))
+                free = end + 1
+    if not spans and not skipped:
+        some = "" if remedy.layers == 1 else f"{remedy.layers} times "
+        skipped[""] = (
+            f"no nn.Sequential holds a weight layer and a nonlinearity {some}in turn; name the modules that are to "
+            "have a shortcut with where="
+        )
+    return spans, skipped
 
 
 @dataclass(frozen=True)
