@@ -7,8 +7,9 @@
  'differential_entropy', 'measure', 'neuron_entropy', 'predict', 'select']
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from trainability._lazy import lazily
 
 if TYPE_CHECKING:
     from trainability.diagnosis.verdict import Verdict, diagnose
@@ -22,20 +23,6 @@ if TYPE_CHECKING:
     from trainability.signal import predict
 
 __version__ = "0.1.0"
-
-# Names load on first use (PEP 562), so that the command line answers without loading torch.
-_HOMES = {
-    "diagnosis.verdict": ("Verdict", "diagnose"),
-    "entropy": ("batch_entropy", "differential_entropy", "neuron_entropy"),
-    "errors": ("TrainabilityError", "UnsupportedModelError"),
-    "flow": ("Flow", "measure"),
-    "introspect.select": ("Selection", "select"),
-    "lbe.module": ("LBE",),
-    "nn.ic": ("ICLayer",),
-    "remedies": ("DKS", "EOC", "IC", "SELU", "TAT", "Init", "Normalize", "Residual", "apply_"),
-    "signal": ("predict",),
-}
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "DKS",
@@ -63,13 +50,18 @@ __all__ = [
     "select",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+# The command line answers without loading torch.
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "diagnosis.verdict": ("Verdict", "diagnose"),
+        "entropy": ("batch_entropy", "differential_entropy", "neuron_entropy"),
+        "errors": ("TrainabilityError", "UnsupportedModelError"),
+        "flow": ("Flow", "measure"),
+        "introspect.select": ("Selection", "select"),
+        "lbe.module": ("LBE",),
+        "nn.ic": ("ICLayer",),
+        "remedies": ("DKS", "EOC", "IC", "SELU", "TAT", "Init", "Normalize", "Residual", "apply_"),
+        "signal": ("predict",),
+    },
+)

@@ -14,9 +14,9 @@ import torch
 from trainability import cli
 from trainability.data import load
 from trainability.errors import ConfigError
-from trainability.experiments.arms import PARTS
 from trainability.experiments.compare import compare
 from trainability.experiments.config import CompareConfig, configure
+from trainability.remedies import names
 from trainability.report import html
 from trainability.report.narrative import narrate
 from trainability.training import files
@@ -37,7 +37,13 @@ def run(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 
 # Those of a plain network, and some joined ones.
-EVERY = (*(name for name in PARTS if "conv" not in name), "he+lbe", "tat+lbe", "ic+he+lbe", "rezero+layernorm")
+EVERY = (
+    *(name for name in names() if "conv" not in name and name != "lsuv"),
+    "he+lbe",
+    "tat+lbe",
+    "ic+he+lbe",
+    "rezero+layernorm",
+)
 
 
 @pytest.fixture(scope="module")

@@ -5,27 +5,27 @@ from torch import nn
 
 from trainability.data import load
 from trainability.errors import ConfigError
-from trainability.experiments.arms import PARTS, arm
-from trainability.experiments.compare import _built, compare
+from trainability.experiments.compare import _built, _combination, compare
 from trainability.experiments.config import CompareConfig, configure
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.train import build_model
 from trainability.experiments.validation import validated
 from trainability.nn.ic import ICLayer
 from trainability.nn.shortcut import Add, ScaledAdd
-from trainability.remedies import IC, TAT, Init, Normalize, Residual
-from trainability.remedies.normalize import WeightNorm
+from trainability.remedies import IC, TAT, Init, LBELoss, Normalize, Residual, combine, names
+from trainability.remedies.normalization.plan import WeightNorm
 
 
 def test_parts_are_joined_in_the_order_in_which_they_can_be_applied():
-    joined = arm("layernorm+he+rezero+lbe")
-    assert joined.remedies == (Residual("rezero"), Init("he"), Normalize("layer"))
-    assert joined.lbe
-    assert joined.base == "layernorm+he+rezero"
-    assert arm("default").base is None
-    assert arm("tat").base == "default"
-    assert arm("relu-ic-conv").base == "batchnorm"
-    assert arm("he+relu-ic-conv").base == "he+batchnorm"
+    joined = combine("layernorm+he+rezero+lbe")
+    assert joined.parts == (Residual("rezero"), Init("he"), Normalize("layer"), LBELoss())
+    assert joined.applied("fnn") == joined.parts[:3]
+    assert joined.loss == LBELoss()
+    assert joined.baseline == "layernorm+he+rezero"
+    assert combine("default").baseline is None
+    assert combine("tat").baseline == "default"
+    assert combine("relu-ic-conv").baseline == "batchnorm"
+    assert combine("he+relu-ic-conv").baseline == "he+batchnorm"
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ def test_what_makes_no_sense_is_refused(name, code):
 
 
 @pytest.mark.parametrize("model", ["fnn", "cnn"])
-@pytest.mark.parametrize("name", [name for name in PARTS if "conv" not in name and name != "lbe"])
+@pytest.mark.parametrize("name", [name for name in names() if "conv" not in name and name not in ("lbe", "lsuv")])
 def test_every_part_can_be_had_of_plain_networks(name, model):
     config = CompareConfig(model=model, depth=(20,), width=16, eta=0.5, strides=2 if model == "cnn" else 0)
     data = load("digits")
-    built = _built(20, arm(name), config, data)
+    built = _built(20, _combination(name, config), config, data)
     outputs = built(data.inputs(data.train.images[:8]))
     assert outputs.shape == (8, 10)
     assert bool(outputs.isfinite().all())
@@ -81,7 +81,7 @@ def test_every_part_can_be_had_of_plain_networks(name, model):
 def test_compositions_that_make_sense(name):
     config = CompareConfig(depth=(20,), width=16, eta=0.5, remedies=(name,))
     data = load("digits")
-    model = _built(20, arm(name), config, data)
+    model = _built(20, _combination(name, config), config, data)
     assert model(data.inputs(data.train.images[:8])).std() > 1e-4
 
 
@@ -141,7 +141,7 @@ def test_recipes_refuse_what_does_not_go_together():
 def test_scales_of_a_residual_network_are_options_of_it(name):
     data = load("digits")
     config = CompareConfig(model="resnet", depth=(11,), convolutions=3, width=4, remedies=(name,))
-    model = _built(11, arm(name), config, data)
+    model = _built(11, _combination(name, config), config, data)
     assert any(isinstance(m, ScaledAdd) for m in model.modules())
     recipe = validated(Recipe, {"model": {"name": "resnet", "depth": 8, "width": 4, "scale": "rezero"}})
     assert any(isinstance(m, ScaledAdd) for m in build_model(recipe, data, 0).modules())
@@ -152,7 +152,7 @@ def test_scales_of_a_residual_network_are_options_of_it(name):
 
 def test_the_keep_probability_of_a_comparison_reaches_its_layers():
     config = CompareConfig(depth=(4,), width=16, keep=0.7)
-    model = _built(4, arm("ic"), config, load("digits"))
+    model = _built(4, _combination("ic", config), config, load("digits"))
     assert {round(m.dropout.p, 9) for m in model.modules() if isinstance(m, ICLayer)} == {0.3}
-    assert arm("ic").remedies == (IC(),)
-    assert arm("tat").remedies == (TAT(),)
+    assert combine("ic").parts == (IC(),)
+    assert combine("tat").parts == (TAT(),)

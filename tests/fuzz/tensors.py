@@ -15,7 +15,7 @@ from trainability import signal as kernels  # noqa: F401
 from trainability.data.pln import PLN  # noqa: F401
 from trainability.dependence.pairs import independence, mutual_information  # noqa: F401
 from trainability.errors import TrainabilityError
-from trainability.remedies import ShapedActivation, WeightedSum  # noqa: F401
+from trainability.nn.weighted_sum import WeightedSum  # noqa: F401
 from trainability.stack.module import Stack
 
 from .core import Case, Fault, Users, is_the_users

@@ -12,8 +12,8 @@ from torch import nn
 import trainability as tr
 from trainability.errors import UnsupportedModelError
 from trainability.models import cnn, fnn, resnet
-from trainability.remedies import WeightedSum
-from trainability.remedies.check import Compared, _mean
+from trainability.nn.weighted_sum import WeightedSum
+from trainability.remedies.shaping.check import Compared, _mean
 
 WIDTH = 128
 

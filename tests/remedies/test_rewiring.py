@@ -15,8 +15,9 @@ from trainability.errors import ArgumentError, ArgumentTypeError, StateError, Un
 from trainability.introspect.dataflow import OUTPUT, watch_calls
 from trainability.nn.ic import ICLayer
 from trainability.nn.norms import FeatureGroupNorm
+from trainability.nn.shaped_activation import ShapedActivation
 from trainability.nn.shortcut import ScaledAdd, fixup_factors, shortcut
-from trainability.remedies import ShapedActivation, WeightedSum
+from trainability.nn.weighted_sum import WeightedSum
 
 
 class Net(nn.Module):

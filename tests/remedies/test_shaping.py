@@ -14,7 +14,8 @@ from torch import nn
 import trainability as tr
 from trainability.errors import TrainabilityError, UnsupportedModelError
 from trainability.models import cnn, fnn, resnet
-from trainability.remedies import ShapedActivation, WeightedSum
+from trainability.nn.shaped_activation import ShapedActivation
+from trainability.nn.weighted_sum import WeightedSum
 from trainability.signal import InfeasibleError, read
 
 

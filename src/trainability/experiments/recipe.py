@@ -288,6 +288,11 @@ class Recipe(Settings):
                 f"{self.model.name} does not have",
                 code="does-not-apply",
             )
+        if options and all(getattr(self.model, name) == value for name, value in options.items()):
+            raise ArgumentError(
+                f"remedies: {self.remedies.name} is what model.name: {self.model.name} has in any case; leave it out",
+                code="nothing-to-change",
+            )
         return replace(self.model, **options)  # type: ignore[type-var]
 
     def _check_sweep(self, sweep: SweepSettings) -> None:

@@ -203,9 +203,7 @@ def weight_layers(model: nn.Module, calls: Calls) -> tuple[dict[str, nn.Module],
         elif isinstance(module, _OtherWeights):
             skipped[path] = f"{type(module).__name__} has weights of another kind"
     if not found:
-        skipped["(nothing)"] = (
-            f"{type(model).__name__} has no weight layer, such as nn.Linear or a convolution, that runs"
-        )
+        skipped[""] = f"{type(model).__name__} has no weight layer, such as nn.Linear or a convolution, that runs"
     return found, skipped
 
 

@@ -2,10 +2,8 @@
 
 import sys
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,63 +11,47 @@ from torch import nn
 from trainability.errors import ArgumentError, ArgumentTypeError, StateError, UnsupportedModelError, check_flag
 from trainability.introspect.hooks import settle
 from trainability.introspect.run import RandomState, unwrap
-from trainability.introspect.select import Selection, Where, select
+from trainability.introspect.select import Where
 from trainability.introspect.snapshot import Snapshot, Values
-
-if TYPE_CHECKING:
-    from trainability.remedies.check import Check
+from trainability.remedies.changes import Change, Plan
+from trainability.remedies.registry import Remedy
+from trainability.remedies.shaping.check import Check
 
 _SHOWN = 8  # reasons, in an error
 
 
-@dataclass(frozen=True)
-class Change:
-    """One thing that a remedy changed."""
-
-    path: str
-    before: str
-    after: str
-    why: str
-
-
-# Every change with the function that makes it; and what is skipped, with the reason.
-Changes: TypeAlias = list[tuple[Change, Callable[[], None]]]
-Plan: TypeAlias = tuple[Changes, dict[str, str]]
-
-
-@runtime_checkable
-class Remedy(Protocol):
-    """A way to make a network trainable, as a frozen dataclass."""
-
-    def plan(self, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
-        """Decide on every change, and change nothing yet."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-
-
-@runtime_checkable
-class Checked(Remedy, Protocol):
-    """A remedy that predicts what it makes of the signal, and can be held to it."""
-
-    def plan_checked(self, model: nn.Module, where: Where | None, inputs: Any) -> tuple[Plan, "Check | None"]:
-        """Plan as `plan` does, and measure what the planned model does."""
-
-
 @dataclass(eq=False)
 class Report:
-    """What `apply_` changed and skipped. ``undo()`` puts everything back, to the bit, until the report is dropped.
+    """The changes that `apply_` made. ``undo()`` puts everything back, to the bit, until the report is dropped.
 
-    ``check`` is what DKS, TAT and EOC predict of every layer beside what was measured.
+    Attributes:
+        remedy: what was applied.
+        changes: what was changed: path, before, after, why.
+        skipped: what was left as it is, by path, and why.
+        applied: False of a dry run, and after ``undo()``.
+        notes: what the result depends on beside that.
+        check: what DKS, TAT and EOC predict of every layer beside what was measured.
     """
 
     remedy: Remedy
     changes: tuple[Change, ...]
     skipped: dict[str, str]
     applied: bool
-    check: "Check | None" = None
+    notes: tuple[str, ...] = ()
+    check: Check | None = None
     _before: "_Before | None" = field(default=None, repr=False)
     _model: nn.Module | None = field(default=None, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {
+            "remedy": self.remedy.to_dict(),
+            "applied": self.applied,
+            "changes": [asdict(change) for change in self.changes],
+            "skipped": dict(self.skipped),
+            "notes": list(self.notes),
+            "check": None if self.check is None else self.check.to_dict(),
+        }
 
     def undo(self) -> None:
         """Put the model back as it was before: its modules, the code that they run, and the values of its tensors."""
@@ -102,6 +84,7 @@ class Report:
         lines = [f"{self.remedy}: {len(self.changes)} changed" + ("" if self.applied else " (not applied)")]
         lines += [f"  {c.path or 'the model'}: {c.before} -> {c.after} ({c.why})" for c in self.changes]
         lines += [f"  skipped {path or 'the model'}: {reason}" for path, reason in self.skipped.items()]
+        lines += [f"  note: {note}" for note in self.notes]
         lines += [str(self.check)] if self.check is not None else []
         return "\n".join(lines)
 
@@ -167,13 +150,10 @@ def apply_(
     >>> report.undo()
     """
     from trainability.lbe.module import LBE
+    from trainability.remedies.lbe import LBELoss
 
     if isinstance(remedy, LBE) or (isinstance(remedy, type) and issubclass(remedy, LBE)):
-        raise ArgumentTypeError(
-            "LBE changes the loss and not the model, so apply_ has nothing to do; write lbe = LBE(model) and then "
-            "loss = lbe(loss) in the training loop",
-            code="remedy-of-the-loss",
-        )
+        remedy = LBELoss()  # which says what to do instead
     if isinstance(remedy, type) and issubclass(remedy, Remedy):
         raise ArgumentTypeError(
             f"{remedy.__name__} is a class; make one: apply_(model, {remedy.__name__}())", code="wrong-type"
@@ -196,45 +176,39 @@ def apply_(
     return report
 
 
-def _planned(
-    model: nn.Module, remedy: Remedy, where: Where | None, inputs: Any, check: bool
-) -> "tuple[Plan, Check | None]":
-    """The plan of a remedy, and for one that predicts what it makes of the signal what was measured beside it."""
-    if not isinstance(remedy, Checked):
-        return remedy.plan(model, where, inputs), None
-    plan, checked = remedy.plan_checked(model, where, inputs)
-    if check and checked is not None and (departure := checked.departure) is not None:
+def _planned(model: nn.Module, remedy: Remedy, where: Where | None, inputs: Any, check: bool) -> Plan:
+    """The plan of a remedy, or the refusal of one that changes nothing or not what it predicts."""
+    plan = Plan(*remedy.plan(model, where, inputs))
+    if check and plan.check is not None and (departure := plan.check.departure) is not None:
         raise UnsupportedModelError(
             departure.path,
-            f"{remedy} would not do what it predicts there: over {checked.draws} draws of the weights the mean "
+            f"{remedy} would not do what it predicts there: over {plan.check.draws} draws of the weights the mean "
             f"square of the signal is {departure.measured_q:.4g}, and {departure.q:.4g} is predicted. Likely: "
             f"{departure.reason}. Change that, keep the weights with init=None, or apply it all the same with "
             "check=False, whose report has the numbers of every layer",
             code="prediction-departs",
         )
-    return plan, checked
-
-
-def _applied(
-    wrapper: nn.Module, model: nn.Module, remedy: Remedy, found: "tuple[Plan, Check | None]", dry_run: bool
-) -> Report:
-    """Make the planned changes, or none of them where one fails."""
-    (planned, skipped), checked = found
-    if not planned:
-        reasons = [f"\n{path or 'the model'}: {reason}" for path, reason in skipped.items()]
+    if not plan.changes:
+        reasons = [f"\n{path or 'the model'}: {reason}" for path, reason in plan.skipped.items()]
+        reasons += [f"\n{note}" for note in plan.notes]
         more = f"\nand {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
         raise ArgumentError(
             f"{remedy} found nothing to change in {type(model).__name__}{''.join(reasons[:_SHOWN])}{more}",
             code="nothing-to-change",
         )
-    changes = tuple(change for change, _ in planned)
+    return plan
+
+
+def _applied(wrapper: nn.Module, model: nn.Module, remedy: Remedy, plan: Plan, dry_run: bool) -> Report:
+    """Make the planned changes, or none of them where one fails."""
+    changes = tuple(change for change, _ in plan.changes)
     if dry_run:
-        return Report(remedy, changes, skipped, applied=False, check=checked)
+        return Report(remedy, changes, plan.skipped, False, plan.notes, plan.check)
     known = {id(parameter) for parameter in model.parameters()}
     before = _Before(model)
     try:
         with torch.no_grad():
-            for _, change in planned:
+            for _, change in plan.changes:
                 change()
         if isinstance(wrapper, nn.parallel.DistributedDataParallel) and not known >= set(map(id, model.parameters())):
             raise ArgumentError(
@@ -246,29 +220,6 @@ def _applied(
         before.restore()
         raise
     settle(model)
-    report = Report(remedy, changes, skipped, True, checked, before, model)
+    report = Report(remedy, changes, plan.skipped, True, plan.notes, plan.check, before, model)
     _reports[:] = [ref for ref in _reports if ref() is not None] + [weakref.ref(report)]
     return report
-
-
-def chosen(
-    model: nn.Module, where: Where | None, fits: Callable[[nn.Module], bool], reason: str
-) -> tuple[list[str], dict[str, str]]:
-    """Paths that ``where`` selects and ``fits`` accepts, and the others of the selection with the reason."""
-    if where is None:
-        return [path for path, module in model.named_modules() if fits(module)], {}
-    selection: Selection = select(model, where)
-    fitting = [path for path in selection.modules if fits(model.get_submodule(path))]
-    return fitting, {**selection.skipped, **{p: reason for p in selection.paths if p not in fitting}}
-
-
-def nested_tensor_changes(model: nn.Module) -> Changes:
-    """Keep transformer encoders from packing sequences of several lengths, which what is put into them cannot take."""
-    return [
-        (
-            Change(path, "packs padded sequences", "keeps them padded", "new layers take no nested tensors"),
-            partial(setattr, module, "use_nested_tensor", False),
-        )
-        for path, module in model.named_modules()
-        if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor
-    ]

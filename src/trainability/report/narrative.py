@@ -4,8 +4,8 @@ from itertools import pairwise
 from statistics import mean, median
 
 from trainability.diagnosis.verdict import SILENT
-from trainability.experiments.arms import Arm, arm
 from trainability.experiments.compare import Comparison
+from trainability.remedies import Combination, combine
 from trainability.training.record import Record
 
 
@@ -50,8 +50,12 @@ def _cell(arms: dict[str, list[Record]], chance: float, brief: bool) -> list[str
     for name, runs in arms.items():
         sentences: list[str] = []
         values = accuracies(runs)
-        side = arm(name)
-        subject = f"{name} ({side.what})" if side.base is None else f"{name} ({side.what}, otherwise as {side.base})"
+        side = combine(name)
+        subject = (
+            f"{name} ({side.title})"
+            if side.baseline is None
+            else f"{name} ({side.title}, otherwise as {side.baseline})"
+        )
         start = [run.flow[0][1][-1] for run in runs]
         signal = f"At the start its last hidden layer carries {mean(start):.2g} nats."
         if _at_chance(values, chance):
@@ -71,9 +75,9 @@ def _cell(arms: dict[str, list[Record]], chance: float, brief: bool) -> list[str
             sentences.append(
                 f"{name} diverged on seeds {', '.join(str(r.seed) for r in runs if r.status == 'diverged')}."
             )
-        if side.base in arms:
-            sentences.append(_against(name, values, side.base, accuracies(arms[side.base])))
-        if side.lbe:
+        if side.baseline in arms:
+            sentences.append(_against(name, values, side.baseline, accuracies(arms[side.baseline])))
+        if side.loss:
             sentences += _revival(name, runs)
         if not brief:
             sentences += [
@@ -101,9 +105,9 @@ def _against(name: str, values: list[float], base: str, base_values: list[float]
     return f"The seeds of {name} and {base} overlap (medians differ by {gain:+.1f} points): no difference is shown."
 
 
-def _claimed(name: str, arms: dict[str, list[Record]], side: Arm) -> list[str]:
+def _claimed(name: str, arms: dict[str, list[Record]], side: Combination) -> list[str]:
     """What the authors claim of a remedy, beside the training losses that were seen."""
-    others = [other for other in (side.base, "batchnorm") if other in arms and other != name]
+    others = [other for other in (side.baseline, "batchnorm") if other in arms and other != name]
     if not side.claim or not others:
         return []
     other = others[-1]

@@ -10,8 +10,8 @@ from markupsafe import Markup
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
-from trainability.experiments.arms import arm
 from trainability.experiments.compare import Comparison
+from trainability.remedies import combine
 from trainability.report import figures, layer_figures
 from trainability.report.narrative import narrate
 from trainability.training.files import finite, write_whole
@@ -74,11 +74,12 @@ def table(arms: figures.Arms) -> list[dict[str, Any]]:
     """One row per remedy, the strongest first."""
     rows = []
     for name, runs in arms.items():
+        side = combine(name)
         values = sorted(run.accuracy[-1][2] for run in runs)
         rows.append(
             {
                 "remedy": name,
-                "what": arm(name).what + (f", otherwise as {arm(name).base}" if arm(name).base else ""),
+                "what": side.title + (f", otherwise as {side.baseline}" if side.baseline else ""),
                 "seeds": [round(run.accuracy[-1][2], 2) for run in runs],
                 "median": median(values),
                 "low": values[0],

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trainability.errors import ArgumentError, InfeasibleError
-from trainability.signal.graph import SignalGraph
-from trainability.signal.maps import leaky_c_map
+
+if TYPE_CHECKING:
+    from trainability.signal.graph import SignalGraph
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class DKSTarget:
         if not (_is_number(self.zeta) and math.isfinite(self.zeta) and self.zeta > 1):
             raise ArgumentError(f"DKS needs zeta above 1, such as 1.5 (it is {self.zeta!r})", code="zeta")
 
-    def slope(self, graph: SignalGraph) -> float:
+    def slope(self, graph: "SignalGraph") -> float:
         """C'(1) of each layer.
 
         >>> from trainability.signal import chain
@@ -54,18 +56,20 @@ class TATTarget:
         if not (_is_number(self.tau) and math.isfinite(self.tau) and self.tau > 0):
             raise ArgumentError(f"TAT needs tau above 0, such as 0.3 (it is {self.tau!r})", code="tau")
 
-    def curvature(self, graph: SignalGraph) -> float:
+    def curvature(self, graph: "SignalGraph") -> float:
         """C''(1) of each layer of a smooth activation."""
         _needs_layers(graph)
         return rising_root(lambda kappa: graph.maximum(lambda y: kappa + y, 0.0) - self.tau, 0.0, self.tau)
 
-    def negative_slope(self, graph: SignalGraph) -> float:
+    def negative_slope(self, graph: "SignalGraph") -> float:
         """The negative slope of each leaky ReLU.
 
         >>> from trainability.signal import chain
         >>> round(TATTarget(eta=0.9).negative_slope(chain(50)), 4)
         0.4305
         """
+        from trainability.signal.maps import leaky_c_map
+
         _needs_layers(graph)
 
         def excess(slope: float) -> float:
@@ -142,6 +146,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def _needs_layers(graph: SignalGraph) -> None:
+def _needs_layers(graph: "SignalGraph") -> None:
     if not graph.nonlinear:
         raise ArgumentError("the network has no nonlinear layer to shape", code="no-activation")

@@ -14,7 +14,7 @@ from trainability.introspect.run import call, observing, unwrap
 from trainability.signal.execute import Moments, moments_of, run
 from trainability.signal.graph import Node, SignalGraph
 from trainability.signal.propagate import LAYERS, propagate
-from trainability.signal.read import read_recorded
+from trainability.signal.reading import read_recorded
 
 _COLLAPSED = 0.999  # two inputs whose outputs have this cosine differ by 4 % of their size
 _DEAD, _EXPLODED = 1e-4, 1e4  # of the mean square that comes in

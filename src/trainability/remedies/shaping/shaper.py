@@ -3,9 +3,9 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,10 +16,8 @@ from trainability.introspect.rewrite import RewrittenForward, Traced, replace_mo
 from trainability.introspect.select import Where, select
 from trainability.nn.shaped_activation import ShapedActivation
 from trainability.nn.weighted_sum import WeightedSum
-from trainability.remedies.apply import Change, Changes, Plan
-from trainability.remedies.check import FACTOR
-from trainability.remedies.regions import Region, regions
-from trainability.remedies.weights import (
+from trainability.remedies.changes import Change, Changes, Plan
+from trainability.remedies.initialization.weights import (
     check_delta,
     fill,
     fill_delta,
@@ -27,6 +25,9 @@ from trainability.remedies.weights import (
     scaled_uniform_orthogonal,
     weight_std,
 )
+from trainability.remedies.shaping import Shaping
+from trainability.remedies.shaping.check import FACTOR
+from trainability.remedies.shaping.regions import Region, regions
 from trainability.signal import (
     DKSTarget,
     EOCTarget,
@@ -42,32 +43,7 @@ from trainability.signal import (
 )
 from trainability.signal.operations import BATCH_NORMS
 from trainability.signal.propagate import propagate
-from trainability.signal.read import read_recorded
-
-WeightInit: TypeAlias = Literal["suo", "gaussian"]
-
-
-@dataclass(frozen=True)
-class Shaping:
-    """How a model is brought to a target, of which the subclasses are kinds."""
-
-    init: WeightInit | None = "suo"
-    shortcut: float | None = None
-    batchnorm: Literal["refuse", "remove"] = "refuse"
-
-    def __post_init__(self) -> None:
-        if (check := getattr(super(), "__post_init__", None)) is not None:
-            check()
-        number = isinstance(self.shortcut, int | float) and not isinstance(self.shortcut, bool)
-        if self.shortcut is not None and not (number and 0 <= self.shortcut <= 1):
-            raise ArgumentError(
-                f"the shortcut's weight lies between 0 and 1 (it is {self.shortcut!r})", code="shortcut"
-            )
-        if not isinstance(self.batchnorm, str) or self.batchnorm not in ("refuse", "remove"):
-            raise ArgumentError(f"batchnorm is 'refuse' or 'remove', not {self.batchnorm!r}", code="batchnorm-option")
-        own = type(self).init
-        if self.init is not None and (not isinstance(self.init, str) or self.init != own):
-            raise ArgumentError(f"init is {own!r} or None, not {self.init!r}", code="init")
+from trainability.signal.reading import read_recorded
 
 
 class Shaper:
@@ -94,6 +70,7 @@ class Shaper:
         self.model = model
         self.inputs = inputs
         self.skipped: dict[str, str] = {}
+        self.notes: list[str] = []
         self.changes: Changes = []
         self.draws: list[Callable[[], None]] = []  # those of the changes that draw weights
         self.scales: dict[str, tuple[float, float]] = {}  # of weights drawn: gain, and mean square of the biases
@@ -116,7 +93,7 @@ class Shaper:
         self._plan_owners(solutions)
         self.expected = self._expected(solutions)
         self._note(solutions)
-        return self.changes, self.skipped
+        return Plan(self.changes, self.skipped, tuple(self.notes))
 
     def _check_means(self, solutions: dict[int, Solution]) -> None:
         """Refuse where means that come to activations make the signal grow, which TAT takes to be of mean square 1."""
@@ -148,15 +125,16 @@ class Shaper:
     def _note(self, solutions: dict[int, Solution]) -> None:
         """What the result depends on and is not taken care of."""
         if len({solution.activation.leaky is None for solution in solutions.values()}) > 1:
-            self.skipped["(several activations)"] = "each is solved as if all were like it, as the method has it"
+            self.notes.append("each of several activations is solved as if all were like it, as the method has it")
         for node in self.read.nodes:
             given = self.recording.inputs.get(node.detail) if node.kind == "input" else None
             if given is None or not given.is_floating_point() or given.is_meta or not given.numel():
                 continue
             q = float(given.detach().double().square().mean())
             if q > 0 and not 0.5 < q < 2:
-                self.skipped["(inputs)" if len(self.recording.inputs) == 1 else f"(input {node.detail})"] = (
-                    f"their mean square is {q:.3g}, where the theory takes 1: normalize them, or use "
+                which = "the inputs" if len(self.recording.inputs) == 1 else f"the input {node.detail}"
+                self.notes.append(
+                    f"the mean square of {which} is {q:.3g}, where the theory takes 1: normalize the data, or use "
                     "trainability.data.pln.PLN; what comes after keeps the wrong size"
                 )
         for path, module in self.model.named_modules():
@@ -170,9 +148,9 @@ class Shaper:
             for solution in solutions.values():
                 slope = solution.constants["weight_variance"] * q_slope(solution.activation)
                 if slope > 1 + 1e-6:
-                    self.skipped[f"({solution.activation.name})"] = (
-                        f"q = 1 stays but repels: deviations grow by {slope:.3g} per layer, so a deep network explodes "
-                        "or dies; use DKS or TAT, under which they do not"
+                    self.notes.append(
+                        f"with {solution.activation.name} q = 1 stays but repels: deviations grow by {slope:.3g} per "
+                        "layer, so a deep network explodes or dies; use DKS or TAT, under which they do not"
                     )
 
     def _expected(self, solutions: dict[int, Solution]) -> SignalGraph:

@@ -11,18 +11,19 @@ from torch.utils._pytree import tree_leaves, tree_map
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.run import observing
 from trainability.introspect.select import Where
-from trainability.remedies.apply import Plan
-from trainability.remedies.check import Check, check, with_scales
-from trainability.remedies.shaper import Shaper, Shaping
+from trainability.remedies.changes import Plan
+from trainability.remedies.shaping import Shaping
+from trainability.remedies.shaping.check import check, with_scales
+from trainability.remedies.shaping.shaper import Shaper
 from trainability.signal import Activation, Node, SignalGraph, maps
-from trainability.signal.read import read_recorded
+from trainability.signal.reading import read_recorded
 from trainability.signal.recording import Recording
 
 _SAMPLES = 8  # of the inputs, in a check
 
 
-def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: Any) -> tuple[Plan, Check | None]:
-    """The plan for a model, after it was carried out on a copy, and the check of that copy.
+def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
+    """The plan for a model, after it was carried out on a copy, with the check of that copy.
 
     There is no check where tensors have no values (on the meta device).
 
@@ -34,7 +35,7 @@ def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: A
     with observing(model):  # the random state is put back
         twin = _copied(model)
         trial = Shaper(remedy, twin, where, inputs)
-        changes, _ = trial.plan()
+        changes = trial.plan().changes
         with torch.no_grad():
             for _, change in changes:
                 change()
@@ -48,7 +49,7 @@ def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: A
                 code="not-as-meant",
             )
         if any(t.is_meta for t in (*twin.parameters(), *recording.inputs.values())):
-            return plan, None
+            return plan
         factors = _factors(twin, inputs, graph, trial)
         if factors:
             plan = Shaper(remedy, model, where, inputs, factors).plan()
@@ -56,7 +57,7 @@ def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: A
         meant = with_scales(graph, trial.scales)
         # What `where` leaves out keeps its weights and activations, of which the theory says nothing.
         redrawn = remedy.init is not None and where is None
-        return plan, check(meant, recording, draws, redrawn, borders=not trial.shaping)
+        return plan._replace(check=check(meant, recording, draws, redrawn, borders=not trial.shaping))
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -79,11 +79,11 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; None for numbers that are not finite, as the error of a single draw."""
-        layers = [
-            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(layer).items()}
-            for layer in self.layers
+        layers = [{key: _finite(value) for key, value in asdict(layer).items()} for layer in self.layers]
+        poolings = [
+            {"path": path, "before": _finite(before), "after": _finite(after)} for path, before, after in self.poolings
         ]
-        return {**asdict(self), "layers": layers}
+        return {"draws": self.draws, "redrawn": self.redrawn, "layers": layers, "poolings": poolings}
 
     def __str__(self) -> str:
         if not self.layers:
@@ -184,6 +184,10 @@ def _compared(
         layer = Compared(node.path, node.kind, state.q, state.c, state.q * ratio, means[node.at][1], error)
         layers.append(replace(layer, reason=_reason(graph, k)) if layer.departs else layer)
     return Check(len(seen), tuple(layers), redrawn, tuple(poolings))
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _mean(ratios: list[float]) -> tuple[float, float]:
