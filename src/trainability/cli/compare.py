@@ -146,8 +146,8 @@ def compare_command(
 
 def _progress(comparison: Comparison) -> Table:
     """The live table: the runs in training, and how many are done."""
-    done = sum(record.status in ("done", "diverged") for record in comparison.records)
-    title = f"{done} of {len(comparison.records)} runs done, {duration(comparison.seconds_left())} left"
+    done = sum(history.status in ("done", "diverged") for history in comparison.histories)
+    title = f"{done} of {len(comparison.histories)} runs done, {duration(comparison.seconds_left())} left"
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False)
     config = comparison.config
     labels = ["remedy", *(["depth"] if len(config.depth) > 1 else []), *(["lr"] if len(config.lr) > 1 else []), "seed"]
@@ -155,9 +155,9 @@ def _progress(comparison: Comparison) -> Table:
         grid.add_column(heading, no_wrap=True)
     for heading in ("epoch", "acc. %", "loss", "first", "lowest", "last nats", "ms"):
         grid.add_column(heading, justify="right")
-    started = [record for record in comparison.records if record.status != "waiting"]
-    for record in started[-max(12, len(comparison.config.remedies)) :]:
-        result = record.result()
+    started = [history for history in comparison.histories if history.status != "waiting"]
+    for history in started[-max(12, len(comparison.config.remedies)) :]:
+        result = history.result()
         cells = (
             result["test_accuracy"],
             result["train_loss"],
@@ -166,8 +166,8 @@ def _progress(comparison: Comparison) -> Table:
         )
         formats = (".2f", ".3f", ".2f", ".3f", ".3f", ".1f")
         grid.add_row(
-            *(f"{getattr(record, label):g}" if label == "lr" else str(getattr(record, label)) for label in labels),
-            f"{record.epochs}/{comparison.config.epochs}",
+            *(f"{getattr(history, label):g}" if label == "lr" else str(getattr(history, label)) for label in labels),
+            f"{history.epochs}/{comparison.config.epochs}",
             *("" if cell is None else format(cell, form) for cell, form in zip(cells, formats, strict=True)),
         )
     return grid

@@ -20,17 +20,17 @@ from trainability.remedies import DKS, IC, TAT, Remedy, Residual, apply_
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Training
-from trainability.training.record import Record
+from trainability.training.history import History
 
 
 @dataclass
 class Comparison:
-    """The settings and the records of a comparison, complete or interrupted."""
+    """The settings and the histories of a comparison, complete or interrupted."""
 
     config: CompareConfig
     data: dict[str, Any]
     environment: dict[str, Any]
-    records: list[Record]
+    histories: list[History]
     chance: float
     interrupted: bool = False
     seconds: float = 0.0
@@ -45,11 +45,11 @@ class Comparison:
         elapsed = time.monotonic() - self._begin
         return elapsed / self.epochs_done * (self.epochs_total - self.epochs_done)
 
-    def cells(self) -> Iterator[tuple[int, float, dict[str, list[Record]]]]:
-        """Yield depth, learning rate and the records per remedy that have a result."""
+    def cells(self) -> Iterator[tuple[int, float, dict[str, list[History]]]]:
+        """Yield depth, learning rate and the histories per remedy that have a result."""
         for depth, lr in product(self.config.depth, self.config.lr):
             here = {
-                name: [r for r in self.records if (r.remedy, r.depth, r.lr) == (name, depth, lr) and r.accuracy]
+                name: [r for r in self.histories if (r.remedy, r.depth, r.lr) == (name, depth, lr) and r.scores]
                 for name in self.config.remedies
             }
             yield depth, lr, {name: runs for name, runs in here.items() if runs}
@@ -62,7 +62,7 @@ class Comparison:
             "environment": self.environment,
             "interrupted": self.interrupted,
             "seconds": round(self.seconds, 1),
-            "results": [record.result() for record in self.records],
+            "results": [history.result() for history in self.histories],
         }
 
 
@@ -82,21 +82,21 @@ def compare(
     interrupt (Ctrl-C) ends the training and returns what there is.
     """
     check_remedies(config, data)
-    records = [
-        Record(name, depth, lr, seed)
+    histories = [
+        History(name, depth, lr, seed)
         for depth, lr, seed, name in product(config.depth, config.lr, range(config.seeds), config.remedies)
     ]
     comparison = Comparison(
         config,
         data.describe(),
         {**describe_environment(), **(environment or {})},
-        records,
+        histories,
         chance=100 * float(torch.bincount(data.test.labels).max()) / len(data.test),
-        epochs_total=config.epochs * len(records),
+        epochs_total=config.epochs * len(histories),
     )
     try:
         for depth in config.depth:
-            arms = {name: [r for r in records if (r.depth, r.remedy) == (depth, name)] for name in config.remedies}
+            arms = {name: [r for r in histories if (r.depth, r.remedy) == (depth, name)] for name in config.remedies}
             _side_by_side([_training(stack, config, data) for stack in arms.values()], comparison, progress)
     except KeyboardInterrupt:
         comparison.interrupted = True
@@ -104,14 +104,14 @@ def compare(
     return comparison
 
 
-def _training(records: list[Record], config: CompareConfig, data: Dataset) -> Training:
+def _training(histories: list[History], config: CompareConfig, data: Dataset) -> Training:
     """All seeds and learning rates of one remedy at one depth, as one stack."""
-    side = arm(records[0].remedy)
+    side = arm(histories[0].remedy)
     strength = Strength(config.alpha, config.beta, config.alpha_min) if side.lbe else None
     training = Training(
-        [_model(record, side, config, data) for record in records],
-        [Member(record.seed, record.lr, lbe=strength) for record in records],
-        records,
+        [_model(history, side, config, data) for history in histories],
+        [Member(history.seed, history.lr, lbe=strength) for history in histories],
+        histories,
         data,
         TrainingConfig(
             config.epochs,
@@ -125,9 +125,9 @@ def _training(records: list[Record], config: CompareConfig, data: Dataset) -> Tr
     return training
 
 
-def _model(record: Record, side: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
-    torch.manual_seed(record.seed)
-    return _built(record.depth, side, config, data)
+def _model(history: History, side: Arm, config: CompareConfig, data: Dataset) -> nn.Module:
+    torch.manual_seed(history.seed)
+    return _built(history.depth, side, config, data)
 
 
 def _tuned(remedy: Remedy, config: CompareConfig) -> Remedy:
@@ -180,7 +180,7 @@ def _side_by_side(trainings: list[Training], comparison: Comparison, progress: C
         for _ in range(comparison.config.epochs):
             for training in trainings:
                 training.epoch()
-                comparison.epochs_done += len(training.records)
+                comparison.epochs_done += len(training.histories)
                 progress(comparison)
     except KeyboardInterrupt:
         for training in trainings:
