@@ -16,7 +16,7 @@ from trainability.stack.cuda_graphs import CudaGraph
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Training
-from trainability.training.record import Record
+from trainability.training.history import History
 from turns import Side
 
 PRECISIONS = {  # of Lightning Fabric; of torch's float32 products; whether products are in bfloat16
@@ -54,9 +54,9 @@ def stacked(
     """A training here, of which every step sees the same batch, so that a step is timed and not the reading of data."""
     who = [Member(seed, 1e-5, lbe=Strength() if lbe else None) for seed in range(members)]
     models = [network(depth, width, seed, device) for seed in range(members)]
-    records = [Record("", depth, 1e-5, seed) for seed in range(members)]
+    histories = [History("", depth, 1e-5, seed) for seed in range(members)]
     plan = TrainingConfig(10**6, batch, cuda_graph="auto" if cuda_graph else "off")
-    training = Training(models, who, records, noise(batch), plan, fabric_on(device, precision=precision))
+    training = Training(models, who, histories, noise(batch), plan, fabric_on(device, precision=precision))
     training.prepare()
     training.stack.module.train()
     fixed = training.batches(0)

@@ -17,7 +17,7 @@ from trainability.data import load
 from trainability.models import fnn
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.engine import Training
-from trainability.training.record import Record
+from trainability.training.history import History
 
 
 def main() -> None:
@@ -33,16 +33,16 @@ def main() -> None:
     for weights, _ in pairs:
         torch.manual_seed(weights)
         models.append(fnn(784, depth=30, width=128, classes=10))
-    records = [Record("lbe", 30, 1e-3, order) for _, order in pairs]
+    histories = [History("lbe", 30, 1e-3, order) for _, order in pairs]
     members = [Member(order, lbe=Strength()) for _, order in pairs]
-    training = Training(models, members, records, data, TrainingConfig(args.epochs, 512))
+    training = Training(models, members, histories, data, TrainingConfig(args.epochs, 512))
     training.prepare()
     while not training.done:
         training.advance()
     rows = []
-    for (weights, order), record in zip(pairs, records, strict=True):
-        accuracy = [round(test, 2) for _, _, test in record.accuracy]
-        rows.append({"weights": weights, "order": order, "accuracy": accuracy, "lowest": min(record.flow[-1][1])})
+    for (weights, order), history in zip(pairs, histories, strict=True):
+        accuracy = [round(point.test, 2) for point in history.scores]
+        rows.append({"weights": weights, "order": order, "accuracy": accuracy, "lowest": min(history.flow[-1].entropy)})
         print(json.dumps(rows[-1]), flush=True)
     if args.out:
         args.out.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")

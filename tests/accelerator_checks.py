@@ -25,7 +25,7 @@ from trainability.dependence.pairs import independence
 from trainability.models import fnn, resnet
 from trainability.signal import measured, predict
 from trainability.training.engine import Training
-from trainability.training.record import Record
+from trainability.training.history import History
 
 CHECKS: dict[str, Callable[[], Any]] = {}
 _on_cpu = trainability.training.seeding.Generators.__init__
@@ -70,18 +70,18 @@ def _train(kind: str, count: int, members: str = "auto") -> None:
             while not each.done:
                 each.advance()
             each.finish("done")
-        for record, other, expected in zip(found.records, again.records, reference.records, strict=True):
-            assert record.accuracy == other.accuracy == expected.accuracy, (record.accuracy, expected.accuracy)
-            assert record.train_loss == other.train_loss
-            for (_, loss), (_, wanted) in zip(record.train_loss, expected.train_loss, strict=True):
-                assert abs(loss - wanted) < 1e-4 * wanted
+        for history, other, expected in zip(found.histories, again.histories, reference.histories, strict=True):
+            assert history.scores == other.scores == expected.scores, (history.scores, expected.scores)
+            assert history.losses == other.losses
+            for point, wanted in zip(history.losses, expected.losses, strict=True):
+                assert abs(point.loss - wanted.loss) < 1e-4 * wanted.loss
 
 
 def _training(models: list[nn.Module], **options: Any) -> Training:
     who = MEMBERS[: len(models)]
     models = [model.to("acc") for model in models]
-    records = [Record("", 0, m.lr, m.seed) for m in who]
-    return Training(models, who, records, load("digits"), plan(**options), fabric())
+    histories = [History("", 0, m.lr, m.seed) for m in who]
+    return Training(models, who, histories, load("digits"), plan(**options), fabric())
 
 
 @check
@@ -120,7 +120,7 @@ def a_member_that_diverges() -> None:
                     found.stack.module[1].weight[1].fill_(float("inf"))
             found.advance()
         assert found.alive == [True, False, True]
-        assert [r.steps for r in found.records] == [24, 20, 24]
+        assert [r.steps for r in found.histories] == [24, 20, 24]
 
 
 @check

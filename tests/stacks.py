@@ -8,7 +8,7 @@ from torch import nn
 from trainability.data import load
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.engine import Training
-from trainability.training.record import Record
+from trainability.training.history import History
 
 SEEDS = [3, 4, 5]
 KEEP = [0.9, 0.8, 0.5]
@@ -60,8 +60,10 @@ def fabric(precision: str, device: str = "cpu"):
 
 
 def training(models, who, precision="32-true", graph=None, device="cpu", **options) -> Training:
-    records = [Record("", 0, m.lr, m.seed) for m in who]
-    return Training(models, who, records, load("digits"), plan(**options), fabric(precision, device), make_graph=graph)
+    histories = [History("", 0, m.lr, m.seed) for m in who]
+    return Training(
+        models, who, histories, load("digits"), plan(**options), fabric(precision, device), make_graph=graph
+    )
 
 
 def plain(number: int) -> nn.Sequential:

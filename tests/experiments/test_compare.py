@@ -14,11 +14,11 @@ import torch
 from trainability import cli
 from trainability.data import load
 from trainability.errors import ConfigError
+from trainability.experiments.arms import PARTS
 from trainability.experiments.compare import compare
 from trainability.experiments.config import CompareConfig, configure
-from trainability.remedies import names
-from trainability.report import html
 from trainability.report.narrative import narrate
+from trainability.report.page import render, write_report
 from trainability.training import files
 
 QUICK = ["--depth", "3", "--width", "16", "--epochs", "2"]
@@ -37,13 +37,7 @@ def run(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 
 # Those of a plain network, and some joined ones.
-EVERY = (
-    *(name for name in names() if "conv" not in name and name != "lsuv"),
-    "he+lbe",
-    "tat+lbe",
-    "ic+he+lbe",
-    "rezero+layernorm",
-)
+EVERY = (*(name for name in PARTS if "conv" not in name), "he+lbe", "tat+lbe", "ic+he+lbe", "rezero+layernorm")
 
 
 @pytest.fixture(scope="module")
@@ -85,22 +79,22 @@ def test_json_is_one_object_and_the_report_is_written(tmp_path):
 
 
 def test_every_arm_runs_in_every_cell(small):
-    assert all(record.status == "done" for record in small.records)
-    assert len(small.records) == 2 * 2 * 2 * len(EVERY)
+    assert all(history.status == "done" for history in small.histories)
+    assert len(small.histories) == 2 * 2 * 2 * len(EVERY)
     assert len(narrate(small)) == 4
 
 
 def test_arms_with_the_same_initialization_start_alike(small):
-    first = {r.remedy: r for r in small.records if (r.depth, r.lr, r.seed) == (3, 1e-3, 0)}
-    assert first["default"].flow[0][1] == first["lbe"].flow[0][1]
-    assert first["he"].flow[0][1] == first["he+lbe"].flow[0][1] != first["default"].flow[0][1]
+    first = {r.remedy: r for r in small.histories if (r.depth, r.lr, r.seed) == (3, 1e-3, 0)}
+    assert first["default"].flow[0] == first["lbe"].flow[0]
+    assert first["he"].flow[0] == first["he+lbe"].flow[0] != first["default"].flow[0]
 
 
 def test_results_repeat_exactly():
     config = CompareConfig(depth=(3,), width=16, epochs=2, seeds=1, remedies=("lbe", "batchnorm"))
     one, two = (compare(config, load("digits")) for _ in range(2))
-    assert [(r.accuracy, r.train_loss, r.flow) for r in one.records] == [
-        (r.accuracy, r.train_loss, r.flow) for r in two.records
+    assert [(r.scores, r.losses, r.flow) for r in one.histories] == [
+        (r.scores, r.losses, r.flow) for r in two.histories
     ]
 
 
@@ -113,13 +107,13 @@ def test_report_is_self_contained_and_escaped(small):
 
     parser = Outside()
     parser.found = []
-    text = html.render(small)
+    text = render(small)
     parser.feed(text)
     assert parser.found == []
     assert text.count("plotly.js v") == 1
     small.data["source"] = "<script>alert(1)</script>"
     try:
-        assert "<script>alert(1)" not in html.render(small)
+        assert "<script>alert(1)" not in render(small)
     finally:
         small.data["source"] = "scikit-learn"
 
@@ -190,7 +184,7 @@ def test_out_that_is_a_file(tmp_path):
 
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_full_disk_keeps_the_old_report_and_no_half_one(small, tmp_path, monkeypatch, at):
-    html.write_report(small, tmp_path / "old")
+    write_report(small, tmp_path / "old")
     before = {p.name: p.read_text() for p in (tmp_path / "old").iterdir()}
     calls = []
 
@@ -203,7 +197,7 @@ def test_a_full_disk_keeps_the_old_report_and_no_half_one(small, tmp_path, monke
     for folder in ("old", "new/deep"):
         calls.clear()
         with pytest.raises(OSError, match="No space left"):
-            html.write_report(small, tmp_path / folder)
+            write_report(small, tmp_path / folder)
     assert {p.name: p.read_text() for p in (tmp_path / "old").iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old"]
 
@@ -250,9 +244,9 @@ def test_interrupt_keeps_what_is_done_and_writes_the_report(tmp_path):
     assert result["results"][0]["status"] == "interrupted"
     assert result["results"][0]["epochs"] > 0
     assert "3 of 3 runs were interrupted" in err.replace("\n", " ")
-    records = json.loads((tmp_path / "results.json").read_text())["records"]
-    assert records[2]["remedy"] == "lbe"
-    assert len(records[2]["alpha"]) == 3
+    histories = json.loads((tmp_path / "results.json").read_text())["histories"]
+    assert histories[2]["remedy"] == "lbe"
+    assert len(histories[2]["alpha"]) == 3
     assert "interrupted" in (tmp_path / "report.html").read_text()
 
 
@@ -262,7 +256,7 @@ def test_report_draws_in_a_browser_without_a_console_error(small, tmp_path):
 
     from conftest import browser
 
-    path = html.write_report(small, tmp_path)
+    path = write_report(small, tmp_path)
     messages: list[str] = []
     with sync_playwright() as play:
         chrome = play.chromium.launch(executable_path=browser(), args=["--no-sandbox", "--disable-gpu"])
@@ -317,14 +311,14 @@ def test_convolutional_networks_of_another_nonlinearity_and_their_kernels():
     config = CompareConfig(model="cnn", nonlinearity="tanh", depth=(8,), width=4, epochs=1, seeds=2, strides=1)
     config = config.model_copy(update={"remedies": ("default", "dks", "eoc")})
     comparison = compare(config, load("digits"))
-    for record in comparison.records:
-        assert len(record.kernel[0][1]) == 8
-        assert record.predicted is not None
-    dks = [record for record in comparison.records if record.remedy == "dks"]
-    assert all(q == pytest.approx(1, rel=0.2) for q in dks[0].predicted[0])
+    for history in comparison.histories:
+        assert len(history.signal[0].q) == 8
+        assert history.predicted is not None
+    dks = [history for history in comparison.histories if history.remedy == "dks"]
+    assert all(q == pytest.approx(1, rel=0.2) for q in dks[0].predicted.q)
     words = " ".join(sentence for _, sentences in narrate(comparison) for sentence in sentences)
     assert "After the last hidden layer of dks the mean square q goes from" in words
-    assert "The kernel of every layer" in html.render(comparison)
+    assert "The kernel of every layer" in render(comparison)
 
 
 def test_what_authors_claim_stands_beside_what_was_seen():

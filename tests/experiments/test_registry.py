@@ -90,11 +90,11 @@ def test_a_comparison_of_residual_units_is_one_command():
         model="resnet", depth=(8,), width=4, epochs=1, seeds=2, remedies=("batchnorm", "relu-ic-conv", "conv-relu-ic")
     )
     one = compare(config, load("digits"))
-    assert all(record.status == "done" for record in one.records)
-    record = next(r for r in one.records if r.remedy == "relu-ic-conv")
-    assert [step for step, _ in record.independence] == [0, record.steps]
-    assert {row["keep"] for row in record.gates} == {0.5, 0.8, 0.95}
-    assert next(r for r in one.records if r.remedy == "batchnorm").gates == []
+    assert all(history.status == "done" for history in one.histories)
+    history = next(r for r in one.histories if r.remedy == "relu-ic-conv")
+    assert [point.step for point in history.independence] == [0, history.steps]
+    assert {effect.keep for effect in history.dropout.effects} == {0.5, 0.8, 0.95}
+    assert next(r for r in one.histories if r.remedy == "batchnorm").dropout is None
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_an_interrupt_waits_for_the_step_and_is_a_checkpoint(tmp_path, monkeypat
     assert again.resumed_at == 16
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "run")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert [len(r.accuracy) for r in again.records] == [6, 6]
+    assert [len(r.scores) for r in again.histories] == [6, 6]
 
 
 def test_a_run_killed_before_its_results_were_written_writes_them(tmp_path):
@@ -259,7 +259,7 @@ def test_resuming_what_is_done_changes_nothing(tmp_path):
     train(recipe(), tmp_path / "run")
     before = (tmp_path / "run/results.json").read_bytes()
     outcome = train(recipe(), tmp_path / "run", resume=True)
-    assert [r.status for r in outcome.records] == ["done", "done"]
+    assert [r.status for r in outcome.histories] == ["done", "done"]
     assert (tmp_path / "run/results.json").read_bytes() == before
 
 
@@ -355,8 +355,8 @@ def test_settings_on_the_command_line_win(tmp_path, capsys):
 def test_second_order_optimizers(tmp_path, name):
     pytest.importorskip("pytorch_optimizer")
     changes = {"optimizer": {"name": name, "lr": 1e-3}, "seeds": 1, "lbe": None, "epochs": 2}
-    (record,) = train(recipe(**changes), tmp_path / "run").records
-    assert record.train_loss[-1][1] < record.train_loss[0][1]
+    (history,) = train(recipe(**changes), tmp_path / "run").histories
+    assert history.losses[-1].loss < history.losses[0].loss
     with pytest.raises(StopError):
         train(recipe(**changes), tmp_path / "broken", progress=stop_at(9))
     train(recipe(**changes), tmp_path / "broken", resume=True)
@@ -366,10 +366,10 @@ def test_second_order_optimizers(tmp_path, name):
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_precisions(tmp_path, precision):
-    records = train(recipe(engine={"precision": precision}), tmp_path / "run").records
-    reference = train(recipe(), tmp_path / "reference").records
-    for a, b in zip(records, reference, strict=True):
-        assert a.train_loss[0][1] == pytest.approx(b.train_loss[0][1], rel=0.02)
+    histories = train(recipe(engine={"precision": precision}), tmp_path / "run").histories
+    reference = train(recipe(), tmp_path / "reference").histories
+    for a, b in zip(histories, reference, strict=True):
+        assert a.losses[0].loss == pytest.approx(b.losses[0].loss, rel=0.02)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the loggers' own libraries
@@ -403,9 +403,9 @@ def test_loggers_get_the_metrics_of_every_member(tmp_path, name):
 )
 def test_recipes_of_remedies_and_other_networks(tmp_path, content, label):
     made = Recipe(**content, epochs=1, batch_size=512, seeds=2, probes=1)
-    records = train(made, tmp_path / "run").records
-    assert [record.remedy for record in records] == [label, label]
-    assert all(record.status == "done" for record in records)
+    histories = train(made, tmp_path / "run").histories
+    assert [history.remedy for history in histories] == [label, label]
+    assert all(history.status == "done" for history in histories)
 
 
 def test_a_remedy_that_cannot_be_had_is_a_sentence(tmp_path):

@@ -110,8 +110,8 @@ def test_a_member_that_diverges_is_frozen_and_the_others_do_not_notice(members, 
 
     healthy, ill = run(False), run(True)
     assert ill.alive == [True, False, True]
-    assert [r.status for r in ill.records] == ["training", "diverged", "training"]
-    assert ill.records[1].steps == 5
+    assert [r.status for r in ill.histories] == ["training", "diverged", "training"]
+    assert ill.histories[1].steps == 5
     for number in (0, 2):
         for a, b in zip(
             healthy.stack.models[number].state_dict().values(),

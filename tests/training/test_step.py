@@ -84,7 +84,7 @@ def test_a_recorded_step_is_the_step_to_the_bit(kind, way, who, optimizer):
     if recorded.lbe:
         assert torch.equal(one_by_one.lbe.alpha, recorded.lbe.alpha)
         assert torch.equal(one_by_one.lbe.lbe, recorded.lbe.lbe)
-    assert recorded.records[0].train_loss == one_by_one.records[0].train_loss
+    assert recorded.histories[0].losses == one_by_one.histories[0].losses
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), CropFlip()])
@@ -242,7 +242,7 @@ def test_a_member_that_diverges_between_two_looks_is_left_alone_from_the_next():
     for optimizer in ("adam", "soap"):
         ill, healthy = train(Graphs(), optimizer, 8), train(Graphs(), optimizer, None)
         assert ill.alive == [True, False, True]
-        assert ill.records[1].steps == 20
+        assert ill.histories[1].steps == 20
         for number in (0, 2):
             for a, b in zip(
                 healthy.stack.models[number].parameters(), ill.stack.models[number].parameters(), strict=True

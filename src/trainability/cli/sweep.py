@@ -216,7 +216,7 @@ class _Watch:
         grid = Table(title=self._title, title_justify="left", box=None, pad_edge=False, show_header=False)
         if training is not None:
             grid.add_row(
-                f"this stack: {len(training.records)} networks, step {training.steps} of {training.total_steps}"
+                f"this stack: {len(training.histories)} networks, step {training.steps} of {training.total_steps}"
             )
         return grid
 

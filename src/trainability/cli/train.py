@@ -17,7 +17,7 @@ from trainability.experiments.recipe import read_recipe
 from trainability.experiments.train import train
 from trainability.training.engine import Training
 from trainability.training.folder import checkpoints, step_of
-from trainability.training.record import Record
+from trainability.training.history import History
 from trainability.training.runtime import tune_allocator
 
 
@@ -69,8 +69,8 @@ def train_command(
         )
     if as_json and is_first():
         print(json.dumps(outcome.to_json()))
-    console.print(results(outcome.records))
-    if all(record.status == "diverged" for record in outcome.records):
+    console.print(results(outcome.histories))
+    if all(history.status == "diverged" for history in outcome.histories):
         console.print("Every network diverged: try a lower learning rate, or a remedy.")
     console.print(f"Run: {folder}", soft_wrap=True)
 
@@ -96,7 +96,7 @@ class _Watch:
             self._drawn = now
             done = training.steps - self._first
             left = (now - self._begin) / done * (training.total_steps - training.steps) if done else None
-            self._table = results(training.records)
+            self._table = results(training.histories)
             self._table.title = f"step {training.steps} of {training.total_steps}, {duration(left)} left"
             self._table.title_justify = "left"
         return self._table
@@ -104,26 +104,26 @@ class _Watch:
     def _line(self, training: Training) -> None:
         """One line per epoch, with the middle of the members."""
         part = "validation" if len(training.data.val) else "test"
-        found = [r.val_accuracy if part == "validation" else r.test_accuracy for r in training.records]
+        found = [h.val if part == "validation" else h.test for h in training.histories]
         values = [accuracy for accuracy in found if accuracy is not None]
         middle = f"median {part} accuracy {median(values):.2f} %" if values else "every network diverged"
         self._console.print(f"step {training.steps} of {training.total_steps}: {middle}", highlight=False)
 
 
-def results(records: list[Record]) -> Table:
+def results(histories: list[History]) -> Table:
     """One row per member."""
     grid = Table(box=None, pad_edge=False)
     for heading in ("seed", "lr", "status", "epoch", "val %", "test %", "loss", "last nats", "ms"):
         grid.add_column(heading, justify="right")
-    for record in records:
-        result = record.result()
+    for history in histories:
+        result = history.result()
         keys = ("val_accuracy", "test_accuracy", "train_loss", "entropy_last", "step_ms")
         cells = zip(keys, (".2f", ".2f", ".3f", ".3g", ".1f"), strict=True)
         grid.add_row(
-            str(record.seed),
-            f"{record.lr:g}",
-            record.status,
-            str(record.epochs),
+            str(history.seed),
+            f"{history.lr:g}",
+            history.status,
+            str(history.epochs),
             *("" if result[key] is None else format(result[key], form) for key, form in cells),
         )
     return grid

@@ -19,7 +19,7 @@ from trainability.experiments.study import STACKABLE, claim, fail_lost, heartbea
 from trainability.experiments.train import build_training, member_bytes
 from trainability.stack.memory import members_that_fit
 from trainability.training.engine import Training
-from trainability.training.record import Record
+from trainability.training.history import History
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -130,20 +130,20 @@ def _run(
     training.finish("done")
     seeds = len(recipe.seeds)
     for number, trial in enumerate(trials):
-        records = training.records[number * seeds : (number + 1) * seeds]
+        histories = training.histories[number * seeds : (number + 1) * seeds]
         # Taken for dead, after a pause of the machine for example, its trials are another worker's now.
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            trial.set_user_attr("runs", [_result(record, trial.params) for record in records])
-            study.tell(trial, mean(_value(record) for record in records), skip_if_finished=True)
+            trial.set_user_attr("runs", [_result(history, trial.params) for history in histories])
+            study.tell(trial, mean(map(_value, histories)), skip_if_finished=True)
 
 
-def _value(record: Record) -> float:
-    """What a run counts in the choice of the best: its validation accuracy, and nothing where it diverged."""
-    return 0.0 if record.status == "diverged" else record.val_accuracy or 0.0
+def _value(history: History) -> float:
+    """A run's weight in the choice of the best: its validation accuracy, and nothing where it diverged."""
+    return 0.0 if history.status == "diverged" else history.val or 0.0
 
 
-def _result(record: Record, params: dict[str, Any]) -> dict[str, Any]:
-    return {**record.result(), "params": dict(params)}
+def _result(history: History, params: dict[str, Any]) -> dict[str, Any]:
+    return {**history.result(), "params": dict(params)}
 
 
 def progress_of(study: Study, recipe: Recipe, began: float, finished_before: int) -> Progress:

@@ -27,9 +27,9 @@ from trainability.training.devices import fabric_on, launched
 from trainability.training.engine import Training
 from trainability.training.files import finite
 from trainability.training.folder import RunFolder
+from trainability.training.history import History
 from trainability.training.loggers import Logger, loggers
 from trainability.training.optimizers import Schedule
-from trainability.training.record import Record
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -40,17 +40,17 @@ _AGREE_EVERY = 5
 
 @dataclass
 class Outcome:
-    """What `train` returns: a record per member, and where and how they ran."""
+    """What `train` returns: a history per member, and where and how they ran."""
 
     recipe: Recipe
-    records: list[Record]
+    histories: list[History]
     resumed_at: int | None = None
     damaged: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object of ``--json``: ``config`` and ``results``, one flat object per run."""
         config: dict[str, Any] = finite(self.recipe.resolved())
-        return {"config": config, "results": [finite(record.result()) for record in self.records]}
+        return {"config": config, "results": [finite(history.result()) for history in self.histories]}
 
 
 def build_model(recipe: Recipe, data: Dataset, seed: int) -> nn.Module:
@@ -129,8 +129,8 @@ def build_training(
         compile=first.engine.compile,
         cuda_graph=first.engine.cuda_graph,
     )
-    records = [Record(label, first.model.depth, member.lr, member.seed) for member in members]
-    return Training(models, members, records, data, plan, fabric, tell)
+    histories = [History(label, first.model.depth, member.lr, member.seed) for member in members]
+    return Training(models, members, histories, data, plan, fabric, tell)
 
 
 def check_fits(recipe: Recipe, data: Dataset, device: torch.device) -> None:
@@ -269,7 +269,7 @@ def _lead(
 
     training = build_training([recipe], data, fabric, tell)
     state, damaged = folder.newest() if resume else (None, [])
-    outcome = Outcome(recipe, training.records, state["steps"] if state else None, damaged)
+    outcome = Outcome(recipe, training.histories, state["steps"] if state else None, damaged)
     for name in damaged:
         folder.note("damaged", checkpoint=name)
     try:
@@ -299,7 +299,7 @@ def _lead(
             logger.close()
     training.finish("done")
     folder.save(training.state())
-    folder.note("finished", step=training.steps, results=[r.result() for r in training.records])
+    folder.note("finished", step=training.steps, results=[r.result() for r in training.histories])
     folder.write("results.json", outcome.to_json())
     return outcome
 
@@ -308,7 +308,7 @@ def _follow(recipe: Recipe, data: Dataset, fabric: "Fabric") -> Outcome:
     """The part of a process that shares the batches and writes nothing; a checkpoint may take its part of the state."""
     with _naming_the_dead():
         training = build_training([recipe], data, fabric)
-        outcome = Outcome(recipe, training.records)
+        outcome = Outcome(recipe, training.histories)
         _begin(training, fabric, None)
         if fabric.broadcast(False):  # the first process knows that all is done
             return outcome

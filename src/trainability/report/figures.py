@@ -1,6 +1,6 @@
 """Figures, drawn with plotly."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 from itertools import cycle
 from math import isfinite
@@ -10,11 +10,11 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from trainability.training.record import Record
+from trainability.training.history import History
 
 # Okabe and Ito's palette: told apart by color-blind readers too.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6b6b6b")
-Arms = dict[str, list[Record]]
+Arms = dict[str, list[History]]
 
 
 def colors(names: Iterable[str]) -> dict[str, str]:
@@ -35,15 +35,17 @@ def style(figure: go.Figure, height: int = 380) -> go.Figure:
     return figure
 
 
-def _lines(figure: go.Figure, arms: Arms, palette: dict[str, str], points: str) -> None:
-    """One line per seed; the seeds of a remedy share a color and a legend entry."""
+def _lines(
+    figure: go.Figure, arms: Arms, palette: dict[str, str], values: Callable[[History], dict[int, float]]
+) -> None:
+    """One line of values by step per seed; the seeds of a remedy share a color and a legend entry."""
     for name, runs in arms.items():
         for number, run in enumerate(runs):
-            pairs = getattr(run, points)
+            found = values(run)
             figure.add_scatter(
-                x=[p[0] for p in pairs],
-                y=[p[-1] for p in pairs],
-                mode="lines+markers" if len(pairs) < 8 else "lines",
+                x=list(found),
+                y=list(found.values()),
+                mode="lines+markers" if len(found) < 8 else "lines",
                 line={"color": palette[name], "width": 1.6},
                 opacity=0.8,
                 name=escape(name),
@@ -56,7 +58,7 @@ def _lines(figure: go.Figure, arms: Arms, palette: dict[str, str], points: str) 
 def accuracy_figure(arms: Arms, palette: dict[str, str], chance: float) -> go.Figure:
     """Test accuracy over training, one line per seed."""
     figure = go.Figure()
-    _lines(figure, arms, palette, "accuracy")
+    _lines(figure, arms, palette, lambda run: {point.step: point.test for point in run.scores})
     figure.add_hline(
         y=chance,
         line={"dash": "dot", "color": "#888"},
@@ -73,7 +75,7 @@ def spread_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
     figure = go.Figure()
     for name, runs in arms.items():
         figure.add_box(
-            y=[run.accuracy[-1][2] for run in runs],
+            y=[run.test for run in runs],
             text=[f"seed {run.seed}" for run in runs],
             name=escape(name),
             boxpoints="all",
@@ -90,15 +92,15 @@ def spread_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
 
 def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
     """Cross-entropy, and the LBE term as a curve of its own."""
-    with_term = {name: runs for name, runs in arms.items() if any(run.lbe for run in runs)}
+    with_term = {name: runs for name, runs in arms.items() if any(map(_terms, runs))}
     figure = make_subplots(
         rows=1,
         cols=2 if with_term else 1,
         subplot_titles=["cross-entropy", "L_BE, where total = CE · (1 + L_BE)"][: 2 if with_term else 1],
     )
     left, right = go.Figure(), go.Figure()
-    _lines(left, arms, palette, "train_loss")
-    _lines(right, with_term, palette, "lbe")
+    _lines(left, arms, palette, lambda run: {point.step: point.loss for point in run.losses})
+    _lines(right, with_term, palette, _terms)
     for trace in left.data:
         figure.add_trace(trace, row=1, col=1)
     for trace in right.data:
@@ -111,21 +113,25 @@ def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
     return style(figure).update_layout(legend={"y": 1.12}, margin={"t": 80})
 
 
+def _terms(run: History) -> dict[int, float]:
+    return {point.step: point.lbe for point in run.losses if point.lbe is not None}
+
+
 def entropy_figure(arms: Arms) -> go.Figure:
     """Entropy of every layer of every run as a heatmap, with a slider over training steps."""
     runs = [(f"{name}, seed {run.seed}", run) for name, group in arms.items() for run in group]
     labels = [escape(label) for label, _ in runs]
     depth = max(len(run.layers) for _, run in runs)
-    steps = sorted({step for _, run in runs for step, _, _ in run.flow})
+    steps = sorted({point.step for _, run in runs for point in run.flow})
 
     def grid(step: int) -> list[list[float | None]]:
         rows = []
         for _, run in runs:
-            entropy = next(e for s, e, _ in reversed(run.flow) if s <= step)
+            entropy = next(point.entropy for point in reversed(run.flow) if point.step <= step)
             rows.append([*entropy, *([None] * (depth - len(entropy)))])
         return rows
 
-    top = max([1.0, *(e for _, run in runs for _, entropies, _ in run.flow for e in entropies if isfinite(e))])
+    top = max([1.0, *(e for _, run in runs for point in run.flow for e in point.entropy if isfinite(e))])
 
     def heatmap(step: int) -> go.Heatmap:
         return go.Heatmap(
@@ -162,7 +168,7 @@ def entropy_figure(arms: Arms) -> go.Figure:
 
 def history_figure(arms: Arms) -> go.Figure:
     """Entropy over training steps and layers, one heatmap per remedy, of the run of median accuracy."""
-    chosen = {name: sorted(runs, key=lambda r: r.accuracy[-1][2])[len(runs) // 2] for name, runs in arms.items()}
+    chosen = {name: sorted(runs, key=lambda run: run.test or 0.0)[len(runs) // 2] for name, runs in arms.items()}
     titles = [f"{escape(name)}, seed {run.seed}" for name, run in chosen.items()]
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -177,8 +183,8 @@ def history_figure(arms: Arms) -> go.Figure:
     for number, run in enumerate(chosen.values()):
         figure.add_trace(
             go.Heatmap(
-                z=list(zip(*(entropy for _, entropy, _ in run.flow), strict=True)),
-                x=[str(step) for step, _, _ in run.flow],
+                z=list(zip(*(point.entropy for point in run.flow), strict=True)),
+                x=[str(point.step) for point in run.flow],
                 y=list(range(1, len(run.layers) + 1)),
                 coloraxis="coloraxis",
                 hovertemplate="step %{x}, layer %{y}: %{z:.4f} nats<extra></extra>",
@@ -219,7 +225,7 @@ def alpha_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
 def neuron_figure(arms: Arms) -> go.Figure:
     """Histogram of one neuron before its ReLU in the first, a middle and the last layer, before and after training."""
     runs = {name: group[0] for name, group in arms.items() if group[0].neurons}
-    layers = sorted({row["layer"] for run in runs.values() for when in run.neurons for row in when["rows"]})
+    layers = sorted({hist.number for run in runs.values() for point in run.neurons for hist in point.layers})
     figure = make_subplots(
         rows=len(runs),
         cols=len(layers),
@@ -228,25 +234,26 @@ def neuron_figure(arms: Arms) -> go.Figure:
         horizontal_spacing=0.06,
     )
     for row, run in enumerate(runs.values(), 1):
-        for when, color in zip(run.neurons, ("#9aa5b1", "#D55E00"), strict=False):
-            for hist in when["rows"]:
-                count = len(hist["counts"])
-                width = (hist["high"] - hist["low"]) / count
-                total = sum(hist["counts"]) or 1
+        looks = (("before training", "#9aa5b1"), ("after training", "#D55E00"))
+        for point, (when, color) in zip(run.neurons, looks, strict=False):
+            for hist in point.layers:
+                count = len(hist.counts)
+                width = (hist.high - hist.low) / count
+                total = sum(hist.counts) or 1
                 figure.add_trace(
                     go.Bar(
-                        x=[hist["low"] + (i + 0.5) * width for i in range(count)],
-                        y=[c / total for c in hist["counts"]],
+                        x=[hist.low + (i + 0.5) * width for i in range(count)],
+                        y=[c / total for c in hist.counts],
                         width=width,
                         marker={"color": color, "line": {"width": 0}},
                         opacity=0.65,
-                        name=when["when"],
-                        legendgroup=when["when"],
-                        showlegend=row == 1 and hist["layer"] == layers[0],
-                        hovertemplate=f"{when['when']}: {hist['entropy']:.3g} nats<extra></extra>",
+                        name=when,
+                        legendgroup=when,
+                        showlegend=row == 1 and hist.number == layers[0],
+                        hovertemplate=f"{when}: {hist.entropy:.3g} nats<extra></extra>",
                     ),
                     row=row,
-                    col=layers.index(hist["layer"]) + 1,
+                    col=layers.index(hist.number) + 1,
                 )
     figure.update_layout(barmode="overlay", bargap=0)
     figure.update_annotations(font={"size": 12})
@@ -262,7 +269,7 @@ def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str],
     for name, color in palette.items():
         for dash, other in zip(cycle(("solid", "dash", "dot", "dashdot")), fixed, strict=False):
             points = [
-                (cell[index], sorted(run.accuracy[-1][2] for run in cell[2][name]))
+                (cell[index], sorted(run.test or 0.0 for run in cell[2][name]))
                 for cell in cells
                 if cell[1 - index] == other and name in cell[2]
             ]

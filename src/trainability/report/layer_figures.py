@@ -1,4 +1,4 @@
-"""Figures of what the layers of a network hold: kernels, dependence, and what gates do to it."""
+"""Figures of what the layers of a network hold: the signal, dependence, and what dropout does to it."""
 
 from html import escape
 from itertools import product
@@ -9,11 +9,11 @@ from plotly.subplots import make_subplots
 
 from trainability.dependence.dropout import correlation_after_dropout, information_after_dropout
 from trainability.report.figures import PALETTE, Arms, style
-from trainability.training.record import Record
+from trainability.training.history import History
 
 
 def _add_run(
-    figure: go.Figure, name: str, run: Record, color: str, x: list[int], y: list[float], *, legend: bool, **place: Any
+    figure: go.Figure, name: str, run: History, color: str, x: list[int], y: list[float], *, legend: bool, **place: Any
 ) -> None:
     """One line over layers; the runs of a remedy share a color and a legend entry."""
     figure.add_scatter(
@@ -33,7 +33,9 @@ def _add_run(
 
 def independence_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
     """Correlation and information of pairs of neurons that weight layers receive, at the start and at the end."""
-    known = {name: [run for run in runs if run.independence and run.independence[0][1]] for name, runs in arms.items()}
+    known = {
+        name: [run for run in runs if run.independence and run.independence[0].layers] for name, runs in arms.items()
+    }
     if not any(known.values()):
         return None
     measures = {"correlation": "mean |correlation|", "knn": "mutual information, nats"}
@@ -43,8 +45,8 @@ def independence_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None
     )
     for name, runs in known.items():
         for (number, run), (row, measure), column in product(enumerate(runs), enumerate(measures, 1), (1, 2)):
-            rows = run.independence[0 if column == 1 else -1][1]
-            x, y = [entry["layer"] for entry in rows], [entry[measure] for entry in rows]
+            layers = run.independence[0 if column == 1 else -1].layers
+            x, y = [layer.number for layer in layers], [getattr(layer.measured, measure) for layer in layers]
             first = number == 0 and row == column == 1
             _add_run(figure, name, run, palette[name], x, y, legend=first, row=row, col=column)
     figure.update_xaxes(tickformat="d", nticks=8)
@@ -53,16 +55,16 @@ def independence_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None
 
 
 def dropout_figure(arms: Arms) -> go.Figure | None:
-    """What gates do to two neurons of an IC layer, beside the theorem's factors."""
-    found = next((run.gates for runs in arms.values() for run in runs if run.gates), None)
-    if not found:
+    """Effects of dropout on two neurons of an IC layer, beside the theorem's factors."""
+    found = next((run.dropout for runs in arms.values() for run in runs if run.dropout), None)
+    if found is None:
         return None
     titles = ["correlation, after over before", "mutual information, after over before"]
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.06)
     keeps = [i / 100 for i in range(30, 101)]
-    means = sorted({entry["mean"] for entry in found})
+    means = sorted({effect.mean for effect in found.effects})
     for color, mean in zip(PALETTE, means, strict=False):
-        rows = [entry for entry in found if entry["mean"] == mean]
+        effects = [effect for effect in found.effects if effect.mean == mean]
         expected = {
             1: [correlation_after_dropout(1.0, keep, mean) for keep in keeps],
             2: [information_after_dropout(1.0, keep) for keep in keeps],
@@ -73,8 +75,8 @@ def dropout_figure(arms: Arms) -> go.Figure | None:
             figure.add_scatter(x=keeps, y=expected[column], mode="lines", line=line, showlegend=False, **shared)
             if measure == "information":
                 figure.add_scatter(
-                    x=[entry["keep"] for entry in rows],
-                    y=[entry["mixture"] for entry in rows],
+                    x=[effect.keep for effect in effects],
+                    y=[effect.mixture for effect in effects],
                     mode="markers",
                     marker={"color": color, "size": 9, "symbol": "circle-open"},
                     showlegend=False,
@@ -82,9 +84,9 @@ def dropout_figure(arms: Arms) -> go.Figure | None:
                     **shared,
                 )
             figure.add_scatter(
-                x=[entry["keep"] for entry in rows],
-                y=[entry[measure] for entry in rows],
-                error_y={"type": "data", "array": [2 * entry[f"{measure}_error"] for entry in rows]},
+                x=[effect.keep for effect in effects],
+                y=[getattr(effect, measure) for effect in effects],
+                error_y={"type": "data", "array": [2 * getattr(effect, f"{measure}_error") for effect in effects]},
                 mode="markers",
                 marker={"color": color, "size": 8},
                 name=f"mean {mean:g}",
@@ -98,7 +100,7 @@ def dropout_figure(arms: Arms) -> go.Figure | None:
 
 def signal_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
     """q and c after every layer, at the start and at the end; dashed what the weights predict for the start."""
-    known = {name: [run for run in runs if run.kernel and run.kernel[0][1]] for name, runs in arms.items()}
+    known = {name: [run for run in runs if run.signal and run.signal[0].q] for name, runs in arms.items()}
     if not any(known.values()):
         return None
     titles = ["q at the start", "q at the end", "c at the start", "c at the end"]
@@ -108,12 +110,13 @@ def signal_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
     for name, runs in known.items():
         for number, run in enumerate(runs):
             for row, column in product((1, 2), (1, 2)):
-                _, *measured = run.kernel[0 if column == 1 else -1]
-                y = measured[row - 1]
+                point = run.signal[0 if column == 1 else -1]
+                y = point.q if row == 1 else point.c
                 first = number == 0 and row == column == 1
                 x = list(range(1, len(y) + 1))
                 _add_run(figure, name, run, palette[name], x, y, legend=first, row=row, col=column)
-        for row, values in enumerate((runs[0].predicted or ()) if runs else (), 1):
+        predicted = runs[0].predicted if runs else None
+        for row, values in enumerate((predicted.q, predicted.c) if predicted else (), 1):
             figure.add_scatter(
                 x=list(range(1, len(values) + 1)),
                 y=values,

@@ -1,17 +1,17 @@
-"""What a comparison says, in sentences: which remedy rescued what, and how far the seeds spread."""
+"""A comparison in sentences: which remedy rescued what, and how far the seeds spread."""
 
 from itertools import pairwise
 from statistics import mean, median
 
 from trainability.diagnosis.verdict import SILENT
+from trainability.experiments.arms import Arm, arm
 from trainability.experiments.compare import Comparison
-from trainability.remedies import Combination, combine
-from trainability.training.record import Record
+from trainability.training.history import History
 
 
-def accuracies(runs: list[Record]) -> list[float]:
+def accuracies(runs: list[History]) -> list[float]:
     """Test accuracies in percent, one per seed."""
-    return [run.accuracy[-1][2] for run in runs]
+    return [run.scores[-1].test for run in runs]
 
 
 def spread(values: list[float]) -> str:
@@ -45,18 +45,14 @@ def narrate(comparison: Comparison, *, brief: bool = False) -> list[tuple[str, l
     return stories
 
 
-def _cell(arms: dict[str, list[Record]], chance: float, brief: bool) -> list[str]:
+def _cell(arms: dict[str, list[History]], chance: float, brief: bool) -> list[str]:
     paragraphs = []
     for name, runs in arms.items():
         sentences: list[str] = []
         values = accuracies(runs)
-        side = combine(name)
-        subject = (
-            f"{name} ({side.title})"
-            if side.baseline is None
-            else f"{name} ({side.title}, otherwise as {side.baseline})"
-        )
-        start = [run.flow[0][1][-1] for run in runs]
+        side = arm(name)
+        subject = f"{name} ({side.what})" if side.base is None else f"{name} ({side.what}, otherwise as {side.base})"
+        start = [run.flow[0].entropy[-1] for run in runs]
         signal = f"At the start its last hidden layer carries {mean(start):.2g} nats."
         if _at_chance(values, chance):
             sentences.append(
@@ -75,14 +71,14 @@ def _cell(arms: dict[str, list[Record]], chance: float, brief: bool) -> list[str
             sentences.append(
                 f"{name} diverged on seeds {', '.join(str(r.seed) for r in runs if r.status == 'diverged')}."
             )
-        if side.baseline in arms:
-            sentences.append(_against(name, values, side.baseline, accuracies(arms[side.baseline])))
-        if side.loss:
+        if side.base in arms:
+            sentences.append(_against(name, values, side.base, accuracies(arms[side.base])))
+        if side.lbe:
             sentences += _revival(name, runs)
         if not brief:
             sentences += [
                 *_claimed(name, arms, side),
-                *_kernel(name, runs, learns=not _at_chance(values, chance)),
+                *_signal(name, runs, learns=not _at_chance(values, chance)),
                 *_why_spread(name, runs, chance),
             ]
         paragraphs.append(" ".join(sentences))
@@ -105,9 +101,9 @@ def _against(name: str, values: list[float], base: str, base_values: list[float]
     return f"The seeds of {name} and {base} overlap (medians differ by {gain:+.1f} points): no difference is shown."
 
 
-def _claimed(name: str, arms: dict[str, list[Record]], side: Combination) -> list[str]:
-    """What the authors claim of a remedy, beside the training losses that were seen."""
-    others = [other for other in (side.baseline, "batchnorm") if other in arms and other != name]
+def _claimed(name: str, arms: dict[str, list[History]], side: Arm) -> list[str]:
+    """The authors' claim for a remedy, beside the training losses that were seen."""
+    others = [other for other in (side.base, "batchnorm") if other in arms and other != name]
     if not side.claim or not others:
         return []
     other = others[-1]
@@ -122,24 +118,24 @@ def _claimed(name: str, arms: dict[str, list[Record]], side: Combination) -> lis
     ]
 
 
-def _end(run: Record) -> float:
+def _end(run: History) -> float:
     """Mean training loss over the last tenth of the records."""
-    losses = [loss for _, loss in run.train_loss]
+    losses = [point.loss for point in run.losses]
     return mean(losses[-max(1, len(losses) // 10) :])
 
 
-def _jumps(run: Record) -> float:
+def _jumps(run: History) -> float:
     """Mean difference between successive records of the training loss in the second half."""
-    losses = [loss for _, loss in run.train_loss][len(run.train_loss) // 2 :]
+    losses = [point.loss for point in run.losses][len(run.losses) // 2 :]
     return mean([abs(a - b) for a, b in pairwise(losses)] or [0.0])
 
 
-def _revival(name: str, runs: list[Record]) -> list[str]:
+def _revival(name: str, runs: list[History]) -> list[str]:
     """When the last hidden layer first carried information, for runs that began without any."""
     woke: dict[int, int | None] = {}
     for run in runs:
-        if run.flow[0][1][-1] < SILENT:
-            woke[run.seed] = next((step for step, entropy, _ in run.flow if entropy[-1] >= SILENT), None)
+        if run.flow[0].entropy[-1] < SILENT:
+            woke[run.seed] = next((point.step for point in run.flow if point.entropy[-1] >= SILENT), None)
     if not woke:
         return []
     never = [seed for seed, step in woke.items() if step is None]
@@ -158,14 +154,14 @@ def _revival(name: str, runs: list[Record]) -> list[str]:
     return sentences
 
 
-def _kernel(name: str, runs: list[Record], learns: bool) -> list[str]:
-    """What became of size and angle after the last hidden layer, as means over the seeds."""
-    seen = [run for run in runs if run.kernel and run.kernel[0][1] and run.kernel[-1][1]]
+def _signal(name: str, runs: list[History], learns: bool) -> list[str]:
+    """Size and angle of the signal after the last hidden layer, as means over the seeds."""
+    seen = [run for run in runs if run.signal and run.signal[0].q and run.signal[-1].q]
     if not seen:
         return []
-    q0, q1 = (mean(run.kernel[at][1][-1] for run in seen) for at in (0, -1))
-    c0, c1 = (mean(run.kernel[at][2][-1] for run in seen) for at in (0, -1))
-    expected = f" (predicted {p[1][-1]:.3g})" if (p := seen[0].predicted) and p[1] else ""
+    q0, q1 = (mean(run.signal[at].q[-1] for run in seen) for at in (0, -1))
+    c0, c1 = (mean(run.signal[at].c[-1] for run in seen) for at in (0, -1))
+    expected = f" (predicted {p.c[-1]:.3g})" if (p := seen[0].predicted) and p.c else ""
     words = (
         f"After the last hidden layer of {name} the mean square q goes from {q0:.3g} to {q1:.3g} in training, and the "
         f"cosine c between two inputs from {c0:.3g}{expected} to {c1:.3g}"
@@ -179,12 +175,12 @@ def _kernel(name: str, runs: list[Record], learns: bool) -> list[str]:
     return [words + (": inputs come apart." if learns and c1 < c0 - 0.05 else ".")]
 
 
-def _why_spread(name: str, runs: list[Record], chance: float) -> list[str]:
-    """What the records say of a wide spread: whether the runs were still moving when training ended."""
+def _why_spread(name: str, runs: list[History], chance: float) -> list[str]:
+    """A wide spread of the seeds, and whether the runs were still moving when training ended."""
     values = accuracies(runs)
-    if len(runs) < 2 or max(values) - min(values) < 5 or _at_chance(values, chance) or len(runs[0].accuracy) < 2:
+    if len(runs) < 2 or max(values) - min(values) < 5 or _at_chance(values, chance) or len(runs[0].scores) < 2:
         return []
-    moves = [run.accuracy[-1][2] - run.accuracy[-2][2] for run in runs]
+    moves = [run.scores[-1].test - run.scores[-2].test for run in runs]
     return [
         f"The seeds of {name} lie {max(values) - min(values):.0f} points apart; in the last epoch alone they moved by "
         f"{min(moves):+.1f} to {max(moves):+.1f} points"
@@ -192,6 +188,6 @@ def _why_spread(name: str, runs: list[Record], chance: float) -> list[str]:
     ]
 
 
-def _seeds_warning(arms: dict[str, list[Record]]) -> str:
+def _seeds_warning(arms: dict[str, list[History]]) -> str:
     fewest = min(len(runs) for runs in arms.values())
     return " Fewer than three seeds are an impression, not a result." if fewest < 3 else ""

@@ -10,8 +10,8 @@ from markupsafe import Markup
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
+from trainability.experiments.arms import arm
 from trainability.experiments.compare import Comparison
-from trainability.remedies import combine
 from trainability.report import figures, layer_figures
 from trainability.report.narrative import narrate
 from trainability.training.files import finite, write_whole
@@ -19,8 +19,8 @@ from trainability.training.files import finite, write_whole
 
 def write_report(comparison: Comparison, out: Path) -> Path:
     """Write ``report.html`` and ``results.json`` into ``out``, both or neither; return the report's path."""
-    records = [record.to_dict() for record in comparison.records]
-    results = json.dumps(finite({**comparison.to_json(), "records": records}))
+    histories = [history.to_dict() for history in comparison.histories]
+    results = json.dumps(finite({**comparison.to_json(), "histories": histories}))
     write_whole({out / "results.json": results, out / "report.html": render(comparison)})
     return out / "report.html"
 
@@ -74,18 +74,17 @@ def table(arms: figures.Arms) -> list[dict[str, Any]]:
     """One row per remedy, the strongest first."""
     rows = []
     for name, runs in arms.items():
-        side = combine(name)
-        values = sorted(run.accuracy[-1][2] for run in runs)
+        values = sorted(run.scores[-1].test for run in runs)
         rows.append(
             {
                 "remedy": name,
-                "what": side.title + (f", otherwise as {side.baseline}" if side.baseline else ""),
-                "seeds": [round(run.accuracy[-1][2], 2) for run in runs],
+                "what": arm(name).what + (f", otherwise as {arm(name).base}" if arm(name).base else ""),
+                "seeds": [round(run.scores[-1].test, 2) for run in runs],
                 "median": median(values),
                 "low": values[0],
                 "high": values[-1],
-                "entropy": sum(run.flow[0][1][-1] for run in runs) / len(runs),
-                "entropy_end": sum(run.flow[-1][1][-1] for run in runs) / len(runs),
+                "entropy": sum(run.flow[0].entropy[-1] for run in runs) / len(runs),
+                "entropy_end": sum(run.flow[-1].entropy[-1] for run in runs) / len(runs),
                 "step_ms": median(run.step_ms or 0.0 for run in runs),
             }
         )

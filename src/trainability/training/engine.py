@@ -23,7 +23,15 @@ from trainability.stack.module import Stack
 from trainability.training.batches import Batches
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
-from trainability.training.kept import check_kind, check_like
+from trainability.training.history import (
+    FlowPoint,
+    History,
+    IndependencePoint,
+    LossPoint,
+    NeuronPoint,
+    ScorePoint,
+    SignalPoint,
+)
 from trainability.training.probe import (
     dropout_of,
     independence_of_inputs,
@@ -31,7 +39,7 @@ from trainability.training.probe import (
     predicted_signal,
     signal_values,
 )
-from trainability.training.record import Record
+from trainability.training.restoring import as_kind, check_like
 from trainability.training.shards import load_weights, whole
 from trainability.training.step import Step
 from trainability.training.updates import KeptUpdates, Updates
@@ -55,7 +63,7 @@ class Training:
     Args:
         models: one network per member, of one architecture, with its initial weights.
         members: their seeds, learning rates and LBE.
-        records: where each one's course is written.
+        histories: where each one's course is written.
         data: the data set.
         plan: what they share.
         fabric: devices, precision and processes; one CPU process in float32 by default.
@@ -63,20 +71,20 @@ class Training:
         make_graph: makes what records a step; CUDA graphs by default where one process has a CUDA device.
 
     Raises:
-        ValueError: models, members and records differ in number, or the plan asks for a CUDA graph on another device.
+        ValueError: models, members and histories differ in number, or the plan asks for a CUDA graph on another device.
 
     >>> from trainability.data import load
     >>> from trainability.models import fnn
     >>> data = load("digits")  # or Dataset(...) of Splits of uint8 images (N, C, H, W) and labels (N,)
     >>> members = [Member(seed=0, lr=1e-3), Member(seed=1, lr=1e-2, lbe=Strength(alpha=0.5, beta=0.2))]
-    >>> records = [Record("mine", depth=2, lr=m.lr, seed=m.seed) for m in members]
+    >>> histories = [History("mine", depth=2, lr=m.lr, seed=m.seed) for m in members]
     >>> models = [fnn(64, 2, 16, 10) for _ in members]
-    >>> training = Training(models, members, records, data, TrainingConfig(2, batch_size=64))
+    >>> training = Training(models, members, histories, data, TrainingConfig(2, batch_size=64))
     >>> training.prepare()
     >>> while not training.done:
     ...     training.epoch()
     >>> training.finish("done")
-    >>> [len(record.accuracy) for record in records]  # after each epoch
+    >>> [len(history.scores) for history in histories]  # after each epoch
     [2, 2]
     """
 
@@ -84,17 +92,17 @@ class Training:
         self,
         models: Sequence[nn.Module],
         members: Sequence[Member],
-        records: Sequence[Record],
+        histories: Sequence[History],
         data: Dataset,
         plan: TrainingConfig,
         fabric: "Fabric | None" = None,
         tell: Callable[..., None] = lambda event, **values: None,
         make_graph: Callable[[Sequence[torch.Generator]], DeviceGraph] | None = None,
     ) -> None:
-        if not len(models) == len(members) == len(records):
-            counts = f"{len(models)} models, {len(members)} members and {len(records)} records"
+        if not len(models) == len(members) == len(histories):
+            counts = f"{len(models)} models, {len(members)} members and {len(histories)} histories"
             raise ArgumentError(f"there are {counts}; give one of each for every network", code="counts-differ")
-        self.members, self.records, self.plan = list(members), list(records), plan
+        self.members, self.histories, self.plan = list(members), list(histories), plan
         self.fabric = fabric = fabric or fabric_on("cpu")
         if plan.cuda_graph == "on" and make_graph is None and fabric.device.type != "cuda":
             raise ArgumentError(
@@ -255,7 +263,7 @@ class Training:
         for e, finite in enumerate(totals.isfinite().tolist()):
             if not finite and self.alive[e]:
                 self._one_step.freeze(e)
-                self.records[e].status = "diverged"
+                self.histories[e].status = "diverged"
                 self._tell("diverged", step=self.steps + 1, member=e)
 
     def advance(self) -> None:
@@ -266,8 +274,8 @@ class Training:
         if self._begun is None:
             self._begun = time.perf_counter(), self.steps
         self._losses.append(self.step())
-        for record in self._living():
-            record.steps = self.steps
+        for history in self._living():
+            history.steps = self.steps
         ended = self.steps % self.batches.per_epoch == 0
         logs = self.steps in self._log_at or ended
         probes = self.steps in self._probe_at
@@ -300,15 +308,15 @@ class Training:
 
     def finish(self, status: str) -> None:
         """Record the end of training, complete (``"done"``) or ``"interrupted"``."""
-        for e, record in enumerate(self.records):
-            if record.status == "training":
-                record.status = status
+        for e, history in enumerate(self.histories):
+            if history.status == "training":
+                history.status = status
                 model = self.stack.models[e]
-                record.neurons.append(neuron_histograms(model, self._probe, "after training"))
-                record.independence.append((self.steps, independence_of_inputs(model, self._probe)))
-                record.gates = dropout_of(model, self._probe)
+                history.neurons.append(NeuronPoint(self.steps, neuron_histograms(model, self._probe)))
+                history.independence.append(IndependencePoint(self.steps, independence_of_inputs(model, self._probe)))
+                history.dropout = dropout_of(model, self._probe)
             if self.lbe and self.members[e].lbe:
-                record.alpha = self.lbe.alpha[e].tolist()
+                history.alpha = self.lbe.alpha[e].tolist()
         self.stack.remove()
 
     def state(self) -> dict[str, Any]:
@@ -325,7 +333,7 @@ class Training:
             "updates": self.updates.state(),
             "losses": list(self._losses),
             "times": self._times[-1000:],
-            "records": [r.to_dict() for r in self.records],
+            "histories": [history.to_dict() for history in self.histories],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -339,8 +347,8 @@ class Training:
         if self.lbe:
             self.lbe.load_state_dict(state["lbe"])
         self.updates.load(state["updates"])
-        for record, kept in zip(self.records, state["records"], strict=True):
-            record.restore(kept)
+        for history, kept in zip(self.histories, state["histories"], strict=True):
+            history.restore(kept)
         self.steps = state["steps"]
         for member, alive in enumerate(state["alive"]):
             if not alive:
@@ -351,7 +359,7 @@ class Training:
 
     def _check(self, state: Mapping[str, Any]) -> None:
         """Raise ArgumentError for a state that is not one of this training, in any part of it."""
-        check_kind(state, Kept, "the state")
+        histories = as_kind(state, Kept, "the state")["histories"]
         own = self.state()
         try:
             check_like(state["weights"], own["weights"], "weights")
@@ -363,7 +371,7 @@ class Training:
             check_like(losses, torch.zeros(len(self.stack)), "losses")
         if not 0 <= state["steps"] <= self.total_steps:
             raise ArgumentError(f"{state['steps']} is not one of {self.total_steps} steps", code="state-damaged")
-        if [_of_whom(kept) for kept in state["records"]] != [_of_whom(vars(r)) for r in self.records]:
+        if [_of_whom(kept) for kept in histories] != [_of_whom(own) for own in self.histories]:
             raise ArgumentError("the state is of other networks: their seeds or settings differ", code="other-networks")
         ways = get_args(Way)[1:] if len(self.stack) > 1 else ("alone",)
         execution = state["execution"]
@@ -372,28 +380,30 @@ class Training:
         self.updates.check(state["updates"])
 
     def _start(self) -> None:
-        for record in self.records:
-            record.status = "training"
+        for history in self.histories:
+            history.status = "training"
         self._measure()
         # The members are of one architecture, so what their weights predict differs by chance alone.
         predicted = None
         if not self.shared_out:
-            predicted = predicted_signal(self.stack.models[0], self._probe, self.records[0].layers)
-        for record, model in zip(self.records, self.stack.models, strict=True):
-            record.predicted = predicted
-            record.neurons.append(neuron_histograms(model, self._probe, "before training"))
-            record.independence.append((self.steps, independence_of_inputs(model, self._probe)))
+            found = predicted_signal(self.stack.models[0], self._probe, self.histories[0].layers)
+            predicted = SignalPoint(0, *found) if found else None
+        for history, model in zip(self.histories, self.stack.models, strict=True):
+            history.predicted = predicted
+            history.neurons.append(NeuronPoint(self.steps, neuron_histograms(model, self._probe)))
+            history.independence.append(IndependencePoint(self.steps, independence_of_inputs(model, self._probe)))
 
-    def _living(self) -> list[Record]:
-        return [r for r, alive in zip(self.records, self.alive, strict=True) if alive]
+    def _living(self) -> list[History]:
+        return [h for h, alive in zip(self.histories, self.alive, strict=True) if alive]
 
     def _measure(self) -> None:
-        for record, model in zip(self.records, self.stack.models, strict=True):
-            if record.status == "training":
+        for history, model in zip(self.histories, self.stack.models, strict=True):
+            if history.status == "training":
                 flow = measure(model, self._probe)
-                record.layers = [layer.name for layer in flow]
-                record.flow.append((self.steps, [layer.entropy for layer in flow], [layer.std for layer in flow]))
-                record.kernel.append((self.steps, *signal_values(model, self._probe, record.layers)))
+                history.layers = [layer.name for layer in flow]
+                entropy, std = [layer.entropy for layer in flow], [layer.std for layer in flow]
+                history.flow.append(FlowPoint(self.steps, entropy, std))
+                history.signal.append(SignalPoint(self.steps, *signal_values(model, self._probe, history.layers)))
 
     def _log(self) -> None:
         if not self._losses:
@@ -404,11 +414,10 @@ class Training:
         losses = (mean / self.fabric.world_size).tolist()
         terms = self.lbe.lbe.tolist() if self.lbe and self.lbe.lbe is not None else None
         self._tell("losses", step=self.steps, loss=losses, **({"lbe": terms} if terms else {}))
-        for e, record in enumerate(self.records):
-            if record.status in ("training", "diverged") and record.steps == self.steps:
-                record.train_loss.append((self.steps, losses[e]))
-                if terms and self.members[e].lbe:
-                    record.lbe.append((self.steps, terms[e]))
+        for e, history in enumerate(self.histories):
+            if history.status in ("training", "diverged") and history.steps == self.steps:
+                lbe = terms[e] if terms and self.members[e].lbe else None
+                history.losses.append(LossPoint(self.steps, losses[e], lbe))
         self._losses.clear()
 
     def _evaluate(self) -> None:
@@ -418,11 +427,11 @@ class Training:
         val, test = self.fabric.broadcast((val, self.accuracies(self.data.test)))
         step_ms = 1e3 * median(self._times) / len(self.stack)
         self._tell("accuracies", step=self.steps, **({"val": val} if val else {}), test=test, step_ms=step_ms)
-        for e, record in enumerate(self.records):
-            if record.status == "training":
-                record.epochs = self.steps // self.batches.per_epoch
-                record.step_ms = step_ms
-                record.accuracy.append((self.steps, val[e] if val else None, test[e]))
+        for e, history in enumerate(self.histories):
+            if history.status == "training":
+                history.epochs = self.steps // self.batches.per_epoch
+                history.step_ms = step_ms
+                history.scores.append(ScorePoint(self.steps, val[e] if val else None, test[e]))
                 if val:
                     self.updates.plateau(e, val[e])
 
@@ -448,11 +457,11 @@ class Kept(TypedDict):
     updates: KeptUpdates
     losses: list[Tensor]
     times: list[float]
-    records: list[Record]
+    histories: list[History]
 
 
-def _of_whom(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(record[name] for name in ("remedy", "depth", "lr", "seed"))
+def _of_whom(history: History) -> tuple[Any, ...]:
+    return history.remedy, history.depth, history.lr, history.seed
 
 
 def _like(module: nn.Module) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is looked at while a network trains: kernels, single neurons, and how dependent they are on one another."""
+"""Observations of a network in training: its signal, single neurons, and how dependent they are on one another."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +14,7 @@ from trainability.introspect.hooks import INPUT_OF, Place, Taps
 from trainability.introspect.run import observing
 from trainability.nn.ic import ICLayer
 from trainability.signal import measured, predict
+from trainability.training.history import Histogram, InputIndependence, LayerDropout
 
 
 class _Kept:
@@ -34,7 +35,7 @@ class _Kept:
         """Nothing is kept of a recomputation."""
 
 
-def neuron_histograms(model: nn.Module, inputs: Tensor, when: str, bins: int = 40) -> dict[str, Any]:
+def neuron_histograms(model: nn.Module, inputs: Tensor, bins: int = 40) -> list[Histogram]:
     """Histograms of one neuron before the nonlinearity of the first, a middle and the last hidden layer.
 
     The neuron is that of median variance, so neither the liveliest nor a dead one.
@@ -57,9 +58,8 @@ def neuron_histograms(model: nn.Module, inputs: Tensor, when: str, bins: int = 4
         pad = max(1e-3, 0.05 * (high - low))
         counts = torch.histc(values, bins=bins, min=low - pad, max=high + pad)
         entropy = float(0.5 * torch.log1p(2 * torch.pi * torch.e * values.var()))
-        row = {"layer": index + 1, "name": name, "low": low - pad, "high": high + pad}
-        rows.append({**row, "counts": counts.tolist(), "entropy": entropy})
-    return {"when": when, "rows": rows}
+        rows.append(Histogram(index + 1, name, low - pad, high + pad, counts.tolist(), entropy))
+    return rows
 
 
 def signal_values(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]]:
@@ -70,8 +70,8 @@ def signal_values(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[
     return [seen[p][0] for p in layers if p in seen], [seen[p][1] for p in layers if p in seen]
 
 
-def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> list[dict[str, Any]]:
-    """How dependent the inputs of weight layers are on one another, in training mode: of so many, evenly spaced."""
+def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> list[InputIndependence]:
+    """Independence of what weight layers receive, in training mode: of so many, evenly spaced."""
     paths = [path for path, module in model.named_modules() if is_weight_layer(module)][1:]
     chosen = evenly_spaced(len(paths), most).tolist()
     taken: dict[str, Tensor] = {}
@@ -97,15 +97,15 @@ def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> l
         if values is not None and len(values) > 8 and bool(values.isfinite().all()):
             found = independence(values, most_pairs=8, most_samples=256)
             if found is not None:
-                rows.append({"layer": index + 2, "name": paths[index], **found.to_dict()})
+                rows.append(InputIndependence(index + 2, paths[index], found))
     return rows
 
 
-def dropout_of(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:
-    """What gates do to the two most dependent neurons that the middle IC layer normalizes; nothing without one."""
+def dropout_of(model: nn.Module, inputs: Tensor) -> LayerDropout | None:
+    """Effects of dropout on the two most dependent neurons that the middle IC layer normalizes; None without one."""
     layers = [module for module in model.modules() if isinstance(module, ICLayer)]
     if not layers:
-        return []
+        return None
     middle = layers[len(layers) // 2]
     kept = _Kept()
     path = next(path for path, module in model.named_modules() if module is middle.norm)
@@ -113,16 +113,15 @@ def dropout_of(model: nn.Module, inputs: Tensor) -> list[dict[str, Any]]:
         model(inputs)
     values = varying_neurons(kept.seen[path], "channel" if middle.kind in ("2d", "3d") else "position")
     if values.shape[1] < 2 or not bool(values.isfinite().all()):
-        return []
+        return None
     rho = torch.corrcoef(values.T).abs().triu(1)
     rho[rho > 0.999] = 0  # copies of one another have no information that could be estimated
     first, second = divmod(int(rho.argmax()), rho.shape[1])
-    effects = dropout_effects(values[:, first], values[:, second])
-    return [{"layer": path, **effect.to_dict()} for effect in effects]
+    return LayerDropout(path, dropout_effects(values[:, first], values[:, second]))
 
 
 def predicted_signal(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]] | None:
-    """The same as the scale of the weights predicts it; None where the model has no kernel, as with BatchNorm."""
+    """q and c after each layer by the scale of the weights; None where they do not tell, as with BatchNorm."""
     try:
         values = {v.path: v for v in predict(model, inputs[:128]) if v.kind == "nonlinear"}
     except UnsupportedModelError:

@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainability.errors import ArgumentError
 from trainability.stack.module import Stack
-from trainability.training.kept import check_kind, check_like
 from trainability.training.optimizers import Schedule, build
+from trainability.training.restoring import as_kind, check_like
 from trainability.training.shards import load_optimizer, whole
 
 # Each entry's update depends on that entry alone, so a stacked tensor is updated as its slices would be.
@@ -194,8 +194,8 @@ class Updates:
                 f"the state is of {len(state['optimizers'])} optimizers, not {len(self._parts)}", code="state-damaged"
             )
         for part, found, mine in zip(self._parts, state["optimizers"], own["optimizers"], strict=True):
-            check_kind(found.get("state"), dict[int, dict[str, Any]], "optimizers.state")
-            check_kind(found.get("param_groups"), list[dict[str, Any]], "optimizers.param_groups")
+            as_kind(found.get("state"), dict[int, dict[str, Any]], "optimizers.state")
+            as_kind(found.get("param_groups"), list[dict[str, Any]], "optimizers.param_groups")
             # Some add entries of their own at the first step.
             pairs = zip(found["param_groups"], mine["param_groups"], strict=False)
             known = [{key: value for key, value in group.items() if key in like} for group, like in pairs]

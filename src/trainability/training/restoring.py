@@ -1,4 +1,4 @@
-"""Whether what was read back is built like what was written, before any of it is used."""
+"""Taking back what was written: refused, before any of it is used, where it is not built as it was."""
 
 from collections.abc import Mapping
 from dataclasses import is_dataclass
@@ -10,44 +10,36 @@ from torch import Tensor
 from trainability.errors import ArgumentError
 
 
-def check_kind(value: Any, kind: Any, name: str) -> None:
-    """Raise ArgumentError where a nest of lists and dictionaries is not of an annotated kind.
+def as_kind(value: Any, kind: Any, name: str) -> Any:
+    """Return a nest of lists and dictionaries as an annotated kind, whose dataclasses were written as dictionaries.
 
-    A dataclass stands for the dictionary that `dataclasses.asdict` makes of it. Of numbers a float may be an integer.
+    Of numbers a float may be an integer.
 
     Raises:
-        ArgumentError: the message names the first part that is something else.
+        ArgumentError: it is not of that kind; the message names the first part that is something else.
 
-    >>> check_kind([(1, "a")], list[tuple[int, float]], "losses")
+    >>> as_kind({"losses": [1.0, "a"]}, dict[str, list[float]], "state")
     Traceback (most recent call last):
     ...
-    trainability.errors.ArgumentError: losses.0.1 is of type str, not float
+    trainability.errors.ArgumentError: state.losses.1 is of type str, not float
     """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
-        return
+        return value
     if origin in (Union, UnionType):  # of something and None, as all are that are kept
-        if value is not None:
-            check_kind(value, inner[0], name)
-    elif is_dataclass(kind) or is_typeddict(kind):
+        return None if value is None else as_kind(value, inner[0], name)
+    if is_dataclass(kind) or is_typeddict(kind):
         hints = get_type_hints(kind)
         _check_keys(value, hints, name)
-        for key, hint in hints.items():
-            check_kind(value[key], hint, f"{name}.{key}")
-    else:
-        _check_type(value, origin or kind, name)
-        if origin is dict:
-            for key, item in value.items():
-                check_kind(key, inner[0], f"a key of {name}")
-                check_kind(item, inner[1], f"{name}.{key}")
-        elif origin is list:
-            for number, item in enumerate(value):
-                check_kind(item, inner[0], f"{name}.{number}")
-        elif origin is tuple:
-            if len(value) != len(inner):
-                raise ArgumentError(f"{name} has {len(value)} entries, not {len(inner)}", code="state-damaged")
-            for number, (item, one) in enumerate(zip(value, inner, strict=True)):
-                check_kind(item, one, f"{name}.{number}")
+        return kind(**{key: as_kind(value[key], hint, f"{name}.{key}") for key, hint in hints.items()})
+    _check_type(value, origin or kind, name)
+    if origin is dict:
+        for key in value:
+            as_kind(key, inner[0], f"a key of {name}")
+        return {key: as_kind(item, inner[1], f"{name}.{key}") for key, item in value.items()}
+    if origin is list:
+        return [as_kind(item, inner[0], f"{name}.{number}") for number, item in enumerate(value)]
+    return value
 
 
 def check_like(value: Any, own: Any, name: str) -> None:

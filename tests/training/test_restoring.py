@@ -50,7 +50,7 @@ def _saved(state: object) -> io.BytesIO:
 
 
 WRONG = [
-    *((key, KeyError) for key in ("steps", "alive", "execution", "weights", "lbe", "updates", "losses", "records")),
+    *((key, KeyError) for key in ("steps", "alive", "execution", "weights", "lbe", "updates", "losses", "histories")),
     *(("steps", value) for value in ("a", -5, 10**6, True, None, 1.5)),
     *(("weights", value) for value in ([], {}, {"linear1.weight": 1})),
     *(("weights/linear1.weight", value) for value in (torch.zeros(2), "a", None, torch.zeros(2, 8, 64).double())),
@@ -73,13 +73,13 @@ WRONG = [
     ("updates/schedulers/0/last_epoch", "now"),
     ("losses", [torch.zeros(5)]),
     ("times", ["a"]),
-    ("records", []),
-    ("records/0", {}),
-    ("records/0/seed", 7),
-    ("records/0/accuracy", [(1, 2)]),
-    ("records/0/train_loss", [["a", "b"]]),
-    ("records/0/layers", "linear1"),
-    ("records/0/more", 1),
+    ("histories", []),
+    ("histories/0", {}),
+    ("histories/0/seed", 7),
+    ("histories/0/scores", [{"step": 1, "val": 2}]),
+    ("histories/0/losses", [{"step": "a", "loss": 1.0, "lbe": None}]),
+    ("histories/0/layers", "linear1"),
+    ("histories/0/more", 1),
 ]
 
 
