@@ -8,7 +8,9 @@ import click
 
 import trainability
 from trainability.cli.arguments import ExperimentCommand, options
+from trainability.cli.request import prepare
 from trainability.cli.terminal import printable
+from trainability.experiments.reading import Command
 
 
 def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -27,9 +29,7 @@ def app() -> None:
 @options
 def train(**given: Any) -> None:
     """Train a recipe: one stack of networks, one for each of its seeds."""
-    from trainability.cli.experiment import execute
-
-    execute("train", given)
+    _experiment("train", given)
 
 
 @app.command(cls=ExperimentCommand)
@@ -39,25 +39,35 @@ def compare(**given: Any) -> None:
 
     Settings take several values, with commas between them: model.depth=10,30 optimizer.lr=1e-3,3e-3.
     """
-    from trainability.cli.experiment import execute
-
-    execute("compare", given)
+    _experiment("compare", given)
 
 
 @app.command(cls=ExperimentCommand)
 @options
-@click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes on this machine; they share its threads.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, help="Processes on this machine; they share its threads."
+)
 @click.option(
     "--storage",
     envvar="TRAINABILITY_STORAGE",
     help="Database of the study: sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.",
 )
 @click.option("--worker", type=int, hidden=True)
-def sweep(**given: Any) -> None:
+def sweep(workers: int, storage: str | None, worker: int | None, **given: Any) -> None:
     """Train a grid of settings, or let TPE search them; start it on more hosts to share the work."""
-    from trainability.cli.sweep import execute
+    asked = prepare("sweep", given, own=worker is None)
+    if asked:
+        from trainability.cli.sweep import execute
 
-    execute(given)
+        execute(asked, workers=workers, storage=storage, worker=worker)
+
+
+def _experiment(command: Command, given: dict[str, Any]) -> None:
+    asked = prepare(command, given)
+    if asked:
+        from trainability.cli.experiment import execute
+
+        execute(asked)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +74,26 @@ class ExperimentCommand(click.Command):
         """Write the options, and then every setting of the schema by section."""
         typed = {f"--{flag}" for flag in _FLAGS}
         records = [
-            (bool(typed & set(param.opts)), record) for param in self.get_params(ctx) if (record := param.get_help_record(ctx))
+            (bool(typed & set(param.opts)), record)
+            for param in self.get_params(ctx)
+            if (record := param.get_help_record(ctx))
         ]
         for title, is_setting in (("Settings with a flag", True), ("Options", False)):
             with formatter.section(title):
                 formatter.write_dl([record for which, record in records if which is is_setting])
         formatter.write_paragraph()
         formatter.write_text("Every setting, as name=value on the command line or in a recipe, and its default:")
-        for group, own in groupby(settings(), key=lambda setting: setting.group):
+        groups: dict[str, list[Setting]] = {}
+        for setting in settings():
+            groups.setdefault(setting.group, []).append(setting)
+        for group, own in groups.items():
             with formatter.section(group):
-                formatter.write_dl([(_shown(setting), setting.help or "-") for setting in own])
+                formatter.write_dl([(f"{s.name}={s.shown_default()}", _described(s)) for s in own], col_max=34)
 
 
-def _shown(setting: Setting) -> str:
-    default = setting.shown_default()
-    return f"{setting.name}={default}"
+def _described(setting: Setting) -> str:
+    words = f" ({', '.join(setting.choices)})" if setting.choices and setting.default not in (True, False) else ""
+    return f"{setting.help}{words}" or "-"
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
@@ -111,8 +115,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _flag(flag: str, setting: Setting) -> Callable[[Any], Any]:
     default = setting.shown_default()
-    text = setting.help.removeprefix("of fnn: ")
-    text = text[:1].upper() + text[1:] + (f" [{default}]" if default else "") + "."
+    text = setting.help.removeprefix("of fnn: ") + (f" [{default}]" if default else "")
     return click.option(f"--{flag}", setting.name.replace(".", "__"), type=_Value(setting), metavar="VALUE", help=text)
 
 

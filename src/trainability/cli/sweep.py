@@ -1,37 +1,38 @@
 """`trainability sweep`."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
+import click
 import torch
-import typer
 from optuna.study import Study
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from trainability.cli.common import changes, check_device, check_out, duration, fail
+from trainability.cli.request import Request, environment_with
+from trainability.cli.terminal import Terminal, duration, fail, interruptible, print_json
 from trainability.data.dataset import Dataset
 from trainability.errors import ConfigError, DataError, FolderError
+from trainability.experiments.build import load_data, open_fabric
 from trainability.experiments.environment import describe_environment
-from trainability.experiments.recipe import Recipe, read_recipe
+from trainability.experiments.recipe import Recipe
 from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_study, reason_of, rows, unreadable
 from trainability.experiments.sweep import capacity, progress_of, work
-from trainability.experiments.train import load_data, open_fabric
 from trainability.report.sweep import write_sweep_report
 from trainability.training.engine import Training
 from trainability.training.files import finite
-from trainability.training.folder import keep_recipe
+from trainability.training.places import clear, keep_recipe
 from trainability.training.runtime import tune_allocator
 
-_SETTINGS = "TRAINABILITY_SETTINGS"  # what was given to a worker's parent by --set
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 # Settings of the workers, which may change while a sweep goes on.
 _FREE = (
     "engine",
@@ -45,78 +46,58 @@ _FREE = (
 )
 
 
-def sweep_command(
-    recipe: Annotated[Path, typer.Argument(help="YAML file with a part named sweep.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the sweep. Default runs/ and the recipe's name.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine; they share its threads.")] = 1,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TRAINABILITY_STORAGE",
-            help="Database of the study: sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting that wins over the recipe: epochs=5.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object to standard output, and nothing else there.")
-    ] = False,
-    worker: Annotated[int | None, typer.Option(hidden=True)] = None,
-) -> None:
-    """Train a grid of settings, or let TPE search them; run it again, here or on more hosts, to go on."""
-    folder = out or Path("runs") / recipe.stem
-    console = Console(stderr=True)
+def execute(asked: Request, *, workers: int, storage: str | None, worker: int | None) -> None:
+    """Run a sweep, or a worker of one, in its folder."""
+    console = Terminal()
+    recipe, folder = asked.recipe, asked.folder
+    assert recipe.sweep is not None
+    place = storage or recipe.sweep.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
     try:
-        given = settings or []
-        if worker is not None:
-            given = json.loads(os.environ.get(_SETTINGS, "[]"))
-        wanted = read_recipe(recipe, changes(given))
-        if wanted.sweep is None:
-            raise ConfigError(
-                "sweep: the recipe has no such part; run it with trainability train, or add one", code="not-a-sweep"
-            )
-        check_device(wanted.engine.device)
-        check_out(folder)
-        allocator = tune_allocator()
-        data = load_data(wanted)
-        capacity(wanted, data, torch.device(wanted.engine.device), workers)
-        place = storage or wanted.sweep.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
-        if place.startswith("sqlite"):
-            folder.mkdir(parents=True, exist_ok=True)
-        study = open_study(wanted, place)
-        keep_recipe(folder, wanted.resolved(), {**describe_environment(), "allocator": allocator}, _FREE)
-        watch = _Watch(study, wanted)
+        study, data, fabric = _open(asked, place, workers)
+        watch = _Watch(study, recipe)
         interrupted, troubles = False, list[str]()
         try:
-            if worker is not None or workers == 1:
-                with Live(console=console, refresh_per_second=4, transient=True) as live:
-                    _work(
-                        wanted, study, data, workers, lambda t: live.update(watch.table(t)) if worker is None else None
-                    )
-            else:
-                with Live(console=console, refresh_per_second=4, transient=True) as live:
-                    secret = {"TRAINABILITY_STORAGE": place, _SETTINGS: json.dumps(given)}
-                    troubles = _supervise(_commands(recipe, folder, workers), secret, folder, watch, live)
+            with interruptible(), Live(console=console, refresh_per_second=4, transient=True) as live:
+                if worker is None and workers > 1:
+                    environment = environment_with(asked.changes, TRAINABILITY_STORAGE=place)
+                    troubles = _supervise(_commands(asked, workers), environment, folder, watch, live)
+                else:
+                    show = (lambda _: None) if worker is not None else lambda t: live.update(watch.table(t))
+                    work(recipe, study, data, fabric, progress=show, workers=workers)
         except KeyboardInterrupt:
             interrupted = True
         if worker is not None:
             return
-        found, lost, left_out = rows(study, wanted), given_up(study, wanted), unreadable(study, wanted)
-        report = write_sweep_report(wanted, found, lost, _json(wanted, found), folder, left_out)
+        found, lost, left_out = rows(study, recipe), given_up(study, recipe), unreadable(study, recipe)
+        report = write_sweep_report(recipe, found, lost, _json(recipe, found), folder, left_out)
     except (ConfigError, DataError, FolderError) as error:
         fail(str(error))
     except STORAGE_ERRORS as error:
         reason = reason_of(error, place)
-        fail(f"the study was lost in mid-sweep: {reason}; finished trials are in it, so run the same command again")
+        fail(f"the study was lost in mid-sweep: {reason}; finished trials are in it, so go on with --resume")
     except OSError as error:
         fail(f"{folder} cannot be written to: {error.strerror}; finished trials are in the study")
+    if asked.as_json:
+        print_json(_json(recipe, found))
     for trouble in troubles:
         console.print(trouble, markup=False)
-    if as_json:
-        print(json.dumps(_json(wanted, found)))
     missing = watch.total - len(found) - len(lost) - len(left_out)
     _conclude(found, lost, left_out, missing, report, interrupted, console)
+
+
+def _open(asked: Request, place: str, workers: int) -> tuple[Study, Dataset, "Fabric"]:
+    """Open the study and the folder, once all is known to fit."""
+    allocator = tune_allocator()
+    fabric = open_fabric(asked.recipe)
+    data = load_data(asked.recipe)
+    capacity(asked.recipe, data, fabric.device, workers)
+    if asked.existing == "overwrite":
+        clear(asked.folder)
+    if place.startswith("sqlite"):
+        asked.folder.mkdir(parents=True, exist_ok=True)
+    study = open_study(asked.recipe, place)
+    keep_recipe(asked.folder, asked.recipe.resolved(), {**describe_environment(), "allocator": allocator}, _FREE)
+    return study, data, fabric
 
 
 def _conclude(
@@ -136,42 +117,35 @@ def _conclude(
         console.print(f"Trial {number} is left out: its record is damaged, or of another version.")
     console.print(f"Report: {report}", soft_wrap=True)
     if interrupted:
-        console.print("Interrupted; finished trials are kept. Run the same command to go on.")
-        raise typer.Exit(130)
+        console.print("Interrupted; finished trials are kept. Go on with --resume.")
+        raise click.exceptions.Exit(130)
     if missing:
-        console.print(f"Missing trials: {missing}; run the same command to go on.")
+        console.print(f"Missing trials: {missing}; go on with --resume.")
     if missing or lost or left_out:
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
 
 
-def _work(
-    recipe: Recipe, study: Study, data: Dataset, workers: int, progress: Callable[[Training | None], None]
-) -> None:
-    work(recipe, study, data, open_fabric(recipe), progress=progress, workers=workers)
-
-
-def _commands(recipe: Path, folder: Path, workers: int) -> list[list[str]]:
+def _commands(asked: Request, workers: int) -> list[list[str]]:
     # -P: the folder that this runs in may be a stranger's, and Python would import modules from there.
-    base = [sys.executable, "-P", "-m", "trainability", "sweep", str(recipe), "--out", str(folder)]
-    base += ["--workers", str(workers)]
+    base = [sys.executable, "-P", "-m", "trainability", "sweep", *([str(asked.file)] if asked.file else [])]
+    base += ["--out", str(asked.folder), "--resume", "--workers", str(workers)]
     return [[*base, "--worker", str(number)] for number in range(1, workers + 1)]
 
 
 def _supervise(
-    commands: Sequence[list[str]], secret: Mapping[str, str], folder: Path, watch: "_Watch", live: Live
+    commands: Sequence[list[str]], environment: Mapping[str, str], folder: Path, watch: "_Watch", live: Live
 ) -> list[str]:
     """Start workers and watch the study until they end; return what is to be said of those that ended badly.
 
     What may hold a password goes by the environment: a command line is there for all to see.
     """
     threads = max(1, torch.get_num_threads() // len(commands))  # more threads than cores would stall each other
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **secret}
+    environment = {**environment, "OMP_NUM_THREADS": str(threads)}
     logs = [folder / f"worker{number}.log" for number in range(1, len(commands) + 1)]
     processes = []
     for command, log in zip(commands, logs, strict=True):
         with log.open("ab") as said:
             processes.append(subprocess.Popen(command, env=environment, stdout=said, stderr=said))
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # or they would be left behind
     try:
         while any(process.poll() is None for process in processes):
             live.update(watch.table(None))
@@ -182,8 +156,6 @@ def _supervise(
         for process in processes:
             process.wait()
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
     troubles = []
     for number, (process, log) in enumerate(zip(processes, logs, strict=True), 1):
         if process.returncode:

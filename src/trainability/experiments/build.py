@@ -1,7 +1,7 @@
 """From a recipe to what trains it: data, networks with their remedies, stacks, devices."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +18,8 @@ from trainability.stack.memory import bytes_per_member, free_bytes, least_bytes,
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on, launched
 from trainability.training.engine import Training
+from trainability.training.history import History
 from trainability.training.optimizers import Schedule
-from trainability.training.record import Record
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -63,9 +63,7 @@ def open_fabric(recipe: Recipe) -> "Fabric":
         torch.empty(0, device=engine.device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
-        raise ConfigError(
-            f"engine.device: {engine.device} is not there ({reason}); take cpu", code="device"
-        ) from None
+        raise ConfigError(f"engine.device: {engine.device} is not there ({reason}); take cpu", code="device") from None
     if engine.tf32:
         torch.set_float32_matmul_precision("high")
     fabric = fabric_on(
@@ -102,23 +100,20 @@ def build_training(
     recipes: Sequence[Recipe],
     data: Dataset,
     fabric: "Fabric",
-    tell: Callable[..., None] = lambda event, **values: None,
 ) -> tuple[Training, list[Report]]:
     """One stack of every seed of every recipe, which differ in `STACKABLE` settings only.
 
     The reports are those of the first network; what remedies do to the others differs by the random numbers.
     """
     first = recipes[0]
-    members, records, models = [], [], []
+    members, histories, models = [], [], []
     reports: list[Report] = []
     for recipe in recipes:
         loss: Any = recipe.remedies.loss
         for seed in recipe.seeds:
             strength = Strength(loss.alpha, loss.beta, loss.alpha_min) if loss else None
             members.append(Member(seed, recipe.optimizer.lr, recipe.optimizer.weight_decay, strength))
-            records.append(
-                Record(recipe.remedies.name, getattr(recipe.model, "depth", 0), recipe.optimizer.lr, seed)
-            )
+            histories.append(History(recipe.remedies.name, getattr(recipe.model, "depth", 0), recipe.optimizer.lr, seed))
             model, changed = build_model(recipe, data, seed)
             models.append(model)
             reports = reports or changed
@@ -137,7 +132,7 @@ def build_training(
         compile=first.engine.compile,
         cuda_graph=first.engine.cuda_graph,
     )
-    return Training(models, members, records, data, config, fabric, tell), reports
+    return Training(models, members, histories, data, config, fabric), reports
 
 
 def architecture_key(recipe: Recipe) -> str:
@@ -154,14 +149,18 @@ def architecture_key(recipe: Recipe) -> str:
     return repr(content)
 
 
-def check_fits(recipe: Recipe, members: int, data: Dataset, device: torch.device) -> None:
-    """Raise ConfigError where a stack of so many networks would not fit in memory, saying how many would."""
+def check_fits(recipe: Recipe, members: int, data: Dataset, device: torch.device) -> int:
+    """The bytes that a stack of so many networks takes.
+
+    Raises:
+        ConfigError: they would not fit in memory; the message says how many would.
+    """
     per_member = member_bytes(recipe, data, device)
     if device.type == "cpu":  # the processes of a host share its memory
         per_member *= recipe.engine.devices
     fit = members_that_fit(per_member, device)
     if members <= fit:
-        return
+        return members * per_member
     sizes = [str(getattr(recipe.model, name)) for name in ("depth", "width") if hasattr(recipe.model, name)]
     each = f"{recipe.model.name} of {' layers of '.join(sizes)}"
     needs = f"needs about {members * per_member / 1e9:.1f} GB and {free_bytes(device) / 1e9:.1f} GB are free"
@@ -199,8 +198,3 @@ def member_bytes(recipe: Recipe, data: Dataset, device: torch.device) -> int:
     inputs = inputs.to(next(model.parameters()).dtype)
     places = select(model, inputs=inputs[:2]).places if recipe.remedies.loss else ()
     return bytes_per_member(model, inputs, places, shares=shares)
-
-
-def describe_reports(reports: Mapping[str, list[Report]]) -> dict[str, Any]:
-    """The JSON form of what the remedies of each combination have changed."""
-    return {name: [report.to_dict() for report in own] for name, own in reports.items()}

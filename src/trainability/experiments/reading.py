@@ -1,4 +1,4 @@
-"""Reading a recipe from a file and from what was typed, and moving lists where a comparison has its own place for them."""
+"""Reading a recipe from a file and from what was typed; lists go where a comparison has its place for them."""
 
 from collections.abc import Mapping
 from pathlib import Path

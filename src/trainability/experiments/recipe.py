@@ -25,7 +25,7 @@ from trainability.experiments.settings import (
 from trainability.experiments.validation import validated
 from trainability.models import registry as models
 from trainability.models.fnn import FNN
-from trainability.remedies.registry import Combination, combine
+from trainability.remedies.registry import combine
 from trainability.training.addresses import without_password
 
 _CHECKED = 2000  # of the trials of a grid; more would take long
@@ -65,7 +65,6 @@ Values = Annotated[
 ]
 
 
-
 def _check_parameters(parameters: Mapping[str, Any]) -> None:
     for name, values in parameters.items():
         if not name.startswith(_VARIABLE):
@@ -89,7 +88,7 @@ class CompareSettings(Settings):
         combine("he"),
         combine("lbe"),
     )
-    parameters: dict[str, Choices] = {}
+    parameters: Annotated[dict[str, Choices], Field(default_factory=dict)]
 
     @field_validator("remedies", mode="before")
     @classmethod
@@ -155,7 +154,8 @@ class Recipe(Settings):
     """One experiment: data, model, task, remedies, optimizer, schedule, seeds.
 
     Args:
-        remedies: a name, names joined by +, or a list of names and of mappings with settings: [tat, {name: lbe, beta: 0.1}]
+        model: the architecture; its settings stand beside its name
+        remedies: a name, names joined by +, or a list of names and mappings: [tat, {name: lbe, beta: 0.1}]
         epochs: passes over the training set
         batch_size: samples per step and network, over all processes
         seeds: a list, or a number: 3 means 0, 1 and 2; one network each, trained at once as a stack

@@ -7,9 +7,17 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from trainability.data import registry as data_sets
 from trainability.experiments.recipe import Recipe
 from trainability.models import registry as models
 from trainability.remedies import registry as remedies
+
+_REGISTRIES = {
+    "data.name": data_sets.names,
+    "model": models.names,
+    "remedies": remedies.names,
+    "compare.remedies": remedies.names,
+}
 
 
 @dataclass(frozen=True)
@@ -61,24 +69,14 @@ def _of_section(kind: type[BaseModel], path: str) -> Iterator[Setting]:
         if section is not None:
             yield from _of_section(section, f"{path}{name}.")
             continue
-        choices = {
-            "data.name": _data_names,
-            "model": models.names,
-            "remedies": remedies.names,
-            "compare.remedies": remedies.names,
-        }.get(path + name, lambda words=_words(field.annotation): words)()
+        registry = _REGISTRIES.get(path + name)
+        choices = registry() if registry else _words(field.annotation)
         default = field.get_default(call_default_factory=True)
         if isinstance(default, tuple):
             default = ", ".join(getattr(value, "name", str(value)) for value in default)
         default = getattr(default, "name", default)
         shown = f"{path}{name}" + (".name" if path + name == "model" else "")
         yield Setting(shown, default, meanings.get(name, ""), choices, _takes_list(field.annotation))
-
-
-def _data_names() -> tuple[str, ...]:
-    from trainability.data import registry
-
-    return registry.names()
 
 
 def _is_section(annotation: Any) -> bool:

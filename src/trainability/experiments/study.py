@@ -20,11 +20,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from trainability.errors import ConfigError
-from trainability.experiments.recipe import Range, Recipe
+from trainability.experiments.recipe import STACKABLE, Range, Recipe
 from trainability.training.addresses import MASK, without_password, without_secrets
 
-# Members of one stack may differ in these; whatever else differs needs a stack of its own.
-STACKABLE = ("optimizer.lr", "optimizer.weight_decay", "lbe.alpha", "lbe.beta", "lbe.alpha_min")
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 _OPENINGS = 6
 _COUNTED = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
@@ -144,8 +142,8 @@ def grid(recipe: Recipe) -> list[dict[str, Any]]:
     """All combinations, those of one architecture together.
 
     >>> from trainability.experiments.recipe import Recipe
-    >>> grid(Recipe(lbe={}, sweep={"parameters": {"lbe.beta": [0.1, 0.2], "model.depth": [5, 10]}}))[1]
-    {'model.depth': 5, 'lbe.beta': 0.2}
+    >>> grid(Recipe(sweep={"parameters": {"remedies.lbe.beta": [0.1, 0.2], "model.depth": [5, 10]}}))[1]
+    {'model.depth': 5, 'remedies.lbe.beta': 0.2}
     """
     assert recipe.sweep is not None
     names = sorted(recipe.sweep.parameters, key=lambda name: name in STACKABLE)

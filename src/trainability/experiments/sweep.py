@@ -14,9 +14,9 @@ from optuna.trial import Trial, TrialState
 
 from trainability.data.dataset import Dataset
 from trainability.errors import ConfigError
+from trainability.experiments.build import architecture_key, build_training, member_bytes
 from trainability.experiments.recipe import Range, Recipe
-from trainability.experiments.study import STACKABLE, claim, fail_lost, heartbeat, refill, total_trials
-from trainability.experiments.train import build_training, member_bytes
+from trainability.experiments.study import claim, fail_lost, heartbeat, refill, total_trials
 from trainability.stack.memory import members_that_fit
 from trainability.training.engine import Training
 from trainability.training.history import History
@@ -65,7 +65,7 @@ def work(
             continue
         with heartbeat(study, trials, recipe.sweep.heartbeat):
             try:
-                for group in _by_architecture(trials):
+                for group in _by_architecture(recipe, trials):
                     _run(recipe, study, group, data, fabric, progress)
             except KeyboardInterrupt:
                 _give_back(study, trials)
@@ -103,11 +103,10 @@ def capacity(recipe: Recipe, data: Dataset, device: torch.device, workers: int =
     return max(1, min(recipe.sweep.stack, fit) // seeds)
 
 
-def _by_architecture(trials: Sequence[Trial]) -> list[list[Trial]]:
+def _by_architecture(recipe: Recipe, trials: Sequence[Trial]) -> list[list[Trial]]:
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
-        key = repr(sorted((n, v) for n, v in trial.params.items() if n not in STACKABLE))
-        groups.setdefault(key, []).append(trial)
+        groups.setdefault(architecture_key(recipe.with_values(trial.params)), []).append(trial)
     # Neighbors of the same settings share an optimizer.
     settings = ("optimizer.lr", "optimizer.weight_decay")
     return [sorted(group, key=lambda t: [t.params.get(name, 0) for name in settings]) for group in groups.values()]
@@ -122,7 +121,7 @@ def _run(
     progress: Callable[[Training | None], None],
 ) -> None:
     """Train trials of one architecture as one stack and tell the study how each did."""
-    training = build_training([recipe.with_values(t.params) for t in trials], data, fabric)
+    training, _ = build_training([recipe.with_values(t.params) for t in trials], data, fabric)
     training.prepare()
     while not training.done:
         training.advance()

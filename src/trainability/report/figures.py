@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
+from trainability.experiments.comparison import Comparison, Side
 from trainability.training.history import History
 
 # Okabe and Ito's palette: told apart by color-blind readers too.
@@ -261,21 +262,22 @@ def neuron_figure(arms: Arms) -> go.Figure:
     return style(figure, 110 + 210 * rows).update_layout(legend={"y": 1 + 0.2 / rows}, margin={"t": 90})
 
 
-def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str], by: str) -> go.Figure:
-    """Accuracy against learning rate or depth, per remedy: every seed, and a line through the medians."""
+def versus_figure(comparison: Comparison, palette: dict[str, str], by: str) -> go.Figure:
+    """Test score against a setting that varies, per remedy: every seed, and a line through the medians."""
     figure = go.Figure()
-    index = 1 if by == "lr" else 0
-    fixed = sorted({float((depth, lr)[1 - index]) for depth, lr, _ in cells})
+    others = {repr(_others(side, by)): _others(side, by) for side in comparison.sides}
     for name, color in palette.items():
-        for dash, other in zip(cycle(("solid", "dash", "dot", "dashdot")), fixed, strict=False):
+        for dash, (key, fixed) in zip(cycle(("solid", "dash", "dot", "dashdot")), others.items(), strict=False):
             points = [
-                (cell[index], sorted(run.test or 0.0 for run in cell[2][name]))
-                for cell in cells
-                if cell[1 - index] == other and name in cell[2]
+                (side.cell.values[by], scores)
+                for side in comparison.sides
+                if comparison.name_of(side) == name and repr(_others(side, by)) == key
+                if (scores := sorted(h.scores[-1].test for h in side.histories if h.scores))
             ]
             if not points:
                 continue
-            label = escape(name) + (f", {'depth' if by == 'lr' else 'lr'} {other:g}" if len(fixed) > 1 else "")
+            shown = "".join(f", {other} {value}" for other, value in fixed.items()) if len(others) > 1 else ""
+            label = escape(name + shown)
             figure.add_scatter(
                 x=[x for x, _ in points],
                 y=[median(v) for _, v in points],
@@ -295,7 +297,12 @@ def versus_figure(cells: list[tuple[int, float, Arms]], palette: dict[str, str],
                 name=label,
             )
     figure.update_xaxes(
-        title="learning rate" if by == "lr" else "hidden layers", type="log" if by == "lr" else "linear"
+        title=by, type="log" if by == "optimizer.lr" else "linear"
     )
     figure.update_yaxes(title="test accuracy, %", range=[0, 101])
     return style(figure)
+
+
+def _others(side: Side, by: str) -> dict[str, object]:
+    """The values of a side apart from that of one setting."""
+    return {name: value for name, value in side.cell.values.items() if name != by and not name.startswith("remedies.")}

@@ -4,8 +4,8 @@ from itertools import pairwise
 from statistics import mean, median
 
 from trainability.diagnosis.verdict import SILENT
-from trainability.experiments.arms import Arm, arm
-from trainability.experiments.compare import Comparison
+from trainability.experiments.comparison import Comparison, Section
+from trainability.remedies.registry import Combination
 from trainability.training.history import History
 
 
@@ -29,29 +29,31 @@ def narrate(comparison: Comparison, *, brief: bool = False) -> list[tuple[str, l
     Brief ones leave out what becomes of the signal, what is claimed, and where a spread comes from.
     """
     stories = []
-    for depth, lr, arms in comparison.cells():
-        if not arms:
+    for section in comparison.sections():
+        if not section.histories:
             continue
-        runs = [run for group in arms.values() for run in group]
+        runs = [run for group in section.histories.values() for run in group]
         unfinished = [run.epochs for run in runs if run.status in ("training", "interrupted", "waiting")]
-        sentences = _cell(arms, comparison.chance, brief)
+        sentences = _section(section, comparison.chance, brief)
         if unfinished:
             sentences.insert(
                 0,
                 f"{len(unfinished)} of {len(runs)} runs were interrupted, the earliest after {min(unfinished)} of "
-                f"{comparison.config.epochs} epochs: what follows is of that moment and not of the end.",
+                f"{comparison.recipe.epochs} epochs: what follows is of that moment and not of the end.",
             )
-        stories.append((f"{depth} layers, learning rate {lr:g}", sentences))
+        stories.append((section.title, sentences))
     return stories
 
 
-def _cell(arms: dict[str, list[History]], chance: float, brief: bool) -> list[str]:
+def _section(section: Section, chance: float, brief: bool) -> list[str]:
     paragraphs = []
+    arms = section.histories
     for name, runs in arms.items():
         sentences: list[str] = []
         values = accuracies(runs)
-        side = arm(name)
-        subject = f"{name} ({side.what})" if side.base is None else f"{name} ({side.what}, otherwise as {side.base})"
+        side = section.remedies[name]
+        otherwise = "" if side.baseline is None else f", otherwise as {side.baseline}"
+        subject = f"{name} ({side.title}{otherwise})"
         start = [run.flow[0].entropy[-1] for run in runs]
         signal = f"At the start its last hidden layer carries {mean(start):.2g} nats."
         if _at_chance(values, chance):
@@ -71,9 +73,9 @@ def _cell(arms: dict[str, list[History]], chance: float, brief: bool) -> list[st
             sentences.append(
                 f"{name} diverged on seeds {', '.join(str(r.seed) for r in runs if r.status == 'diverged')}."
             )
-        if side.base in arms:
-            sentences.append(_against(name, values, side.base, accuracies(arms[side.base])))
-        if side.lbe:
+        if side.baseline in arms:
+            sentences.append(_against(name, values, side.baseline, accuracies(arms[side.baseline])))
+        if side.loss:
             sentences += _revival(name, runs)
         if not brief:
             sentences += [
@@ -101,9 +103,9 @@ def _against(name: str, values: list[float], base: str, base_values: list[float]
     return f"The seeds of {name} and {base} overlap (medians differ by {gain:+.1f} points): no difference is shown."
 
 
-def _claimed(name: str, arms: dict[str, list[History]], side: Arm) -> list[str]:
+def _claimed(name: str, arms: dict[str, list[History]], side: Combination) -> list[str]:
     """The authors' claim for a remedy, beside the training losses that were seen."""
-    others = [other for other in (side.base, "batchnorm") if other in arms and other != name]
+    others = [other for other in (side.baseline, "batchnorm") if other in arms and other != name]
     if not side.claim or not others:
         return []
     other = others[-1]

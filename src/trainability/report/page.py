@@ -10,8 +10,8 @@ from markupsafe import Markup
 from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
-from trainability.experiments.arms import arm
-from trainability.experiments.compare import Comparison
+from trainability.experiments.comparison import Comparison, Section
+from trainability.experiments.recipe import Recipe
 from trainability.report import figures, layer_figures
 from trainability.report.narrative import narrate
 from trainability.training.files import finite, write_whole
@@ -19,8 +19,11 @@ from trainability.training.files import finite, write_whole
 
 def write_report(comparison: Comparison, out: Path) -> Path:
     """Write ``report.html`` and ``results.json`` into ``out``, both or neither; return the report's path."""
-    histories = [history.to_dict() for history in comparison.histories]
-    results = json.dumps(finite({**comparison.to_json(), "histories": histories}))
+    kept = {
+        "histories": [history.to_dict() for history in comparison.histories],
+        "remedies": {comparison.name_of(side): side.reports for side in comparison.sides},
+    }
+    results = json.dumps({**comparison.to_dict(), **finite(kept)})
     write_whole({out / "results.json": results, out / "report.html": render(comparison)})
     return out / "report.html"
 
@@ -38,47 +41,60 @@ def environment() -> jinja2.Environment:
 
 def render(comparison: Comparison) -> str:
     """Return the HTML."""
-    palette = figures.colors(comparison.config.remedies)
+    names = dict.fromkeys(comparison.name_of(side) for side in comparison.sides)
+    palette = figures.colors(names)
     words = dict(narrate(comparison))
-    cells = [(depth, lr, arms) for depth, lr, arms in comparison.cells() if arms]
-    sections = []
-    for depth, lr, arms in cells:
-        title = f"{depth} layers, learning rate {lr:g}"
-        sections.append(
-            {
-                "title": title,
-                "words": words[title],
-                "rows": table(arms),
-                "figures": _figures(arms, palette, comparison.chance, int(comparison.data["train"])),
-            }
-        )
-    overview = []
-    for by, values in (("lr", comparison.config.lr), ("depth", comparison.config.depth)):
-        if len(values) > 1 and cells:
-            name = "learning rate" if by == "lr" else "depth"
-            overview.append(figure_html(f"Accuracy against {name}", "", figures.versus_figure(cells, palette, by)))
+    drawn = [section for section in comparison.sections() if section.histories]
+    sections = [
+        {
+            "title": section.title,
+            "words": words[section.title],
+            "rows": table(section),
+            "figures": _figures(section.histories, palette, comparison.chance, int(comparison.data["train"])),
+        }
+        for section in drawn
+    ]
+    recipe = comparison.recipe
+    overview = [
+        figure_html(f"Accuracy against {name}", "", figures.versus_figure(comparison, palette, name))
+        for name in _numbers(recipe)
+        if drawn
+    ]
+    changed = {comparison.name_of(side): side.reports for side in comparison.sides if side.reports}
     return (
         environment()
-        .get_template("compare.html")
+        .get_template("experiment.html")
         .render(
             comparison=comparison,
-            config=comparison.config.model_dump(mode="json"),
+            names=list(names),
+            recipe=recipe.resolved(),
             overview=overview,
             sections=sections,
+            changed=changed,
             plotly=Markup(get_plotlyjs()),
         )
     )
 
 
-def table(arms: figures.Arms) -> list[dict[str, Any]]:
+def _numbers(recipe: Recipe) -> list[str]:
+    """The settings of a comparison that take several numbers."""
+    return [
+        name
+        for name, values in (recipe.compare.parameters if recipe.compare else {}).items()
+        if len(values) > 1 and not name.startswith("remedies.") and all(isinstance(v, int | float) for v in values)
+    ]
+
+
+def table(section: Section) -> list[dict[str, Any]]:
     """One row per remedy, the strongest first."""
     rows = []
-    for name, runs in arms.items():
+    for name, runs in section.histories.items():
+        side = section.remedies[name]
         values = sorted(run.scores[-1].test for run in runs)
         rows.append(
             {
                 "remedy": name,
-                "what": arm(name).what + (f", otherwise as {arm(name).base}" if arm(name).base else ""),
+                "what": side.title + (f", otherwise as {side.baseline}" if side.baseline else ""),
                 "seeds": [round(run.scores[-1].test, 2) for run in runs],
                 "median": median(values),
                 "low": values[0],

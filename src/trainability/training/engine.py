@@ -117,7 +117,7 @@ class Training:
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
-        self._tell = tell
+        self.tell = tell
         self.steps = 0
         self.total_steps = plan.epochs * self.batches.per_epoch
         probe = data.train.take(torch.arange(min(512, len(data.train)), device=fabric.device)).images
@@ -264,7 +264,7 @@ class Training:
             if not finite and self.alive[e]:
                 self._one_step.freeze(e)
                 self.histories[e].status = "diverged"
-                self._tell("diverged", step=self.steps + 1, member=e)
+                self.tell("diverged", step=self.steps + 1, member=e)
 
     def advance(self) -> None:
         """Train one step and record what is due: losses, flow and, at the end of an epoch, accuracies."""
@@ -413,7 +413,7 @@ class Training:
             dist.all_reduce(mean)
         losses = (mean / self.fabric.world_size).tolist()
         terms = self.lbe.lbe.tolist() if self.lbe and self.lbe.lbe is not None else None
-        self._tell("losses", step=self.steps, loss=losses, **({"lbe": terms} if terms else {}))
+        self.tell("losses", step=self.steps, loss=losses, **({"lbe": terms} if terms else {}))
         for e, history in enumerate(self.histories):
             if history.status in ("training", "diverged") and history.steps == self.steps:
                 lbe = terms[e] if terms and self.members[e].lbe else None
@@ -426,7 +426,7 @@ class Training:
         val = self.accuracies(self.data.val) if len(self.data.val) else None
         val, test = self.fabric.broadcast((val, self.accuracies(self.data.test)))
         step_ms = 1e3 * median(self._times) / len(self.stack)
-        self._tell("accuracies", step=self.steps, **({"val": val} if val else {}), test=test, step_ms=step_ms)
+        self.tell("accuracies", step=self.steps, **({"val": val} if val else {}), test=test, step_ms=step_ms)
         for e, history in enumerate(self.histories):
             if history.status == "training":
                 history.epochs = self.steps // self.batches.per_epoch

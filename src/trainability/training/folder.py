@@ -4,28 +4,19 @@ import hashlib
 import io
 import json
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
 from filelock import FileLock, Timeout
 
 from trainability.errors import FolderError
 from trainability.training.files import finite, write_atomically
+from trainability.training.places import Existing, check_existing, check_links, checkpoints, clear, keep_recipe
 
 _KEPT = 2  # checkpoints; the older one is for when the newer turns out to be damaged
-_CHECKPOINT = re.compile(r"step-[0-9]{8,18}-[0-9a-f]{16}\.pt")
-# All that a run or a sweep writes, and what it reads of that.
-_OWN = (
-    *("recipe.yaml", "environment.json", "events.jsonl", "results.json", "report.html", "checkpoints", ".lock"),
-    *("tensorboard", "wandb", "mlflow.db"),
-)
-_OWN_MANY = ("checkpoints/*", "study.db*", "worker*.log")
 
 
 class RunFolder:
@@ -46,21 +37,20 @@ class RunFolder:
         path: the directory; made if need be.
         recipe: the resolved recipe, of plain values.
         environment: versions and the like.
-        resume: continue what is there.
+        existing: ``"refuse"`` a folder that holds results, ``"resume"`` them, or ``"overwrite"`` them.
 
     Raises:
-        FolderError: another process holds it; it holds a run and ``resume`` is not set; or its recipe is another one.
+        FolderError: another process holds it; it holds results, or none to be resumed; or its recipe is another one.
         OSError: it cannot be written to.
     """
 
     def __init__(
-        self, path: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], *, resume: bool = False
+        self, path: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], existing: Existing = "refuse"
     ) -> None:
         self.path = path
         check_links(path)
-        if resume and not (path / "recipe.yaml").exists():
-            raise FolderError(f"{path} holds no run that could be resumed", code="nothing-to-resume")
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        check_existing(path, existing)
+        path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(path / ".lock")
         try:
             self._lock.acquire(timeout=0)
@@ -69,17 +59,14 @@ class RunFolder:
                 f"{path} is in use by another process; wait for it or choose another folder", code="folder-locked"
             ) from None
         try:
-            self._begin(recipe, environment, resume)
+            self._begin(recipe, environment, existing)
         except BaseException:
             self._lock.release()
             raise
 
-    def _begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any], resume: bool) -> None:
-        if any((self.path / name).exists() for name in ("recipe.yaml", "events.jsonl")) and not resume:
-            raise FolderError(
-                f"{self.path} holds a run already; continue it with --resume or choose another --out",
-                code="folder-in-use",
-            )
+    def _begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any], existing: Existing) -> None:
+        if existing == "overwrite":
+            clear(self.path)
         keep_recipe(self.path, recipe, environment)
         for leftover in (self.path / "checkpoints").glob(".step-*"):  # of a process that was killed while writing
             leftover.unlink(missing_ok=True)
@@ -111,6 +98,8 @@ class RunFolder:
             FolderError: the state holds objects that could not be read back without running code.
             OSError: no space, for example; the checkpoints before it stay.
         """
+        import torch
+
         buffer = io.BytesIO()
         torch.save({**state, "recipe": self._digest}, buffer)
         payload = buffer.getvalue()
@@ -124,6 +113,7 @@ class RunFolder:
         os.fsync(self._events)
         name = f"step-{state['steps']:08d}-{hashlib.sha256(payload).hexdigest()[:16]}.pt"
         path = self.path / "checkpoints" / name
+        path.parent.mkdir(exist_ok=True)
         write_atomically(path, payload)
         for old in checkpoints(self.path)[_KEPT:]:
             if old != path:
@@ -151,6 +141,8 @@ class RunFolder:
 
     def _read(self, path: Path, payload: bytes) -> dict[str, Any]:
         """The state in a checkpoint; what only the training knows of it is looked at by `Training.load`."""
+        import torch
+
         try:
             with warnings.catch_warnings():  # torch tells of what it then refuses
                 warnings.simplefilter("ignore")
@@ -178,62 +170,6 @@ class RunFolder:
         self.close()
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, the newest first; what a dying process left half-written does not count."""
-    found = [path for path in (folder / "checkpoints").glob("*.pt") if _CHECKPOINT.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (step_of(path), path.name), reverse=True)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step of a checkpoint, by its name."""
-    return int(checkpoint.name.split("-")[1])
-
-
-def check_links(folder: Path) -> None:
-    """Refuse a folder where a run would read or write something elsewhere; the folder itself may be a link.
-
-    Raises:
-        FolderError: one of the names of a run is a link, a second name of a file, or no plain file or folder.
-    """
-    for path in [folder / name for name in _OWN] + [path for pattern in _OWN_MANY for path in folder.glob(pattern)]:
-        if path.is_symlink():
-            raise FolderError(f"{path} is a link; take it away, since a run keeps its files to itself", code="link")
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise FolderError(f"{path} is neither a file nor a folder; take it away", code="not-a-file")
-        if path.is_file() and path.stat().st_nlink > 1:
-            raise FolderError(f"{path} has another name elsewhere; put a copy in its place", code="link")
-
-
-def keep_recipe(
-    folder: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], free: tuple[str, ...] = ()
-) -> None:
-    """Write ``recipe.yaml`` and ``environment.json``, or find the same recipe there, apart from settings in ``free``.
-
-    Raises:
-        FolderError: another recipe is there; the message says where they differ.
-    """
-    kept = folder / "recipe.yaml"
-    check_links(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if kept.exists():
-        try:
-            there = yaml.safe_load(kept.read_text(encoding="utf-8"))
-        except OSError:
-            raise
-        except Exception:  # YAML's constructors raise what Python's do
-            there = None
-        if not isinstance(there, dict):
-            raise FolderError(
-                f"{kept} is damaged; choose another folder, or put the recipe back there", code="recipe-damaged"
-            )
-        differ = [d for d in _differences(there, dict(recipe)) if not d.startswith(free)]
-        if differ:
-            raise FolderError(f"{folder} holds another recipe: {'; '.join(differ[:3])}", code="other-recipe")
-        return
-    write_atomically(folder / "environment.json", (json.dumps(dict(environment), indent=1) + "\n").encode())
-    write_atomically(kept, yaml.safe_dump(dict(recipe), sort_keys=False).encode())
-
-
 def read_events(path: Path) -> list[dict[str, Any]]:
     """The events of a log that count: torn lines are left out, and so is what a resumed run did again."""
     events: list[dict[str, Any]] = []
@@ -248,11 +184,3 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             events = [e for e in events if e.get("step", 0) <= event.get("step", 0)]
         events.append(event)
     return events
-
-
-def _differences(kept: Any, given: Any, path: str = "") -> list[str]:
-    """Where two recipes differ, in words."""
-    if isinstance(kept, dict) and isinstance(given, dict):
-        keys = dict.fromkeys([*kept, *given])
-        return [d for key in keys for d in _differences(kept.get(key), given.get(key), f"{path}.{key}".strip("."))]
-    return [] if kept == given else [f"{path} is {kept!r} there and {given!r} here"]

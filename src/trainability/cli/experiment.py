@@ -1,0 +1,62 @@
+"""`trainability train` and `trainability compare`: run the recipe, show what came of it."""
+
+import click
+from rich.live import Live
+
+from trainability.cli import tables
+from trainability.cli.request import Request
+from trainability.cli.terminal import Terminal, fail, is_first, print_json
+from trainability.errors import ConfigError, DataError, FolderError
+from trainability.experiments.comparison import Comparison
+from trainability.experiments.run import run
+from trainability.report.narrative import narrate
+from trainability.report.page import table
+from trainability.training.runtime import tune_allocator
+
+_FEW = 4  # remedies, of which everything is said in the terminal; of more the report says it
+
+
+def execute(asked: Request) -> None:
+    """Run an experiment in its folder; what is done is on the disk before anything is said of it."""
+    console = Terminal()
+    watch = tables.Watch(console)
+    try:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            comparison = run(
+                asked.recipe,
+                asked.folder,
+                existing=asked.existing,
+                environment={"allocator": tune_allocator()},
+                progress=lambda *state: live.update(watch(*state)),
+            )
+    except (ConfigError, DataError, FolderError) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(
+            f"the run stopped because {error.filename or asked.folder} cannot be written to: {error.strerror}; what "
+            "was kept before is whole, so make room and go on with --resume"
+        )
+    if asked.as_json and is_first():
+        print_json(comparison.to_dict())
+    _show(comparison, console)
+    console.print(f"Report: {asked.folder / 'report.html'}", soft_wrap=True, markup=False)
+    if comparison.interrupted:
+        console.print("Interrupted; what was done is kept. Go on with --resume.")
+        raise click.exceptions.Exit(130)
+
+
+def _show(comparison: Comparison, console: Terminal) -> None:
+    """The tables and the words at the end."""
+    for note in comparison.notes:
+        console.print(note, markup=False)
+    if comparison.recipe.compare is None:
+        console.print(tables.histories(comparison))
+    else:
+        words = dict(narrate(comparison, brief=len(comparison.sides) > _FEW))
+        for section in comparison.sections():
+            if section.histories:
+                console.print(tables.remedies(section, table(section)))
+                for sentence in words[section.title]:
+                    console.print(f"- {sentence}", markup=False)
+    if all(history.status == "diverged" for history in comparison.histories):
+        console.print("Every network diverged: try a lower learning rate, or a remedy.")

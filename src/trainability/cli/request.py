@@ -1,0 +1,67 @@
+"""What a command is asked to do, checked before anything heavy is loaded."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainability.cli.arguments import recipe_and_changes
+from trainability.cli.terminal import fail, is_first
+from trainability.errors import ConfigError, DataError, FolderError
+from trainability.experiments.reading import Command, read_recipe
+from trainability.experiments.recipe import Recipe
+from trainability.training.places import Existing, check_place
+from trainability.training.yaml_files import dump_yaml
+
+CHANGES = "TRAINABILITY_CHANGES"  # to the recipe, for the processes that a command starts
+
+
+@dataclass(frozen=True)
+class Request:
+    """A recipe and the folder of its results; the file and the changes to it, for other processes."""
+
+    recipe: Recipe
+    folder: Path
+    existing: Existing
+    as_json: bool
+    file: Path | None
+    changes: dict[str, Any]
+
+
+def prepare(command: Command, given: dict[str, Any], *, own: bool = True) -> Request | None:
+    """Read the recipe and look at the folder; None where the recipe was only to be shown.
+
+    Args:
+        command: whose recipe it is.
+        given: what was typed.
+        own: the changes are what was typed, and not what the process that started this one was given.
+    """
+    existing = _existing(given.pop("resume"), given.pop("overwrite"))
+    out, as_json, print_config = given.pop("out"), given.pop("as_json"), given.pop("print_config")
+    try:
+        file, changes = recipe_and_changes(given.pop("words"), given)
+        if not own:
+            changes = json.loads(os.environ.get(CHANGES, "{}"))
+        recipe = read_recipe(file, changes, command)
+        folder = out or Path("runs") / (file.stem if file else command)
+        if print_config:
+            print(dump_yaml(recipe.resolved()), end="")
+            return None
+        if own and is_first():
+            check_place(folder, existing)
+    except (ConfigError, DataError, FolderError) as error:
+        fail(str(error))
+    return Request(recipe, folder, existing, as_json, file, changes)
+
+
+def _existing(resume: bool, overwrite: bool) -> Existing:
+    if resume and overwrite:
+        fail("--resume and --overwrite: go on with what the folder holds, or take it away, but not both")
+    return "resume" if resume else "overwrite" if overwrite else "refuse"
+
+
+def environment_with(changes: Mapping[str, Any], **more: str) -> dict[str, str]:
+    """The environment of a process that a command starts; a command line is there for all to see, and this is not."""
+    return {**os.environ, CHANGES: json.dumps(changes), **more}

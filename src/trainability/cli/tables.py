@@ -1,0 +1,97 @@
+"""Tables of an experiment, as it goes and at its end, within 80 columns."""
+
+import time
+from collections.abc import Sequence
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from trainability.cli.terminal import duration
+from trainability.experiments.comparison import Comparison, Section
+from trainability.training.history import History
+
+_MOST_ROWS = 12
+
+
+class Watch:
+    """The table of an experiment as it goes, drawn a few times a second at most; in a log, a line an epoch."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._begin = time.monotonic()
+        self._drawn = 0.0
+        self._first: int | None = None
+        self._line: tuple[int, int] | None = None
+        self._table = Table()
+
+    def __call__(self, comparison: Comparison, done: int, total: int) -> Table:
+        """The table after so many of all steps."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done
+        if not self._console.is_terminal:
+            self._log(comparison)
+        if now - self._drawn > 0.25:
+            self._drawn = now
+            fresh = done - self._first
+            left = (now - self._begin) / fresh * (total - done) if fresh else None
+            self._table = histories(comparison)
+            self._table.title = f"step {done} of {total}, {duration(left)} left"
+        return self._table
+
+    def _log(self, comparison: Comparison) -> None:
+        """One line per epoch, with the middle of the networks."""
+        found = [history for history in comparison.histories if history.scores]
+        epochs = sum(history.epochs for history in found)
+        if not found or self._line == (len(found), epochs) or any(h.epochs != found[0].epochs for h in found):
+            return
+        self._line = len(found), epochs
+        part, values = "validation", [h.val for h in found if h.val is not None]
+        if not values:
+            part, values = "test", [h.test for h in found if h.test is not None]
+        self._console.print(f"epoch {found[0].epochs}: median {part} score {median(values):.2f}")
+
+
+def histories(comparison: Comparison) -> Table:
+    """One row per network; of many those that train now."""
+    grid = Table(box=None, pad_edge=False, title_justify="left")
+    several = len(comparison.sides) > 1
+    for heading in (*(["remedy"] if several else []), "seed"):
+        grid.add_column(heading, no_wrap=True)
+    for heading in ("lr", "status", "epoch", "val", "test", "loss", "last nats", "ms"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    rows = [(comparison.name_of(side), history) for side in comparison.sides for history in side.histories]
+    started = [row for row in rows if row[1].status != "waiting"]
+    for name, history in started[-max(_MOST_ROWS, len(comparison.sides)) :]:
+        cells = [str(history.seed), f"{history.lr:g}", history.status, str(history.epochs), *_numbers(history)]
+        grid.add_row(*([name] if several else []), *cells)
+    return grid
+
+
+def _numbers(history: History) -> list[str]:
+    result = history.result()
+    last = history.losses[-1].loss if history.losses else None
+    values = (history.val, history.test, last, result["entropy_last"], history.step_ms)
+    return [
+        "" if value is None else format(value, form)
+        for value, form in zip(values, (".2f", ".2f", ".3f", ".3g", ".1f"), strict=True)
+    ]
+
+
+def remedies(section: Section, rows: Sequence[dict[str, object]]) -> Table:
+    """One row per remedy, the strongest first."""
+    grid = Table(title=section.title, title_justify="left")
+    grid.add_column("remedy", overflow="fold")
+    for heading in ("test, median", "lowest to highest", "seeds", "last nats", "ms"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        grid.add_row(
+            str(row["remedy"]),
+            f"{row['median']:.2f}",
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            str(len(row["seeds"])),  # type: ignore[arg-type]
+            f"{row['entropy']:.2g} → {row['entropy_end']:.2g}",
+            f"{row['step_ms']:.1f}",
+        )
+    return grid

@@ -1,0 +1,226 @@
+"""Run an experiment: one stack of networks, or the stacks of a comparison side by side."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainability.errors import ConfigError, UnsupportedModelError
+from trainability.experiments.build import architecture_key, build_training, check_fits, load_data, open_fabric
+from trainability.experiments.comparison import Comparison, Side
+from trainability.experiments.environment import describe_environment
+from trainability.experiments.recipe import Recipe
+from trainability.report.page import write_report
+from trainability.stack.memory import free_bytes
+from trainability.training.engine import Training
+from trainability.training.history import History
+from trainability.training.loggers import loggers
+from trainability.training.places import Existing
+from trainability.training.run import Run, Writer, between_steps, naming_the_dead, open_writer
+
+Progress = Callable[[Comparison, int, int], None]
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    existing: Existing = "refuse",
+    environment: dict[str, Any] | None = None,
+    progress: Progress = lambda comparison, done, total: None,
+) -> Comparison:
+    """Run a recipe, keeping its record in a folder; interrupted or killed, it goes on to the same weights.
+
+    Every seed of a side, and sides that differ in learning rates or strengths of LBE alone, train as one stack. Stacks
+    that differ in remedies take turns, an epoch each. A seed means the same initial weights where the initialization is
+    the same, and the same batches. Several processes share each batch, and the first of them writes the folder. An
+    interrupt ends the training with a checkpoint, and with the report of what there is by then.
+
+    Args:
+        recipe: what to run.
+        out: the folder.
+        existing: what becomes of a folder that holds results: ``"refuse"``, ``"resume"`` or ``"overwrite"``.
+        environment: what the record keeps beside versions and machine.
+        progress: is called with the comparison, the steps done, and all steps.
+
+    Raises:
+        ConfigError, FolderError, DataError: before anything is trained.
+        OSError: the folder cannot be written to any more; the last checkpoint stays.
+    """
+    begin = time.monotonic()
+    experiment = _Experiment(recipe, out, existing, environment or {}, progress)
+    with naming_the_dead():
+        comparison = experiment.train()
+    comparison.seconds = time.monotonic() - begin
+    if experiment.fabric.is_global_zero:
+        write_report(comparison, out)
+    return comparison
+
+
+@dataclass
+class _Stack:
+    """The sides that train as one stack, the folder of their record, and how far they are."""
+
+    sides: list[Side]
+    path: Path
+    turn: str
+    needs: int = 0
+    steps: int = 0
+    total: int = 0
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        """The recipe of every side."""
+        return [side.cell.recipe for side in self.sides]
+
+    def keep(self, histories: list[History]) -> None:
+        """Give every side its part of the histories of the stack."""
+        for side in self.sides:
+            count = len(side.cell.recipe.seeds)
+            side.histories, histories = histories[:count], histories[count:]
+
+
+class _Experiment:
+    """What is checked before anything is trained, and then the training."""
+
+    def __init__(
+        self, recipe: Recipe, out: Path, existing: Existing, environment: dict[str, Any], progress: Progress
+    ) -> None:
+        self.recipe, self.out, self.existing, self._progress = recipe, out, existing, progress
+        self.fabric = open_fabric(recipe)
+        self.data = load_data(recipe)
+        described = self.data.describe()
+        sides = [Side(cell, _waiting(cell.recipe)) for cell in recipe.cells()]
+        self.stacks = self._stacks(sides)
+        for stack in self.stacks:
+            first, members = stack.recipes[0], sum(len(own.seeds) for own in stack.recipes)
+            stack.needs = check_fits(first, members, self.data, self.fabric.device)
+            stack.total = first.epochs * (len(self.data.train) // first.batch_size)
+        self.environment = {**describe_environment(), **environment, "data": described}
+        chance = 100 * float(torch.bincount(self.data.test.labels).max()) / len(self.data.test)
+        self.comparison = Comparison(recipe, described, self.environment, sides, chance)
+
+    def _stacks(self, sides: list[Side]) -> list[_Stack]:
+        found: dict[str, _Stack] = {}
+        for side in sides:
+            key = architecture_key(side.cell.recipe)
+            if key not in found:
+                shared = {name: v for name, v in side.cell.values.items() if not name.startswith("remedies.")}
+                place = (
+                    self.out / "stacks" / f"{len(found) + 1}-{side.remedies.name}" if self.recipe.compare else self.out
+                )
+                found[key] = _Stack([], place, repr([v for n, v in shared.items() if n != "optimizer.lr"]))
+            found[key].sides.append(side)
+        return list(found.values())
+
+    def _turns(self) -> Iterator[list[_Stack]]:
+        """Yield the stacks that take turns; those that would not fit in memory beside one another one by one."""
+        for turn in dict.fromkeys(stack.turn for stack in self.stacks):
+            stacks = [stack for stack in self.stacks if stack.turn == turn]
+            if sum(stack.needs for stack in stacks) <= free_bytes(self.fabric.device):
+                yield stacks
+            else:
+                yield from ([stack] for stack in stacks)
+
+    def train(self) -> Comparison:
+        """Train all stacks, or go on with them, until they are done or an interrupt asks to stop."""
+        with ExitStack() as opened:
+            writer = open_writer(self.out, self.recipe.resolved(), self.environment, self.existing, self.fabric)
+            opened.callback(writer.close)
+            try:
+                with between_steps(self.fabric) as interrupted:
+                    for turn in self._turns():
+                        self._take_turns(turn, writer, interrupted)
+            except KeyboardInterrupt:
+                self.comparison.interrupted = True
+        return self.comparison
+
+    def _take_turns(self, stacks: list[_Stack], writer: Writer, interrupted: Callable[[Training], bool]) -> None:
+        with ExitStack() as opened:
+            runs = [(stack, found) for stack in stacks if (found := self._begin(stack, writer, opened))]
+
+            def stopped(stack: _Stack, training: Training) -> bool:
+                stack.steps = training.steps
+                self._tell()
+                return interrupted(training)
+
+            try:
+                while waiting := [(stack, own) for stack, own in runs if not own.training.done]:
+                    for stack, own in waiting:
+                        own.epoch(lambda training, stack=stack: stopped(stack, training))  # type: ignore[misc]
+                        if own.training.done:
+                            own.finish()
+            except KeyboardInterrupt:
+                for _, own in runs:
+                    own.stop()
+                raise
+        self._tell()
+
+    def _begin(self, stack: _Stack, writer: Writer, opened: ExitStack) -> Run | None:
+        """Open a stack's folder and prepare or take up its training; None where it is done."""
+        resume = self.existing == "resume"
+        if stack.path != self.out:
+            there: Existing = "resume" if resume and (stack.path / "recipe.yaml").exists() else "refuse"
+            resume = self.fabric.broadcast(there == "resume")
+            content = {"networks": [recipe.resolved() for recipe in stack.recipes]}
+            writer = open_writer(stack.path, content, self.environment, there, self.fabric)
+            opened.callback(writer.close)
+        state, damaged = writer.newest() if resume else (None, [])
+        self.comparison.notes += [f"The checkpoint {name} is damaged and was set aside." for name in damaged]
+        if resume:
+            step = state["steps"] if state else 0
+            self.comparison.notes.append(f"Resumed {stack.sides[0].remedies.name} at step {step}.")
+        if finished := self.fabric.broadcast(_finished(state)):
+            stack.steps = stack.total
+            histories = [history for side in stack.sides for history in side.histories]
+            for history, kept in zip(histories, finished, strict=True):
+                history.restore(kept)
+            self._read_reports(stack)
+            return None
+        training, reports = build_training(stack.recipes, self.data, self.fabric)
+        stack.keep(training.histories)
+        described = [report.to_dict() for report in reports]
+        for side in stack.sides:
+            side.reports = described
+        writer.write("remedies.json", described)
+        sent = loggers(self.recipe.loggers, stack.path, self.recipe.resolved()) if self.fabric.is_global_zero else []
+        own = Run(training, writer, self.recipe.checkpoint_every, sent)
+        opened.callback(own.close)
+        try:
+            own.begin(state)
+        except UnsupportedModelError as error:
+            if not resume:
+                writer.discard()
+            raise ConfigError(str(error), code=error.code) from error
+        return own
+
+    def _read_reports(self, stack: _Stack) -> None:
+        try:
+            found = json.loads((stack.path / "remedies.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return
+        for side in stack.sides:
+            side.reports = found if isinstance(found, list) else []
+
+    def _tell(self) -> None:
+        done = sum(stack.steps for stack in self.stacks)
+        self._progress(self.comparison, done, sum(stack.total for stack in self.stacks))
+
+
+def _waiting(recipe: Recipe) -> list[History]:
+    """The histories of networks that are not trained yet."""
+    depth = getattr(recipe.model, "depth", 0)
+    return [History(recipe.remedies.name, depth, recipe.optimizer.lr, seed) for seed in recipe.seeds]
+
+
+def _finished(state: dict[str, Any] | None) -> list[dict[str, Any]] | None:
+    """The histories in a checkpoint of a stack that is done."""
+    kept = (state or {}).get("histories")
+    if not isinstance(kept, list) or not kept or not all(isinstance(history, dict) for history in kept):
+        return None
+    return kept if all(history.get("status") in ("done", "diverged") for history in kept) else None

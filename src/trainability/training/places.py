@@ -1,0 +1,152 @@
+"""Folders of results: what may stand in one, and what becomes of one that holds something. Nothing here loads torch."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from trainability.errors import ConfigError, FolderError
+from trainability.training.files import write_atomically
+from trainability.training.yaml_files import dump_yaml, read_yaml
+
+Existing = Literal["refuse", "resume", "overwrite"]
+_REPORT_BYTES = 20 * 10**6
+_CHECKPOINT = re.compile(r"step-[0-9]{8,18}-[0-9a-f]{16}\.pt")
+# All that a run or a sweep writes, and what it reads of that.
+_OWN = (
+    *("recipe.yaml", "environment.json", "events.jsonl", "results.json", "report.html", "remedies.json"),
+    *("checkpoints", "stacks", ".lock", "tensorboard", "wandb", "mlflow", "mlflow.db"),
+)
+# What tells that a folder holds results.
+_RESULTS = ("recipe.yaml", "events.jsonl", "results.json", "report.html")
+_OWN_MANY = ("checkpoints/*", "study.db*", "worker*.log")
+
+
+def check_place(folder: Path, existing: Existing) -> None:
+    """Find out before training, not after it, whether results can be written; leave nothing behind.
+
+    Raises:
+        ConfigError: they cannot.
+        FolderError: the folder holds results, and is to be neither resumed nor overwritten; it holds none that could
+            be resumed; or a link in it would have results written elsewhere.
+    """
+    try:
+        check_links(folder)
+        if folder.is_symlink() and not folder.exists():
+            raise ConfigError(f"out: {folder} is a link to a place that is not there", code="out-not-writable")
+        there = next(place for place in [folder.absolute(), *folder.absolute().parents] if place.exists())
+    except (OSError, ValueError) as error:  # the latter of a name that no folder can have
+        if isinstance(error, ConfigError | FolderError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"out: {folder} cannot be used: {reason}", code="out-not-writable") from None
+    if not there.is_dir():
+        raise ConfigError(f"out: {there} is a file, not a folder", code="out-not-writable")
+    if shutil.disk_usage(there).free < _REPORT_BYTES:
+        raise ConfigError(
+            f"out: no space is left on the disk of {there}; a report takes {_REPORT_BYTES // 10**6} MB",
+            code="out-not-writable",
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"out: {there} cannot be written to", code="out-not-writable")
+    check_existing(folder, existing)
+
+
+def check_existing(folder: Path, existing: Existing) -> None:
+    """Raise FolderError where a folder that holds results is neither resumed nor overwritten, or has none to resume."""
+    if existing == "resume" and not (folder / "recipe.yaml").exists():
+        raise FolderError(f"{folder} holds nothing that could be resumed", code="nothing-to-resume")
+    if existing == "refuse" and any((folder / name).exists() for name in _RESULTS):
+        raise FolderError(
+            f"{folder} holds results already; go on with --resume, take them away with --overwrite, or choose another "
+            "folder with --out",
+            code="folder-in-use",
+        )
+
+
+def clear(folder: Path) -> None:
+    """Take away all that a run has written, and nothing else."""
+    check_links(folder)
+    for stack in sorted((folder / "stacks").glob("*")):
+        clear(stack)
+        (stack / ".lock").unlink(missing_ok=True)
+        with suppress(OSError):  # something else is in it
+            stack.rmdir()
+    for path in [folder / name for name in _OWN if name != ".lock"] + [
+        path for pattern in _OWN_MANY for path in folder.glob(pattern)
+    ]:
+        if path.name == "stacks":
+            with suppress(OSError):
+                path.rmdir()
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, the newest first; what a dying process left half-written does not count."""
+    found = [path for path in (folder / "checkpoints").glob("*.pt") if _CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (step_of(path), path.name), reverse=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(checkpoint.name.split("-")[1])
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a folder where a run would read or write something elsewhere; the folder itself may be a link.
+
+    Raises:
+        FolderError: one of the names of a run is a link, a second name of a file, or no plain file or folder.
+    """
+    for path in [folder / name for name in _OWN] + [path for pattern in _OWN_MANY for path in folder.glob(pattern)]:
+        if path.is_symlink():
+            raise FolderError(f"{path} is a link; take it away, since a run keeps its files to itself", code="link")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise FolderError(f"{path} is neither a file nor a folder; take it away", code="not-a-file")
+        if path.is_file() and path.stat().st_nlink > 1:
+            raise FolderError(f"{path} has another name elsewhere; put a copy in its place", code="link")
+
+
+def keep_recipe(
+    folder: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], free: tuple[str, ...] = ()
+) -> None:
+    """Write ``recipe.yaml`` and ``environment.json``, or find the same recipe there, apart from settings in ``free``.
+
+    Raises:
+        FolderError: another recipe is there; the message says where they differ.
+    """
+    kept = folder / "recipe.yaml"
+    check_links(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if kept.exists():
+        try:
+            there = read_yaml(kept, "the recipe")
+        except ConfigError as error:
+            raise FolderError(
+                f"{error}; choose another folder, or begin anew there with --overwrite", code="recipe-damaged"
+            ) from None
+        differ = [d for d in _differences(there, dict(recipe)) if not d.startswith(free)]
+        if differ:
+            raise FolderError(
+                f"{folder} holds another recipe: {'; '.join(differ[:3])}; choose another folder with --out, or begin "
+                "anew there with --overwrite",
+                code="other-recipe",
+            )
+        return
+    write_atomically(folder / "environment.json", (json.dumps(dict(environment), indent=1) + "\n").encode())
+    write_atomically(kept, dump_yaml(recipe).encode())
+
+
+def _differences(kept: Any, given: Any, path: str = "") -> list[str]:
+    """Where two recipes differ, in words."""
+    if isinstance(kept, dict) and isinstance(given, dict):
+        keys = dict.fromkeys([*kept, *given])
+        return [d for key in keys for d in _differences(kept.get(key), given.get(key), f"{path}.{key}".strip("."))]
+    return [] if kept == given else [f"{path} is {kept!r} there and {given!r} here"]
