@@ -326,7 +326,11 @@ def _usage(remedy: Remedy) -> str:
     """
     found = entry_of(remedy)
     given = {key: getattr(remedy, key) for key in (*found.preset, *found.settings)}
-    shown = [f"{key}={value!r}" for key, value in given.items() if key in found.preset or value != found.settings[key]]
+    shown = [
+        f"{key}={value!r}"
+        for key, value in given.items()
+        if (value is not None if key in found.preset else value != found.settings[key])
+    ]
     if "loss" in found.sets:
         return f"{found.title}: lbe = LBE({', '.join(['model', *shown])}); loss = lbe(loss)"
     return f"{found.title}: apply_(model, {type(remedy).__name__}({', '.join(shown)}), inputs=inputs)"
