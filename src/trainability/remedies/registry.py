@@ -348,7 +348,7 @@ def _parsed(part: "str | Mapping[str, Any] | Remedy") -> list[Remedy]:
 
 
 def _conflict(first: Entry, second: Entry) -> str | None:
-    """Why two remedies do not go together."""
+    """The reason why two remedies do not go together, if any."""
     if first.name == second.name:
         return f"{first.name} is there twice"
     if "default" in (first.name, second.name):
