@@ -5,6 +5,7 @@ Each is a `TrainabilityError` and also the Python error that a reader expects (`
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
@@ -173,8 +174,7 @@ def check_flag(name: str, value: object) -> None:
 
 
 def _shown(value: object) -> str:
-    import torch
-
-    if isinstance(value, torch.Tensor):
+    torch = sys.modules.get("torch")  # where it is not loaded there are no tensors
+    if torch is not None and isinstance(value, torch.Tensor):
         return "a nested tensor" if value.is_nested else f"a tensor of {value.dtype}"
     return repr(value)

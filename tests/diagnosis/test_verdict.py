@@ -9,6 +9,7 @@ import trainability as tr
 from models_for_tests import Functional
 from trainability.diagnosis.evidence import label_dependence, predict_std
 from trainability.models import fnn
+from trainability.remedies import LBELoss
 
 
 def deep(depth: int, width: int = 128, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -27,7 +28,16 @@ def test_default_initialization_at_depth_30_is_found_dead_for_the_right_reason()
     assert "that explains it" in text
     assert "vanishes on its way back" in text
     assert verdict.label_dependence < 1e-3
-    assert verdict.remedies[0].startswith("initialize for the nonlinearity")
+    assert verdict.remedies[0] == tr.Init("he")
+    assert isinstance(verdict.remedies[-1], LBELoss)
+    assert "apply_(model, TAT(), inputs=inputs)" in text
+
+
+def test_the_first_remedy_of_a_verdict_is_an_object_that_helps():
+    model, (x, y) = deep(30), batch()
+    verdict = tr.diagnose(model, x, y, nn.functional.cross_entropy)
+    tr.apply_(model, verdict.remedies[0], inputs=x)
+    assert tr.diagnose(model, x, y, nn.functional.cross_entropy).dies_at is None
 
 
 def test_he_initialization_is_healthy():

@@ -11,6 +11,7 @@ import trainability as tr
 from refusals import refused
 from trainability.errors import ArgumentError, StateError
 from trainability.introspect.run import observing
+from trainability.remedies import Change, Remedy
 
 X = torch.randn(16, 6)
 
@@ -213,7 +214,7 @@ def test_undo_after_passes_that_change_the_model():
     assert content(model) == before
 
 
-class Fails:
+class Fails(Remedy):
     """A remedy that changes something of each kind, and then fails."""
 
     def plan(self, model, where, inputs):
@@ -227,10 +228,7 @@ class Fails:
             model.relu.register_forward_hook(lambda _m, _i, _o: None)
             raise ZeroDivisionError
 
-        return [(tr.remedies.Change("", "a", "b", "c"), change)], {}
-
-    def to_dict(self):
-        return {}
+        return [(Change("", "a", "b", "c"), change)], {}
 
 
 def test_a_remedy_that_fails_leaves_nothing():

@@ -45,7 +45,7 @@ def test_undo_is_exact_and_dry_run_changes_nothing():
 
 def test_remedies_are_values():
     assert tr.Init("he") == tr.Init()
-    assert tr.Init("he").to_dict() == {"remedy": "init", "scheme": "he", "nonlinearity": "relu"}
+    assert tr.Init("he").to_dict() == {"name": "he", "version": 1, "nonlinearity": "relu"}
     with refused(ArgumentError, "unknown-choice"):
         tr.Init("xavier")
 

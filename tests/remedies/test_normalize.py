@@ -252,10 +252,3 @@ def test_stacks_of_changed_networks_train_as_each_alone(remedy):
     outputs = stack(x).outputs
     for number, model in enumerate(alone):
         assert torch.allclose(outputs[number], model(x[number]), atol=1e-5)
-
-
-def test_remedies_have_a_json_form():
-    assert tr.IC(0.9).to_dict() == {"remedy": "ic", "keep": 0.9, "dropout": "element", "batchnorm": "remove"}
-    assert tr.Normalize("group", 4).to_dict() == {"remedy": "normalize", "kind": "group", "groups": 4}
-    assert tr.Residual("fixup", 2).to_dict() == {"remedy": "residual", "scale": "fixup", "layers": 2}
-    assert tr.SELU().to_dict() == {"remedy": "selu", "init": "lecun"}

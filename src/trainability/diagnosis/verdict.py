@@ -12,6 +12,8 @@ from trainability.errors import ArgumentTypeError
 from trainability.flow import Flow, first_not_finite, measure
 from trainability.introspect.run import unwrap
 from trainability.introspect.select import Where, select
+from trainability.remedies import IC, TAT, Init, LBELoss, Normalize, Remedy, Residual
+from trainability.remedies.registry import entry_of
 from trainability.signal import Prediction, predict
 
 # A layer whose neurons vary by a thirtieth of a unit has 0.01 nats; networks that train stay above that at the start.
@@ -19,23 +21,19 @@ SILENT = 0.01
 # Permuting the labels changes a live gradient by about its own size; below a hundredth, labels hardly matter.
 LABEL_BLIND = 0.01
 
-_BETWEEN = "normalize between the layers, or give them shortcuts: apply_(model, Normalize('layer')), Residual(), IC()"
-
-_GRADIENT_REMEDIES = (
-    "initialize for the nonlinearity: apply_(model, Init('he')) for ReLU networks",
-    _BETWEEN,
-    "gradient clipping, where it explodes",
-)
-
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `diagnose` found. ``print`` shows all of it; ``healthy`` is the answer in one word."""
+    """The findings of `diagnose`. ``print`` shows all of it; ``healthy`` is the answer in one word.
+
+    ``remedies`` are objects for `apply_`, in the order in which to try them, and ``advice`` is what else may help.
+    """
 
     healthy: bool
     summary: str
     evidence: tuple[str, ...]
-    remedies: tuple[str, ...]
+    remedies: tuple[Remedy, ...]
+    advice: tuple[str, ...]
     not_computed: tuple[str, ...]
     flow: Flow | None = None
     dies_at: str | None = None
@@ -46,7 +44,7 @@ class Verdict:
     def __str__(self) -> str:
         sections = [
             ("Evidence", self.evidence),
-            ("What to try, in this order", self.remedies),
+            ("What to try, in this order", [*map(_usage, self.remedies), *self.advice]),
             ("Not computed", self.not_computed),
         ]
         lines = [self.summary]
@@ -147,18 +145,15 @@ def _verdict(
     missing: list[str],
 ) -> Verdict:
     if flow is None:
-        return Verdict(False, "No verdict: the model could not be measured.", (), (), tuple(missing))
+        return Verdict(False, "No verdict: the model could not be measured.", (), (), (), tuple(missing))
     broken = first_not_finite(flow)
     if broken is not None:
         return Verdict(
             False,
             f"The activations are not finite from layer {broken.name} on.",
             _explosion(flow),
-            (
-                "lower the weights' variance: apply_(model, Init('he'))",
-                "a lower learning rate",
-                "gradient clipping",
-            ),
+            (Init("he"),),
+            ("a lower learning rate", "gradient clipping"),
             tuple(missing),
             flow,
             broken.name,
@@ -185,6 +180,8 @@ def _verdict(
                 else "the labels reach the weights."
             )
         )
+    remedies: tuple[Remedy, ...] = ()
+    advice: tuple[str, ...] = ()
     if silent is not None:
         at = flow.layers[silent].name
         place = f"at layer {at} ({silent + 1} of {len(flow)})"
@@ -194,14 +191,14 @@ def _verdict(
         remedies = _remedies(explained)
     elif blind:
         at, summary = None, "Information passes every layer, yet the gradient does not depend on the labels."
-        remedies = ("check that the targets belong to the inputs", "check the last layer and the loss")
+        advice = ("check that the targets belong to the inputs", "check the last layer and the loss")
     elif fate:
         at, summary = None, f"Information gets through all layers, but the gradient {fate} on its way back."
-        remedies = _GRADIENT_REMEDIES
+        remedies, advice = (Init("he"), *_between()), ("gradient clipping, where it explodes",)
     else:
-        at, summary, remedies = None, "Information gets through all layers.", ()
+        at, summary = None, "Information gets through all layers."
     healthy = silent is None and not blind and not fate
-    return Verdict(healthy, summary, tuple(evidence), remedies, tuple(missing), flow, at, dependence, predicted)
+    return Verdict(healthy, summary, tuple(evidence), remedies, advice, tuple(missing), flow, at, dependence, predicted)
 
 
 def _with_prediction(verdict: Verdict, prediction: Prediction) -> Verdict:
@@ -311,9 +308,29 @@ def _explosion(flow: Flow) -> tuple[str, ...]:
     )
 
 
-def _remedies(explained: bool) -> tuple[str, ...]:
-    initialize = "initialize for the nonlinearity: apply_(model, Init('he')) for ReLU networks"
-    regularize = "regularize the flow while training: lbe = LBE(model); loss = lbe(loss)"
-    shape = "shape activations and weights: apply_(model, TAT(), inputs=inputs)"
-    rest = _BETWEEN
-    return (initialize, shape, regularize, rest) if explained else (regularize, shape, initialize, rest)
+def _remedies(explained: bool) -> tuple[Remedy, ...]:
+    """Those that change the model come first, and of these the one that fits what explains the silence."""
+    first = (Init("he"), TAT()) if explained else (TAT(), Init("he"))
+    return (*first, *_between(), LBELoss())
+
+
+def _between() -> tuple[Remedy, ...]:
+    return (Normalize("layer"), Residual(), IC())
+
+
+def _usage(remedy: Remedy) -> str:
+    """A remedy in words and in code.
+
+    >>> _usage(Init("he"))
+    "He initialization: apply_(model, Init(scheme='he'), inputs=inputs)"
+    """
+    found = entry_of(remedy)
+    given = {key: getattr(remedy, key) for key in (*found.preset, *found.settings)}
+    shown = [
+        f"{key}={value!r}"
+        for key, value in given.items()
+        if (value is not None if key in found.preset else value != found.settings[key])
+    ]
+    if "loss" in found.sets:
+        return f"{found.title}: lbe = LBE({', '.join(['model', *shown])}); loss = lbe(loss)"
+    return f"{found.title}: apply_(model, {type(remedy).__name__}({', '.join(shown)}), inputs=inputs)"

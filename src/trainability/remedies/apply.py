@@ -70,7 +70,7 @@ class Report:
         _forget_compiled()
 
     def _later(self) -> "Report | None":
-        """What was applied last to a model that has modules in common with this one, if it is not this."""
+        """The report of the last remedy, if another, on a model that has modules in common with this one."""
         live = [report for ref in _reports if (report := ref()) is not None and report.applied]
         after = live[live.index(self) + 1 :]
         return next((report for report in reversed(after) if not self._modules().isdisjoint(report._modules())), None)

@@ -1,4 +1,4 @@
-"""What remedies plan: changes of a model with the functions that make them, and what is left as it is and why."""
+"""Plans of remedies: changes of a model with the functions that make them, and what is left as it is and why."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ Changes: TypeAlias = list[tuple[Change, Callable[[], None]]]
 
 
 class Plan(NamedTuple):
-    """What a remedy is going to do to a model.
+    """The changes that a remedy is going to make to a model.
 
     Attributes:
         changes: every change with the function that makes it.

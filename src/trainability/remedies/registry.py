@@ -348,16 +348,16 @@ def _parsed(part: "str | Mapping[str, Any] | Remedy") -> list[Remedy]:
 
 
 def _conflict(first: Entry, second: Entry) -> str | None:
-    """Why two remedies do not go together."""
-    both = f"{first.name} and {second.name} both"
+    """The reason why two remedies do not go together, if any."""
     if first.name == second.name:
         return f"{first.name} is there twice"
     if "default" in (first.name, second.name):
         return "default is the network without the others; leave it out"
     if shared := [kind for kind in first.sets if kind in second.sets]:
-        return f"{both} {_VERBS.get(shared[0], f'set {shared[0]}')}; leave one out"
+        what = _VERBS.get(shared[0], f"set {shared[0]}")
+        return f"{first.name} and {second.name} both {what}; leave one out"
     reason = first.conflicts.get(second.name) or second.conflicts.get(first.name)
-    return f"{reason} ({first.name}, {second.name})" if reason else None
+    return f"{first.name} does not go with {second.name}, since {reason}" if reason else None
 
 
 @register("default", title="PyTorch's default initialization", order=-1, baseline=None)

@@ -73,7 +73,9 @@ def _layer(remedy: IC, path: str, module: nn.Module, calls: Calls) -> ICLayer:
     kind = _DIMS[spatial] if spatial else "tokens"
     shape = calls.shapes[path][0] if path in calls.shapes else None
     if shape is not None and len(shape) < 2 + spatial:
-        raise UnsupportedModelError(path, f"its input of shape {shape} is no batch", code="not-a-batch")
+        raise UnsupportedModelError(
+            path, f"its input of shape {shape} has no batch dimension; pass inputs with one", code="not-a-batch"
+        )
     layer = ICLayer(features, remedy.keep, kind=kind, dropout=remedy.dropout, place=f"before {path}")
     like = next(module.parameters())
     return layer.to(like.device, like.dtype).train(module.training)
@@ -123,7 +125,7 @@ def _between(
 
 
 def _is_alike(norm: _BatchNorm, layer: ICLayer, shapes: tuple[tuple[int, ...], tuple[int, ...]] | None) -> bool:
-    """Whether a BatchNorm normalizes what the one of an IC layer will, and knows its statistics."""
+    """True of a BatchNorm that normalizes what the one of an IC layer will, and has its statistics."""
     along_last = layer.kind == "tokens" and shapes is not None and len(shapes[0]) != 2
     return norm.num_features == layer.norm.num_features and norm.track_running_stats and not along_last
 

@@ -40,7 +40,7 @@ def plan(remedy: Init, model: nn.Module, where: Where | None, inputs: Any) -> Pl
         )
     if remedy.scheme == "lsuv" and any(t.is_meta for t in (*model.parameters(), *model.buffers())):
         raise UnsupportedModelError(
-            "", "it is on the meta device and has no values, by which lsuv scales its weights", code="no-values"
+            "", "it is on the meta device and has no values by which lsuv could scale its weights", code="no-values"
         )
     paths, skipped = chosen(model, where, is_weight_layer, "not a weight layer")
     owners: dict[int, list[str]] = {}
@@ -100,7 +100,7 @@ def _why(remedy: Init, module: nn.Module) -> str:
 
 
 def _change(remedy: Init, path: str, module: nn.Module) -> tuple[str, Callable[[], None]]:
-    """What the weights become, in words, and the function that sets them."""
+    """The new weights in words, and the function that sets them."""
     inputs = fan_in(module) or 1
     if remedy.scheme == "default":
         return f"std {math.sqrt(1 / (3 * inputs)):.3g}", cast(Callable[[], None], module.reset_parameters)
@@ -131,7 +131,8 @@ def _unit_variance(model: nn.Module, inputs: Any, paths: list[str]) -> None:
                 spreads[path] = std = output.std(correction=0)
                 if not (std.isfinite() and std > 0):
                     raise ArgumentError(
-                        f"lsuv: the outputs of {path} have a standard deviation of {float(std)} on this batch",
+                        f"lsuv: the outputs of {path} have a standard deviation of {float(std)} on this batch; pass "
+                        "inputs that differ",
                         code="no-spread",
                     )
             return output / spreads[path]

@@ -71,8 +71,9 @@ def _norm(remedy: Normalize, path: str, module: nn.Module) -> tuple[nn.Module, s
         if features % groups or (not maps and groups == features > 1):
             raise UnsupportedModelError(
                 path,
-                f"its {features} features do not make {groups} groups"
-                + (" of two or more, and one by itself would always be 0" if features == groups else ""),
+                f"its {features} features cannot be divided into {groups} groups"
+                + (" of two or more, and one by itself would always be 0" if features == groups else "")
+                + "; choose another number with groups=",
                 code="groups",
             )
         norm = nn.GroupNorm(groups, features) if maps else FeatureGroupNorm(groups, features)
@@ -136,14 +137,18 @@ def _through_norm(module: nn.Module, _args: Any, output: Tensor) -> Tensor:
 
 def _weight_norm(model: nn.Module, path: str, module: nn.Module) -> tuple[Change, Callable[[], None]]:
     if parametrize.is_parametrized(module, "weight"):
-        raise UnsupportedModelError(path, "its weight is parametrized already", code="parametrized")
+        raise UnsupportedModelError(
+            path,
+            "its weight is parametrized already; remove that first, or leave it out with where=",
+            code="parametrized",
+        )
     weight = module._parameters.get("weight")
     names = [name for name, p in model.named_parameters(remove_duplicate=False) if p is weight and weight is not None]
     others = [name for name in names if model.get_submodule(name.rpartition(".")[0]) is not module]
     if weight is None or others:
         raise UnsupportedModelError(
             path,
-            f"its weight is also {others[0]}, and a parametrized one would no longer be; leave it out with where="
+            f"it shares its weight with {others[0]}, and would not once it is parametrized; leave it out with where="
             if others
             else "it has no weight of its own",
             code="weights-shared" if others else "no-weight",
@@ -159,7 +164,7 @@ def _weight_norm(model: nn.Module, path: str, module: nn.Module) -> tuple[Change
     if empty:
         raise UnsupportedModelError(
             path,
-            f"{empty} of its neurons have weights of 0, as Fixup begins with, and so no direction; initialize them",
+            f"{empty} of its neurons have weights of 0, as Fixup sets them, and so no direction; initialize them first",
             code="weights-zero",
         )
     change = Change(path, "weight", "length × direction", "weight normalization, one length per neuron")

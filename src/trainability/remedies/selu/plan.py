@@ -67,7 +67,7 @@ def _called(model: nn.Module, inputs: Any, skipped: dict[str, str]) -> Changes:
         return []
     if inputs is None:
         raise ArgumentError(
-            "activations are called as functions in this model, and to replace them it has to run: "
+            "this model calls activations as functions, and has to run for them to be replaced: "
             "apply_(model, remedy, inputs=x)",
             code="inputs-needed",
         )
@@ -92,14 +92,14 @@ def _called(model: nn.Module, inputs: Any, skipped: dict[str, str]) -> Changes:
 
 
 def _may_be_gated(model: nn.Module, path: str, module: nn.Module) -> bool:
-    """Whether a bounded activation may be multiplied with something: not where a Sequential goes on with it."""
+    """True of a bounded activation that may be multiplied by something: not where a Sequential goes on with it."""
     parent = model.get_submodule(path.rpartition(".")[0])
     goes_on = isinstance(parent, nn.Sequential) and list(parent._modules.values())[-1] is not module
     return isinstance(module, _GATES) and not isinstance(module, nn.ReLU6) and not goes_on
 
 
 def _is_called(region: Region) -> bool:
-    """Whether it is an activation of torch.nn.functional, and none that may be a gate."""
+    """True of an activation of torch.nn.functional that cannot be a gate."""
     name = region.node.detail
     return region.node.kind == "nonlinear" and hasattr(nn.functional, name) and name not in _GATE_NAMES
 

@@ -35,9 +35,7 @@ class Shaping(Remedy):
             check()
         number = isinstance(self.shortcut, int | float) and not isinstance(self.shortcut, bool)
         if self.shortcut is not None and not (number and 0 <= self.shortcut <= 1):
-            raise ArgumentError(
-                f"the shortcut's weight lies between 0 and 1 (it is {self.shortcut!r})", code="shortcut"
-            )
+            raise ArgumentError(f"shortcut is a weight between 0 and 1, not {self.shortcut!r}", code="shortcut")
         if not isinstance(self.batchnorm, str) or self.batchnorm not in ("refuse", "remove"):
             raise ArgumentError(f"batchnorm is 'refuse' or 'remove', not {self.batchnorm!r}", code="batchnorm-option")
         own = type(self).init

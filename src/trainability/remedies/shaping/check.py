@@ -46,7 +46,7 @@ class Compared:
 
     @property
     def departs(self) -> bool:
-        """Whether q departs by more than a factor of 1.5 and 4 standard errors, and did so in fresh draws again."""
+        """True where q departs by more than a factor of 1.5 and 4 standard errors, in fresh draws again."""
         return self.confirmed and self.factor > FACTOR and not abs(math.log(self.factor)) <= ERRORS * self.error
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Check:
-    """What a shaped model does, beside what it was predicted to do.
+    """The signal of a shaped model as measured, beside the prediction.
 
     Attributes:
         draws: over how many draws of the weights; 1 where they were kept.
@@ -209,7 +209,7 @@ def _averages(rows: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _reason(graph: SignalGraph, k: int) -> str:
-    """What is likely to be behind a departure at a node."""
+    """The likely cause of a departure at a node."""
     node = graph.nodes[k]
     before = _before(graph, k)
     if node.derived:
@@ -228,7 +228,7 @@ def _reason(graph: SignalGraph, k: int) -> str:
 
 
 def _before(graph: SignalGraph, k: int) -> list[Node]:
-    """What lies between a node and the weight layers or activations before it."""
+    """The nodes between one and the weight layers or activations before it."""
     found: list[Node] = []
     open_ = [*graph.nodes[k].inputs]
     while open_:

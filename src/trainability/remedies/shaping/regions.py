@@ -182,7 +182,7 @@ class _Parts(list[Signal]):
 
 
 def is_in_place(node: fx.Node) -> bool:
-    """Whether a traced operation changes its first argument."""
+    """True of a traced operation that changes its first argument."""
     raw = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     marked = node.kwargs.get("inplace") is True or (node.target is F.relu and node.args[1:2] == (True,))
     return marked or raw in _IN_PLACE_OPERATORS or (raw.endswith("_") and not raw.startswith("_"))

@@ -123,7 +123,7 @@ class Shaper:
                 )
 
     def _note(self, solutions: dict[int, Solution]) -> None:
-        """What the result depends on and is not taken care of."""
+        """Note what the result depends on and is not taken care of."""
         if len({solution.activation.leaky is None for solution in solutions.values()}) > 1:
             self.notes.append("each of several activations is solved as if all were like it, as the method has it")
         for node in self.read.nodes:
@@ -154,7 +154,7 @@ class Shaper:
                     )
 
     def _expected(self, solutions: dict[int, Solution]) -> SignalGraph:
-        """What is to be read off the model once it is changed."""
+        """The graph that is to be read off the model once it is changed."""
         nodes = []
         for node, read_node in zip(self.graph.nodes, self.read.nodes, strict=True):
             if node.kind == "nonlinear":
@@ -177,8 +177,8 @@ class Shaper:
                 what = f"multiplies the signal by {node.weights[0]:.3g}" if node.kind == "scale" else "adds a constant"
                 raise UnsupportedModelError(
                     node.path,
-                    f"its forward {what}, which would undo that the mean square of the signal stays 1; where a "
-                    f"parameter does it (a layer scale, an embedding), set that to {int(node.kind == 'scale')} first",
+                    f"its forward {what}, and the mean square of the signal would not stay 1; set what does it "
+                    f"(a layer scale, an embedding) to {int(node.kind == 'scale')} first",
                     code="scaled-signal",
                 )
 
@@ -260,8 +260,8 @@ class Shaper:
             if name != "weight" or weight is None or matrices(module) is None:
                 raise UnsupportedModelError(
                     node.path,
-                    f"{type(module).__name__} multiplies by its {name!r}, whose layout is unknown, or which is none of "
-                    "its own (a parametrization?), so it cannot be initialized; keep the weights with init=None",
+                    f"{type(module).__name__} multiplies by {name!r}, which is of unknown layout or no parameter of "
+                    "its own (a parametrization?), and cannot be initialized; keep the weights with init=None",
                     code="weight-layout",
                 )
             before = weight_std(weight)
@@ -306,8 +306,8 @@ class Shaper:
                 if max(before) - min(before) > 1e-6:
                     raise UnsupportedModelError(
                         node.path,
-                        "it adds a value before an activation to one after it, whose mean squares differ at the "
-                        "edge of chaos, so that no weights keep it; use DKS or TAT, under which both are 1",
+                        "it adds a value from before an activation to one from after it, whose mean squares differ at "
+                        "the edge of chaos, so that no weights keep the sum's; use DKS or TAT, under which both are 1",
                         code="uneven-sum",
                     )
                 sizes.append(before[0])
@@ -374,7 +374,7 @@ class Shaper:
         elif any(True for _ in module.parameters()):
             raise UnsupportedModelError(
                 node.path,
-                f"{type(module).__name__} learns its own form; put a fixed activation in its place",
+                f"{type(module).__name__} has trained parameters; replace it by a fixed activation",
                 code="learned-activation",
             )
         else:
@@ -439,7 +439,9 @@ class Shaper:
         for name, substitute in children.items():
             if hasattr(module, name):
                 raise UnsupportedModelError(
-                    path, f"it has an attribute {name!r} already, where one would be put", code="name-taken"
+                    path,
+                    f"it has an attribute {name!r} already, the name of a module to be added; rename that",
+                    code="name-taken",
                 )
             kind = "sum" if isinstance(substitute, WeightedSum) else name.removeprefix("shaped_")
             self.changes.append(
@@ -454,7 +456,7 @@ class Shaper:
 
 
 def _alike(found: list[Region], nodes: list[Node]) -> bool:
-    """Whether what was found in a traced forward is what was read off a call of it."""
+    """True where a traced forward computes what was read off a call of it."""
     z = torch.linspace(-3.3, 3.1, 17, dtype=torch.float64)
     if [region.node.kind for region in found] != [node.kind for node in nodes]:
         return False
@@ -491,7 +493,7 @@ def _check_module(path: str, module: nn.Module) -> None:
     if not same or [*module.buffers()]:
         raise UnsupportedModelError(
             path,
-            f"{type(module).__name__} is another function in training, or keeps buffers; put a fixed one in its place",
+            f"{type(module).__name__} computes something else in training, or keeps buffers; replace it by a fixed one",
             code="learned-activation",
         )
 

@@ -44,7 +44,7 @@ def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: A
         if path is not None:
             raise UnsupportedModelError(
                 path,
-                "shaping it would not give the network that was meant, because of what its forward does there; make "
+                "once shaped, it would not compute the intended network, because of what its forward does there; make "
                 "every activation and addition in it a module of its own, used once",
                 code="not-as-meant",
             )
@@ -66,7 +66,7 @@ def _copied(model: nn.Module) -> nn.Module:
     except Exception as error:  # whatever a model holds may not be made to be copied
         raise UnsupportedModelError(
             "",
-            f"it cannot be copied, and so a change of it cannot be tried ({type(error).__name__}: {error})",
+            f"it cannot be copied, which is needed to try the change ({type(error).__name__}: {error})",
             code="not-copyable",
         ) from error
 
@@ -89,7 +89,7 @@ def _is_batch(value: Any) -> bool:
 
 
 def _factors(twin: nn.Module, inputs: Any, graph: SignalGraph, trial: Shaper) -> dict[str, float]:
-    """What to multiply weights by that forward changes, so that what multiplies the signal has the scale meant.
+    """Factors of weights that forward changes, with which what multiplies the signal has the scale meant.
 
     Those that this does not help, such as standardized ones, are left.
     """

@@ -62,7 +62,7 @@ def plan(remedy: Residual, model: nn.Module, where: Where | None, inputs: Any) -
         if holder in holders:
             raise UnsupportedModelError(
                 span.paths[0],
-                "a shortcut begins at its first weight layer already; choose modules apart",
+                "a shortcut begins at its first weight layer already; choose modules that do not overlap",
                 code="modules-overlap",
             )
         holders.add(holder)
@@ -119,7 +119,7 @@ def _spans(remedy: Residual, model: nn.Module, calls: Calls) -> tuple[list["_Spa
 
 @dataclass(frozen=True)
 class _Span:
-    """What gets a shortcut: modules of a Sequential from one place to another, or one module."""
+    """A branch that gets a shortcut: modules of a Sequential from one place to another, or one module."""
 
     paths: tuple[str, ...]
     sequential: str | None = None
@@ -147,7 +147,7 @@ def _modules(model: nn.Module, calls: Calls, where: Where) -> tuple[list[_Span],
 
 
 def _not_alike(calls: Calls, first: str, last: str) -> str | None:
-    """Why there can be no shortcut from the input of one module to the output of another."""
+    """The reason why no shortcut can lead from the input of one module to the output of another, if any."""
     if first not in calls.shapes or last not in calls.shapes:
         return "it did not run on these inputs"
     before, after = calls.shapes[first][0], calls.shapes[last][1]
@@ -157,7 +157,7 @@ def _not_alike(calls: Calls, first: str, last: str) -> str | None:
 
 
 def _layers_of(module: nn.Module, *, ends_with_weights: bool, together: int) -> list[tuple[int, int, int]]:
-    """Where layers of a Sequential begin, have their last weight layer, and end.
+    """Places where layers of a Sequential begin, have their last weight layer, and end.
 
     A layer is a weight layer, what normalizes or drops, and a nonlinearity.
     """
@@ -196,7 +196,9 @@ def _fixup_weights(model: nn.Module, calls: Calls, spans: list[_Span]) -> Change
         weight = module._parameters.get("weight")
         if matrices(module) is None or weight is None:
             raise UnsupportedModelError(
-                path, "its weights cannot be set; they are parametrized, or of an unknown kind", code="parametrized"
+                path,
+                "its weights cannot be set, since they are parametrized or of an unknown kind; use another scale",
+                code="parametrized",
             )
         factor = factors[module]
         words = "0" if factor == 0 else f"He, times {factor:.3g}"
@@ -256,7 +258,7 @@ class ShortcutForward:
 
     @property
     def __code__(self) -> CodeType:
-        """What the tracing of torch asks of a ``forward``."""
+        """The code object, which the tracing of torch asks of a ``forward``."""
         return type(self).__call__.__code__
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ShortcutForward":
