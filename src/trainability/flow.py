@@ -20,6 +20,7 @@ from trainability.errors import (
     UnsupportedModelError,
 )
 from trainability.introspect.hooks import Taps, reading_name, tensors_in
+from trainability.introspect.readings import OneCall
 from trainability.introspect.run import call, observing, unwrap
 from trainability.introspect.select import Selection, Where, select
 from trainability.moments import Neurons, careful_statistics, check_neurons, sample_count, samples
@@ -235,7 +236,7 @@ def measure(
     )
 
 
-class _FlowReader:
+class _FlowReader(OneCall):
     """Collects the statistics of every reading, and the norm of its gradient once a backward pass has come by."""
 
     def __init__(
@@ -259,9 +260,6 @@ class _FlowReader:
         self._norms: dict[str, Tensor] = {}
         self._skipped: dict[str, str] = {}
         self.ran: set[str] = set()
-
-    def begin(self, model: nn.Module) -> None:
-        """Start; nothing is carried over from another pass."""
 
     def read(self, path: str, call: int, activation: Tensor | None) -> None:
         """Reduce one activation to its statistics."""
@@ -291,9 +289,6 @@ class _FlowReader:
     def _note_gradient(self, name: str, gradient: Tensor | None) -> None:
         if gradient is not None:
             self._norms[name] = torch.linalg.vector_norm(gradient.detach(), dtype=torch.float64)
-
-    def recompute(self, path: str, activation: Tensor | None) -> None:
-        """Nothing: it was read in the forward pass."""
 
     def backward(self, loss: Tensor, parameters: list[Tensor]) -> None:
         """Send the gradient of ``loss`` past the readings without accumulating it anywhere."""

@@ -7,7 +7,8 @@ from torch import nn
 
 import trainability as tr
 from models_for_tests import Functional
-from trainability.diagnosis.evidence import label_dependence, predict_std
+from trainability.diagnosis.decay import predict_std
+from trainability.diagnosis.labels import label_dependence
 from trainability.models import fnn
 
 
@@ -48,7 +49,7 @@ def test_predicted_std_uses_the_known_slope(act, squares):
 
 
 def test_tanh_slope_by_quadrature():
-    from trainability.diagnosis.evidence import _slope_square
+    from trainability.diagnosis.decay import _slope_square
 
     z = torch.linspace(-9, 9, 200_001, dtype=torch.float64)
     exact = torch.trapezoid((1 - torch.tanh(z) ** 2) ** 2 * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi), z)

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trainability.diagnosis.evidence import label_dependence, predict_std
+from trainability.diagnosis.decay import predict_std
+from trainability.diagnosis.labels import label_dependence
 from trainability.errors import ArgumentTypeError
 from trainability.flow import Flow, first_not_finite, measure
 from trainability.introspect.run import unwrap

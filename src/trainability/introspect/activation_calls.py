@@ -20,10 +20,11 @@ from trainability.introspect.activations import (
     FUNCTIONS,
     computes_elementwise,
     is_nonlinearity,
-    is_weight_layer,
 )
 from trainability.introspect.hooks import Function, Place, activation_of
 from trainability.introspect.run import call, observing
+from trainability.introspect.torch_private import version_of
+from trainability.introspect.weight_layers import is_weight_layer
 
 _CLAMPS = ("clamp", "clamp_min", "clip")
 _CLAMP_FUNCTIONS = {
@@ -183,7 +184,7 @@ class _CallWatch(TorchFunctionMode):
         """The identity of the first floating-point tensor in a value, with the number of its changes in place."""
         tensor = activation_of(value)
         self.kept.append(tensor)
-        return None if tensor is None else (id(tensor), 0 if tensor.is_inference() else tensor._version)
+        return None if tensor is None else (id(tensor), 0 if tensor.is_inference() else version_of(tensor))
 
     def enter(self, path: str) -> Callable[..., None]:
         """Return a hook for before a module."""

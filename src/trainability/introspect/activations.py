@@ -58,26 +58,6 @@ def is_nonlinearity(module: nn.Module) -> bool:
     )
 
 
-def fan_in(module: nn.Module) -> int | None:
-    """How many inputs meet in one output of a weight layer; None where that cannot be read off its weight."""
-    weight = module._parameters.get("weight")
-    if weight is None or weight.dim() < 2 or isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return None
-    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-        return weight.shape[1:].numel()
-    return weight.shape[0] if hasattr(module, "nf") else None  # transformers' Conv1D keeps its weight as (in, out)
-
-
-def is_weight_layer(module: nn.Module) -> bool:
-    """Whether a module multiplies by a matrix or kernel of its own (a Linear, a convolution, and their like)."""
-    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):  # whatever a remedy has put into it
-        return True
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag) or any(True for _ in module.children()):
-        return False
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.dim() >= 2
-
-
 def computes_elementwise(module: nn.Module) -> bool:
     """Whether a module of the user's own, without parameters, proves to be an elementwise nonlinearity when it is run.
 

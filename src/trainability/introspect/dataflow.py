@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from trainability.errors import UnsupportedModelError
-from trainability.introspect.activations import is_weight_layer
 from trainability.introspect.hooks import tensors_in
 from trainability.introspect.run import call, observing
+from trainability.introspect.torch_private import RunningNorm, version_of
+from trainability.introspect.weight_layers import is_weight_layer, weight_layout
 
 OUTPUT = "(output)"
 _TRAINED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -115,9 +116,9 @@ class _FlowWatch:
             self.found.ran.append(path)
             if x is None or x.is_nested:
                 return
-            self.versions[path] = (x, x._version)
+            self.versions[path] = (x, version_of(x))
             maker = self.makers.get(id(x))
-            if maker is not None and maker[2] == x._version:  # not changed in place since
+            if maker is not None and maker[2] == version_of(x):  # not changed in place since
                 self.found.fed_by[path] = maker[0]
             elif maker is None and id(x) in self.given:
                 self.found.from_inputs.add(path)
@@ -131,12 +132,12 @@ class _FlowWatch:
                 output = self._rooted(path, output)
             if path in self.versions:
                 x, version = self.versions.pop(path)
-                if x._version != version:
+                if version_of(x) != version:
                     self.found.overwrites.add(path)
                 if isinstance(output, Tensor) and not output.is_nested:
                     known = self.makers.get(id(output))
-                    if known is None or known[2] != output._version:  # the innermost of those that return it
-                        self.makers[id(output)] = (path, output, output._version)
+                    if known is None or known[2] != version_of(output):  # the innermost of those that return it
+                        self.makers[id(output)] = (path, output, version_of(output))
                     self.found.shapes[path] = (self.found.shapes[path][0], tuple(output.shape))
             return output
 
@@ -169,7 +170,7 @@ class _FlowWatch:
 
 
 def _matters(module: nn.Module) -> bool:
-    return is_weight_layer(module) or isinstance(module, nn.modules.batchnorm._NormBase | _OtherWeights)
+    return is_weight_layer(module) or isinstance(module, RunningNorm | _OtherWeights)
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -203,15 +204,13 @@ def weight_layers(model: nn.Module, calls: Calls) -> tuple[dict[str, nn.Module],
         elif isinstance(module, _OtherWeights):
             skipped[path] = f"{type(module).__name__} has weights of another kind"
     if not found:
-        skipped["(nothing)"] = (
-            f"{type(model).__name__} has no weight layer, such as nn.Linear or a convolution, that runs"
-        )
+        skipped[""] = f"{type(model).__name__} has no weight layer, such as nn.Linear or a convolution, that runs"
     return found, skipped
 
 
 def unfit(module: nn.Module) -> str | None:
     """Why there is nothing that a remedy could do to a weight layer, if so."""
-    if features_in(module) is None:
+    if weight_layout(module) is None:
         return f"{type(module).__name__} has weights of another kind"
     weight: Tensor | None = module._parameters.get("weight")
     if weight is not None and weight.dtype not in _TRAINED:
@@ -219,27 +218,6 @@ def unfit(module: nn.Module) -> str | None:
     if weight is not None and weight.numel() == 0:
         return f"its weights of shape {tuple(weight.shape)} are none"
     return None
-
-
-def features_in(module: nn.Module) -> int | None:
-    """Neurons or channels that a weight layer takes; None for a kind that is not known."""
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return module.in_channels
-    weight = module._parameters.get("weight")
-    return weight.shape[0] if weight is not None and hasattr(module, "nf") and weight.dim() == 2 else None
-
-
-def features_out(module: nn.Module) -> int:
-    """Neurons or channels that a weight layer gives."""
-    if isinstance(module, nn.Linear):
-        return module.out_features
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return module.out_channels
-    weight = module._parameters["weight"]  # the Conv1D of the transformers library, (in, out)
-    assert weight is not None
-    return weight.shape[1]
 
 
 def check_not_quantized(path: str, module: nn.Module) -> None:

@@ -10,12 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx._symbolic_trace import PH
-from torch.fx.graph import CodeGen
-from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten, treespec_dumps, treespec_loads
 
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.run import call, observing
+from trainability.introspect.torch_private import (
+    MADE_BY_TRACING,
+    PH,
+    CodeGen,
+    packing_of,
+    swap_hooks,
+    tree_leaves,
+    tree_map,
+    tree_unflatten,
+    treespec_dumps,
+    treespec_loads,
+)
 
 
 class _OwnForward(fx.Tracer):
@@ -138,7 +147,7 @@ def trace(model: nn.Module, path: str, inputs: Any) -> Traced:
                 made_now = {name: value for name, value in vars(module).items() if name not in before}
             vars(module).update(made_now)  # for the trial below
         made = {name: value for name, value in vars(module).items() if name not in before}
-        if others := sorted(name for name in made if not name.startswith("_tensor_constant")):
+        if others := sorted(name for name in made if not name.startswith(MADE_BY_TRACING)):
             raise UnsupportedModelError(
                 path,
                 f"its forward sets attributes ({', '.join(others)}), which a rewritten one would not",
@@ -180,7 +189,7 @@ def _taken_apart(graphs: dict[bool, fx.Graph]) -> str | None:
     """Make graphs take tensors one by one that the tracer packs and unpacks; the structure of their output."""
     structure = None
     for graph in graphs.values():
-        if (info := getattr(graph._codegen, "pytree_info", None)) is not None:
+        if (info := packing_of(graph)) is not None:
             structure = treespec_dumps(info.out_spec)
             graph.set_codegen(CodeGen())
     return structure
@@ -213,24 +222,10 @@ def _check_forward(path: str, module: nn.Module) -> None:
         )
 
 
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-    "_is_full_backward_hook",
-)
-
-
 def replace_module(model: nn.Module, module: nn.Module, substitute: nn.Module) -> None:
     """Put a module in the place of another, under every name that it has, with all hooks on it."""
     substitute.train(module.training)
-    # The dictionaries themselves change places: handles know them, and undoing gives the module back those that it had.
-    for name in _HOOKS:
-        vars(module)[name], vars(substitute)[name] = vars(substitute)[name], vars(module)[name]
+    swap_hooks(module, substitute)
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is module:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainability.errors import ArgumentTypeError, UnsupportedModelError
 from trainability.introspect.hooks import pausing
 from trainability.introspect.snapshot import Snapshot, guard_of
+from trainability.introspect.torch_private import uncompiled
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -33,7 +34,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"the model must be a torch.nn.Module, not {type(model).__name__}", code="not-a-module")
     while True:
-        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        if (inner := uncompiled(model)) is not None:
             model = inner
         elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module

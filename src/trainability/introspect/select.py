@@ -24,9 +24,9 @@ from trainability.introspect.activation_calls import (
     is_activation_module,
     suspected_calls,
 )
-from trainability.introspect.activations import is_weight_layer
 from trainability.introspect.hooks import INPUT_OF, Place
 from trainability.introspect.run import unwrap
+from trainability.introspect.weight_layers import is_weight_layer
 
 DID_NOT_RUN = "it did not run"
 

@@ -1,6 +1,5 @@
 """`apply_(model, remedy)`: change a model in place, say what was changed, and be able to undo it."""
 
-import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from trainability.introspect.hooks import settle
 from trainability.introspect.run import RandomState, unwrap
 from trainability.introspect.select import Selection, Where, select
 from trainability.introspect.snapshot import Snapshot, Values
+from trainability.introspect.torch_private import compiler_is_loaded
 
 if TYPE_CHECKING:
     from trainability.remedies.check import Check
@@ -112,7 +112,7 @@ _reports: "list[weakref.ref[Report]]" = []
 
 def _forget_compiled() -> None:
     """Let torch.compile look again: compiled code does not ask whether a module has other hooks or children now."""
-    if "torch._dynamo" in sys.modules:
+    if compiler_is_loaded():
         torch.compiler.reset()
 
 

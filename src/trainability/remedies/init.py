@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from trainability.errors import ArgumentError, UnsupportedModelError, check_choice
-from trainability.introspect.activations import fan_in, is_weight_layer
 from trainability.introspect.dataflow import unfit
 from trainability.introspect.run import call, observing
 from trainability.introspect.select import Where
+from trainability.introspect.weight_layers import fan_in, is_weight_layer, matrices
 from trainability.remedies.apply import Change, Changes, Plan, chosen
 from trainability.remedies.weights import (
     check_delta,
     fill,
     fill_delta,
-    matrices,
     scaled_uniform_orthogonal,
     uniform_orthogonal,
     weight_std,

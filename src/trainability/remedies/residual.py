@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainability.errors import ArgumentError, UnsupportedModelError, check_choice, check_whole
-from trainability.introspect.activations import is_nonlinearity, is_weight_layer
+from trainability.introspect.activations import is_nonlinearity
 from trainability.introspect.dataflow import (
     Calls,
     check_free,
@@ -19,19 +19,15 @@ from trainability.introspect.dataflow import (
     watch_calls,
     weight_layers,
 )
+from trainability.introspect.norms import NORMS
 from trainability.introspect.select import Where, select
+from trainability.introspect.torch_private import DropoutNd, RunningNorm
+from trainability.introspect.weight_layers import is_weight_layer, matrices
 from trainability.nn.shortcut import Add, Scale, ScaledAdd, fixup_factors, shortcut
 from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_changes
-from trainability.remedies.weights import fill, matrices, weight_std
+from trainability.remedies.weights import fill, weight_std
 
-_BETWEEN = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    nn.modules.dropout._DropoutNd,
-    nn.Identity,
-)
+_BETWEEN = (*NORMS, DropoutNd, nn.Identity)
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class Residual:
         changes: Changes = []
         if self.scale == "fixup":
             for path, module in model.named_modules():
-                if isinstance(module, nn.modules.batchnorm._NormBase):
+                if isinstance(module, RunningNorm):
                     skipped[path] = f"{type(module).__name__} stays, though Fixup is for networks without"
         if self.scale == "fixup" and spans:
             changes += _fixup_weights(model, calls, spans)
@@ -150,7 +146,7 @@ class Residual:
                     free = end + 1
         if not spans and not skipped:
             some = "" if self.layers == 1 else f"{self.layers} times "
-            skipped["(nothing)"] = (
+            skipped[""] = (
                 f"no nn.Sequential holds a weight layer and a nonlinearity {some}in turn; name the modules that are to "
                 "have a shortcut with where="
             )

@@ -12,6 +12,7 @@ from trainability.introspect.activations import is_nonlinearity
 from trainability.introspect.dataflow import check_not_quantized
 from trainability.introspect.rewrite import RewrittenForward, Traced, replace_module, trace
 from trainability.introspect.select import Where, select
+from trainability.introspect.torch_private import DropoutNd
 from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_changes
 from trainability.remedies.init import Init
 from trainability.remedies.regions import Region, regions
@@ -81,7 +82,7 @@ class SELU:
         if not activations:
             return [], skipped
         for path, module in model.named_modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            if isinstance(module, DropoutNd) and module.p > 0:
                 skipped[path] = f"{type(module).__name__} moves mean and variance, which AlphaDropout keeps"
         weights = Init("lecun").plan(model, None, inputs) if self.init and where is None else ([], {})
         if self.init and where is not None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.run import observing
 from trainability.introspect.select import Where
+from trainability.introspect.torch_private import tree_leaves, tree_map
 from trainability.remedies.apply import Plan
 from trainability.remedies.check import Check, check, with_scales
 from trainability.remedies.shaper import Shaper, Shaping

@@ -7,8 +7,9 @@ from itertools import count
 from typing import Any, Literal
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
+from trainability.introspect.norms import BATCH_NORM_OPERATIONS
 from trainability.signal.activation import Activation
-from trainability.signal.operations import BATCH_NORMS, MAXIMA
+from trainability.signal.operations import MAXIMA
 
 _DEEPEST = 1_000_000
 
@@ -234,7 +235,7 @@ class SignalGraph:
         for node in self.nodes:
             below = any(found[i] for i in self.summands(node))
             # Not by BatchNorm, which shaping refuses or takes out.
-            centered = node.kind == "normalize" and node.detail not in BATCH_NORMS | {"rms_norm"}
+            centered = node.kind == "normalize" and node.detail not in BATCH_NORM_OPERATIONS | {"rms_norm"}
             stays = below and node.kind not in ("affine", "input") and not centered
             found.append(node.kind == "nonlinear" or stays)
         return found

@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from trainability.introspect.torch_private import operation_name
+
 AFFINE = {
     *("linear", "conv1d", "conv2d", "conv3d", "convolution", "addmm", "mm", "matmul", "baddbmm"),
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-}
-BATCH_NORMS = {"batch_norm", "instance_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training"}
-NORMS = BATCH_NORMS | {
-    *("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm"),
 }
 PASSING = {
     *("dropout", "feature_dropout", "alpha_dropout", "native_dropout", "max_pool1d", "max_pool2d", "max_pool3d"),
@@ -118,21 +116,16 @@ def mean_of(tensor: Tensor) -> float:
     return math.nan if tensor.is_meta else float(tensor.detach().double().mean())
 
 
-def raw_name(node: fx.Node) -> str:
-    """Name of the operation, such as ``add_``."""
-    return str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
-
-
 def name_of(node: fx.Node) -> str:
     """Name of the operation, or of the one that it does in place."""
-    name = raw_name(node)
+    name = operation_name(node)
     return name[:-1] if name.endswith("_") and not name.startswith("_") else name
 
 
 def out_of_place(node: fx.Node) -> Callable[..., Any]:
     """The operation, or the one that it does in place."""
     assert callable(node.target)
-    if name_of(node) == raw_name(node):
+    if name_of(node) == operation_name(node):
         return node.target
     function: Callable[..., Any] = getattr(torch.ops.aten, name_of(node))
     return function

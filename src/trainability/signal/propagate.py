@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from trainability.introspect.norms import BATCH_NORM_OPERATIONS
 from trainability.signal import maps
 from trainability.signal.graph import Node, SignalGraph
-from trainability.signal.operations import BATCH_NORMS
 
 _DRAWS = 2**14
 LAYERS = ("affine", "nonlinear", "sum", "normalize", "concat")  # kinds of nodes that are shown as layers
@@ -60,7 +60,7 @@ def propagate(
     known: dict[tuple[int, float, float], State] = {}
     for k, node in enumerate(graph.nodes):
         before = [states[i] for i in node.inputs]
-        if node.detail in BATCH_NORMS:
+        if node.detail in BATCH_NORM_OPERATIONS:
             what = f"The prediction ends at {node.path}: {node.detail} makes an output depend on the whole batch."
             return Propagated(states, what)
         if node.kind == "input":

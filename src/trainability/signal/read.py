@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from trainability.errors import UnsupportedModelError
+from trainability.introspect.norms import NORM_OPERATIONS
 from trainability.introspect.run import RandomState, unwrap
+from trainability.introspect.torch_private import operation_name
 from trainability.signal import features
 from trainability.signal.activation import Activation, as_activation
 from trainability.signal.folding import folded
@@ -21,7 +23,6 @@ from trainability.signal.operations import (
     CHOOSING,
     ELEMENTWISE,
     LINEAR,
-    NORMS,
     PASSING,
     SHAPED_LIKE,
     VIEWS,
@@ -32,7 +33,6 @@ from trainability.signal.operations import (
     name_of,
     out_of_place,
     output_count,
-    raw_name,
     zeros_like_value,
 )
 from trainability.signal.recording import Recording, record
@@ -105,7 +105,7 @@ class _GraphReader(Tracker):
             for value in leaves(fx.map_arg(node.args, self.values.__getitem__)):
                 parts = value.parts if isinstance(value, _Stacked) else [value]
                 self.outputs += [self.settle(part) for part in parts if isinstance(part, Signal)]
-        elif node.op == "call_function" and (node.users or name_of(node) != raw_name(node)):  # else of no effect
+        elif node.op == "call_function" and (node.users or name_of(node) != operation_name(node)):  # else of no effect
             self.call(node)
 
     def placeholder(self, node: fx.Node) -> None:
@@ -128,7 +128,7 @@ class _GraphReader(Tracker):
         signals = [v for v in leaves((args, kwargs)) if isinstance(v, Signal)]
         if not signals:
             self.values[node] = self.constant(node, args, kwargs)
-            if name != raw_name(node) and isinstance(node.args[0], fx.Node):
+            if name != operation_name(node) and isinstance(node.args[0], fx.Node):
                 self.values[node.args[0]] = self.values[node]  # what it would change in place is the model's own
             known = [self.origins.get(source, frozenset()) for source in node.all_input_nodes]
             self.origins[node] = frozenset[str]().union(*known)
@@ -141,7 +141,7 @@ class _GraphReader(Tracker):
         first = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
         self.features[node] = self.features.get(first, frozenset()) if first is not None else frozenset()
         self.values[node] = self.signal(node, name, path, args, kwargs, signals)
-        if name != raw_name(node) and first is not None:
+        if name != operation_name(node) and first is not None:
             self.check_views(node, first, path)
             self.values[first] = self.values[node]  # it was changed in place
 
@@ -165,8 +165,8 @@ class _GraphReader(Tracker):
         if any(user > node for alias in aliases if alias is not changed for user in alias.users):
             raise UnsupportedModelError(
                 path,
-                f"it changes a value in place ({raw_name(node)}) that is used later under another shape, so which "
-                "values are meant cannot be told; use the result of an operation that is not in place",
+                f"it changes a value in place ({operation_name(node)}) that is used later under another shape, so "
+                "which values are meant cannot be told; use the result of an operation that is not in place",
                 code="changed-in-place",
             )
 
@@ -174,7 +174,7 @@ class _GraphReader(Tracker):
         try:
             with torch.no_grad():
                 copies = map_leaves(lambda v: v.clone() if isinstance(v, Tensor) else v, args)
-                return out_of_place(node)(*(args if name_of(node) == raw_name(node) else copies), **kwargs)
+                return out_of_place(node)(*(args if name_of(node) == operation_name(node) else copies), **kwargs)
         except Exception:  # its value is not needed unless a signal meets it, which says so then
             return None
 
@@ -193,7 +193,7 @@ class _GraphReader(Tracker):
         if name in PASSING and len(signals) == 1:
             self.check_places(node, name, path)
             return self.add("pass", (self.settle(signals[0]),), path, node, detail=name)
-        if name in NORMS:
+        if name in NORM_OPERATIONS:
             weights = [mean_square(t) for t in args[1:3] if isinstance(t, Tensor)]
             return self.add("normalize", (self.settle(signals[0]),), path, node, weights=tuple(weights), detail=name)
         if name in ("cat", "concat"):

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.run import observing
+from trainability.introspect.torch_private import tree_leaves
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ def record(model: nn.Module, inputs: Any) -> Recording:
         UnsupportedModelError: the model's code cannot be recorded, as where it decides on the values of activations.
     """
     from torch.export.graph_signature import InputKind  # takes a second to import
-    from torch.utils._pytree import tree_leaves
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] | None = None
