@@ -15,12 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from trainability.introspect.activations import (
-    ACTIVATIONS,
-    FUNCTIONS,
-    computes_elementwise,
-    is_nonlinearity,
-)
+from trainability.introspect.activation_table import CALLED, VARYING
+from trainability.introspect.activations import FUNCTIONS, computes_elementwise, is_nonlinearity
 from trainability.introspect.hooks import Function, Place, activation_of
 from trainability.introspect.run import call, observing
 from trainability.introspect.torch_private import version_of
@@ -34,8 +30,6 @@ _CLAMP_FUNCTIONS = {
     for end in ("", "_")
     if hasattr(owner, name + end)
 }
-# Cannot be repeated on the argument alone: random, another shape, a weight.
-_NOT_REPEATED = ("rrelu", "glu", "prelu")
 
 
 @dataclass
@@ -138,7 +132,7 @@ class _Record:
                 if side is given and made_there and call_.result in keys:
                     yield Place(path, given, name), keys, note
         maker = self.makers.get(call_.argument)
-        if maker is not None and name not in _NOT_REPEATED:
+        if maker is not None and name not in VARYING:  # or it could not be repeated
             same = [c for c in self.calls if c.function == call_.function and self.makers.get(c.argument) == maker]
             if {c.argument for c in same} == {key for key, path in self.makers.items() if path == maker}:
                 place = Place(maker, False, name, call_.function, call_.caller)
@@ -264,7 +258,7 @@ class _Tracer(fx.Tracer):
             return node
         word = target if isinstance(target, str) else getattr(target, "__name__", "")
         bare = word.rstrip("_")
-        name = FUNCTIONS.get(target) if kind == "call_function" else bare if bare in ACTIVATIONS else None
+        name = FUNCTIONS.get(target) if kind == "call_function" else bare if bare in CALLED else None
         function = _activation(name, target, tuple(args[1:]), dict(kwargs))
         argument = self.key(args[0])
         in_place = (word.endswith("_") and not word.endswith("__")) or word == "setitem" or kwargs.get("inplace")
@@ -344,7 +338,7 @@ def _named(function: Any, owner: type, seen: set[CodeType]) -> Iterator[str]:
             continue
         if before.argval == "self":  # a submodule, or a method of the module
             yield from _named(getattr(owner, name, None), owner, seen)
-        elif name.rstrip("_") in ACTIVATIONS and (name != "threshold" or before.argval in ("F", "functional", "torch")):
+        elif name.rstrip("_") in CALLED and (name != "threshold" or before.argval in ("F", "functional", "torch")):
             yield name.rstrip("_")
         elif isinstance(helper := function.__globals__.get(name), FunctionType):
             yield from _named(helper, owner, seen)

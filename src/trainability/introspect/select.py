@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
-from torch.nn.modules import activation
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.introspect.activation_calls import (
@@ -24,6 +23,7 @@ from trainability.introspect.activation_calls import (
     is_activation_module,
     suspected_calls,
 )
+from trainability.introspect.activation_table import TABLE
 from trainability.introspect.hooks import INPUT_OF, Place
 from trainability.introspect.run import unwrap
 from trainability.introspect.weight_layers import is_weight_layer
@@ -194,8 +194,7 @@ def _default(model: nn.Module, inputs: Any) -> Selection:
 
 def _module_of(function: str) -> str:
     """The name of torch's module for an activation."""
-    wanted = function.replace("_", "")
-    return next((name for name in activation.__all__ if name.lower() == wanted), "ReLU")
+    return TABLE[function].module if function in TABLE else "ReLU"
 
 
 def _check_found(model: nn.Module, calls: ActivationCalls | None) -> None:

@@ -3,19 +3,9 @@
 from torch import nn
 
 from trainability.errors import ArgumentError
+from trainability.introspect.activation_table import CHOICES, TABLE
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "tanh": nn.Tanh,
-    "selu": nn.SELU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "sigmoid": nn.Sigmoid,
-}
-ACTIVATIONS = tuple(_ACTIVATIONS)
+ACTIVATIONS = CHOICES
 
 
 def activation(name: str) -> nn.Module:
@@ -24,11 +14,12 @@ def activation(name: str) -> nn.Module:
     >>> activation("tanh")
     Tanh()
     """
-    if name not in _ACTIVATIONS:
+    if name not in CHOICES:
         raise ArgumentError(
-            f"there is no activation {name!r} for a model; choose from {', '.join(ACTIVATIONS)}", code="unknown-choice"
+            f"there is no activation {name!r} for a model; choose from {', '.join(CHOICES)}", code="unknown-choice"
         )
-    return _ACTIVATIONS[name]()
+    module: nn.Module = getattr(nn, TABLE[name].module)()
+    return module
 
 
 def check_sizes(**sizes: int) -> None:

@@ -8,7 +8,8 @@ from torch import fx, nn
 
 from trainability.errors import ArgumentError, check_choice
 from trainability.introspect.activation_calls import find_activation_calls
-from trainability.introspect.activations import is_nonlinearity
+from trainability.introspect.activation_table import GATES, VARYING
+from trainability.introspect.activations import MODULES, is_nonlinearity
 from trainability.introspect.dataflow import check_not_quantized
 from trainability.introspect.rewrite import RewrittenForward, Traced, replace_module, trace
 from trainability.introspect.select import Where, select
@@ -17,8 +18,7 @@ from trainability.remedies.apply import Change, Changes, Plan, nested_tensor_cha
 from trainability.remedies.init import Init
 from trainability.remedies.regions import Region, regions
 
-_GATES = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.LogSigmoid, nn.Softsign, nn.Hardtanh)
-_GATE_NAMES = {"sigmoid", "tanh", "hardsigmoid", "logsigmoid", "softsign", "hardtanh", "erf", "atan", "sin", "glu"}
+_GATES = tuple(kind for kind, row in MODULES.items() if row.name in GATES - VARYING)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _may_be_gated(model: nn.Module, path: str, module: nn.Module) -> bool:
 def _is_called(region: Region) -> bool:
     """Whether it is an activation of torch.nn.functional, and none that may be a gate."""
     name = region.node.detail
-    return region.node.kind == "nonlinear" and hasattr(nn.functional, name) and name not in _GATE_NAMES
+    return region.node.kind == "nonlinear" and hasattr(nn.functional, name) and name not in GATES
 
 
 def _rewrite(module: nn.Module, traced: Traced) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from trainability.introspect.activation_table import OPERATIONS
 from trainability.introspect.torch_private import operation_name
 
 AFFINE = {
@@ -67,26 +68,24 @@ CHOOSING = {"max", "min", "amax", "amin", "median", "kthvalue", "topk", "sort", 
 MAXIMA = CHOOSING | {"max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices"}
 MAXIMA |= {"adaptive_max_pool1d", "adaptive_max_pool2d"}
 LINEAR = {"add", "sub", "rsub", "mul", "div", "neg"}
-ELEMENTWISE = {
-    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid", "log_sigmoid", "tanh"),
-    *("softplus", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "threshold", "abs", "exp", "log"),
-    *("expm1", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "pow", "sin", "cos", "atan", "arctan", "asinh"),
-    *("arcsinh", "erf", "clamp", "clamp_min", "clamp_max", "clip", "sinh", "cosh", "special_erf", "logit", "sgn"),
+ELEMENTWISE = OPERATIONS | {
+    *(
+        "abs",
+        "exp",
+        "log",
+        "expm1",
+        "log1p",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "square",
+        "pow",
+        "cos",
+        "arctan",
+        "arcsinh",
+    ),
+    *("arctan", "arcsinh", "clamp", "clamp_min", "clamp_max", "clip", "sinh", "cosh", "special_erf", "logit", "sgn"),
     *("sign", "heaviside", "gt", "lt", "ge", "le", "where", "maximum", "minimum", "max", "min", "logaddexp"),
-}
-NAMED = {
-    "tanh",
-    "sigmoid",
-    "silu",
-    "mish",
-    "selu",
-    "relu",
-    "relu6",
-    "hardswish",
-    "hardsigmoid",
-    "erf",
-    "atan",
-    "asinh",
 }
 # What these give depends on the shape of a signal and not on its values.
 SHAPED_LIKE = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"}
