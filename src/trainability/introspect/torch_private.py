@@ -1,7 +1,7 @@
 """All that the package uses of torch without torch having documented it, in one place for when torch changes.
 
-Not listed are the dictionaries ``_parameters``, ``_buffers`` and ``_modules`` of a module, which torch.nn.Module's own
-subclasses are told to work with.
+Not here are the dictionaries ``_parameters``, ``_buffers`` and ``_modules`` of a module, which say what it holds itself
+and have been there since the first torch, nor ``_apply`` and ``_load_from_state_dict``, which are overridden.
 """
 
 import sys
