@@ -24,7 +24,6 @@ from trainability.introspect.readings import OneCall
 from trainability.introspect.run import call, observing, unwrap
 from trainability.introspect.select import Selection, Where, select
 from trainability.moments import Neurons, careful_statistics, check_neurons, sample_count, samples
-from trainability.report.layer_plot import layer_figure
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -35,7 +34,7 @@ _LEAST = 8  # samples, below which nothing can be said of pairs
 
 @dataclass(frozen=True)
 class LayerFlow:
-    """What one layer passed on.
+    """The information that one layer passed on.
 
     ``entropy`` is the batch entropy in nats; ``mean`` the mean of all its values; ``std`` the root mean square
     over neurons of their standard deviation over the batch; ``dead`` the share of neurons that gave every input
@@ -56,7 +55,10 @@ class LayerFlow:
 
 @dataclass(frozen=True)
 class Flow:
-    """The flow of a model on a batch: one `LayerFlow` per reading, in the order in which they ran."""
+    """The flow of a model on a batch: one `LayerFlow` per reading, in the order in which they ran.
+
+    ``skipped`` has the reason for every reading that is missing, and ``notes`` are remarks on those that are there.
+    """
 
     layers: tuple[LayerFlow, ...]
     skipped: dict[str, str]
@@ -64,6 +66,7 @@ class Flow:
     convention: Convention
     neurons: Neurons
     loss: float | None = None
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[LayerFlow]:
         return iter(self.layers)
@@ -91,6 +94,7 @@ class Flow:
         return {
             "layers": [{**asdict(layer), "shape": list(layer.shape)} for layer in self.layers],
             "skipped": dict(self.skipped),
+            "notes": list(self.notes),
             "convention": self.convention,
             "neurons": self.neurons,
             "loss": self.loss,
@@ -98,6 +102,8 @@ class Flow:
 
     def plot(self) -> "Figure":
         """Draw entropy, standard deviation and gradient norm per layer (needs plotly)."""
+        from trainability.report.layer_plot import layer_figure
+
         panels: list[tuple[str, list[float | None], str]] = [
             ("batch entropy, nats", [layer.entropy for layer in self], "linear"),
             ("std over the batch", [layer.std for layer in self], "log"),
@@ -143,8 +149,7 @@ class Flow:
             for row in [header, *rows]
         ]
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
-        lines += [f"note {path}: {note}" for path, note in self.selection.notes.items()]
-        return "\n".join([*lines, *([self.selection.remark] if self.selection.remark else [])])
+        return "\n".join([*lines, *(f"note {note}" for note in self.notes)])
 
 
 def measure(
@@ -216,7 +221,8 @@ def measure(
                 )
             value = float(result.detach())
             reader.backward(result, [p for p in model.parameters() if p.requires_grad])
-    layers, skipped = reader.finish()
+    layers = reader.finish()
+    skipped = dict(reader.skipped)
     for path in selection.paths:
         if path not in reader.ran:
             skipped[path] = "it did not run"
@@ -233,6 +239,11 @@ def measure(
         convention,
         neurons,
         value,
+        (
+            *(f"{path}: {note}" for path, note in selection.notes.items()),
+            *reader.notes,
+            *([selection.remark] if selection.remark else []),
+        ),
     )
 
 
@@ -258,7 +269,8 @@ class _FlowReader(OneCall):
         self._independence: dict[str, Independence | None] = {}
         self._records: list[tuple[str, str, tuple[int, ...], Tensor]] = []
         self._norms: dict[str, Tensor] = {}
-        self._skipped: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
+        self.notes: list[str] = []
         self.ran: set[str] = set()
 
     def read(self, path: str, call: int, activation: Tensor | None) -> None:
@@ -266,12 +278,12 @@ class _FlowReader(OneCall):
         self.ran.add(path)
         name = reading_name(path, call)
         if not is_activation(activation):
-            self._skipped[name] = "its output holds no floating-point tensor with values"
+            self.skipped[name] = "its output holds no floating-point tensor with values"
             return
         x = samples(activation.detach(), self._neurons, self._channel_dim)
         count = sample_count(x)
         if count < 2:
-            self._skipped[name] = f"one sample per neuron (shape {tuple(activation.shape)}); two are the least"
+            self.skipped[name] = f"one sample per neuron (shape {tuple(activation.shape)}); two are the least"
             return
         mean, variance = careful_statistics(x)
         entropy = entropy_from_variance(variance, count, self._constant)
@@ -279,7 +291,9 @@ class _FlowReader(OneCall):
         constant = (x == first).all(0) if x.dim() == 2 else (x == first).all(0).all(-1)
         numbers = torch.stack([t.double().mean() for t in (entropy, mean, variance, constant)])
         if self._pairs and count <= _LEAST:
-            self._skipped[f"{name}, independence"] = f"{count} samples per neuron; {_LEAST + 1} are the least"
+            self.notes.append(
+                f"{name}: its independence was not measured, on {count} samples per neuron; {_LEAST + 1} are the least"
+            )
         elif self._pairs:
             self._independence[name] = independence_of(activation, neurons=self._neurons, channel_dim=self._channel_dim)
         self._records.append((name, self._kinds[path], tuple(activation.shape), numbers))
@@ -295,7 +309,7 @@ class _FlowReader(OneCall):
         if loss.requires_grad and parameters:
             torch.autograd.grad(loss, parameters, allow_unused=True)
 
-    def finish(self) -> tuple[list[LayerFlow], dict[str, str]]:
+    def finish(self) -> list[LayerFlow]:
         """Bring the numbers to the host."""
         layers = []
         for name, kind, shape, numbers in self._records:
@@ -304,7 +318,7 @@ class _FlowReader(OneCall):
             gradient = None if norm is None else float(norm)
             pairs = self._independence.get(name)
             layers.append(LayerFlow(name, kind, shape, entropy, mean, variance**0.5, dead, gradient, pairs))
-        return layers, dict(self._skipped)
+        return layers
 
 
 def _pair_columns(pairs: Independence | None) -> list[str]:

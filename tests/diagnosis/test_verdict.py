@@ -24,7 +24,7 @@ def test_default_initialization_at_depth_30_is_found_dead_for_the_right_reason()
     verdict = tr.diagnose(deep(30), *batch(), nn.functional.cross_entropy)
     text = str(verdict)
     assert not verdict.healthy
-    assert verdict.dies_at in ("3", "5", "7", "9")
+    assert verdict.fails_at in ("3", "5", "7", "9")
     assert "that explains it" in text
     assert "vanishes on its way back" in text
     assert verdict.label_dependence < 1e-3
@@ -71,14 +71,14 @@ def test_parts_that_fail_are_named_and_the_rest_is_said():
     model = deep(30)
     verdict = tr.diagnose(model, batch()[0])
     assert any("pass targets and loss" in part for part in verdict.not_computed)
-    assert verdict.dies_at
+    assert verdict.fails_at
 
     def broken(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("bad loss")
 
     verdict = tr.diagnose(model, *batch(), broken)
     assert any("bad loss" in part for part in verdict.not_computed)
-    assert verdict.dies_at
+    assert verdict.fails_at
 
 
 def test_a_model_that_cannot_run_still_gets_a_verdict():
@@ -93,7 +93,7 @@ def test_nan_and_explosion_name_the_layer():
     with torch.no_grad():
         model[4].weight.fill_(float("inf"))
     verdict = tr.diagnose(model, *batch(), nn.functional.cross_entropy)
-    assert verdict.dies_at == "5"
+    assert verdict.fails_at == "5"
     assert "not finite" in verdict.summary
 
 

@@ -1,4 +1,4 @@
-"""What independent gates, such as those of a Dropout, do to the dependence of two neurons, measured and expected."""
+"""The effect of dropout on the dependence of two neurons, measured and expected."""
 
 import math
 from collections.abc import Sequence
@@ -121,7 +121,7 @@ def dropout_effects(
                 f"x and y must both be (S,), not {tuple(x.shape)} and {tuple(v.shape)}", code="shapes-differ"
             )
         if not bool(v.isfinite().all()) or bool((v == v[0]).all()):
-            raise ArgumentError(f"{name} must be finite and vary", code="no-spread")
+            raise ArgumentError(f"{name} must be finite and not constant", code="no-spread")
     x, y = (v.detach().cpu().double() for v in (x, y))  # where the gates are drawn
     x, y = ((v - v.mean()) / v.std(correction=0) for v in (x, y))
     before, information = float((x * y).mean()), float(mutual_information(x, y))

@@ -1,4 +1,4 @@
-"""How dependent the neurons of a layer are on one another: correlation and mutual information of pairs."""
+"""The dependence of the neurons of a layer on one another: correlation and mutual information of pairs."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -44,7 +44,7 @@ def independence(
     most_samples: int = 512,
     k: int = 3,
 ) -> Independence | None:
-    """How dependent the neurons of an activation are, over a batch.
+    """The dependence of the neurons of an activation on one another, over a batch.
 
     Args:
         a: activation ``(B, ...)``, floating point.

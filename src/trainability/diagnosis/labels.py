@@ -28,7 +28,7 @@ def label_dependence(
     """
     if not isinstance(targets, Tensor) or targets.dim() == 0 or len(targets) < 2:
         raise ArgumentError(
-            "the labels must be a tensor with one entry per sample along dimension 0, to be permuted",
+            "targets must be a tensor with one label per sample along dimension 0, of two samples or more, to permute",
             code="labels-not-permutable",
         )
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
@@ -46,7 +46,10 @@ def label_dependence(
     true = gradient(targets)
     size = true.norm().item()
     if not math.isfinite(size) or size == 0:
-        raise ArgumentError(f"the gradient is {size}", code="gradient-zero-or-not-finite")
+        raise ArgumentError(
+            f"the gradient has norm {size}, so whether it depends on the labels cannot be told",
+            code="gradient-zero-or-not-finite",
+        )
     squares = []
     for _ in range(permutations):
         order = torch.randperm(len(targets), generator=generator).to(targets.device)

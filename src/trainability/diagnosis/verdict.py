@@ -31,7 +31,10 @@ _GRADIENT_REMEDIES = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `diagnose` found. ``print`` shows all of it; ``healthy`` is the answer in one word."""
+    """The findings of `diagnose`. ``print`` shows all of it; ``healthy`` is the answer in one word.
+
+    ``fails_at`` is the layer from which on information no longer gets through: silent to the end, or not finite.
+    """
 
     healthy: bool
     summary: str
@@ -39,7 +42,7 @@ class Verdict:
     remedies: tuple[str, ...]
     not_computed: tuple[str, ...]
     flow: Flow | None = None
-    dies_at: str | None = None
+    fails_at: str | None = None
     label_dependence: float | None = None
     predicted_std: dict[str, float] = field(default_factory=dict)
     prediction: Prediction | None = None

@@ -50,7 +50,7 @@ def find_activation_calls(model: nn.Module, inputs: Any = None) -> ActivationCal
 
 
 def is_activation_module(module: nn.Module) -> bool:
-    """Whether a module is an elementwise nonlinearity, by its class or by what it does."""
+    """Tell whether a module is an elementwise nonlinearity, by its class or by what it does."""
     return is_nonlinearity(module) or computes_elementwise(module)
 
 
@@ -66,7 +66,7 @@ class _Call:
 
 
 class _Record:
-    """What happens in a pass: modules begin and end, and functions are called."""
+    """The events of a pass: modules begin and end, and functions are called."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ActivationRow:
-    """What is known of one activation, at the settings that torch gives it.
+    """One activation, at the settings that torch gives it.
 
     Attributes:
         name: of the function, in torch.nn.functional or torch.

@@ -1,4 +1,4 @@
-"""In which order the modules of a model run, what feeds them, and which of them have weights to work with."""
+"""The order in which the modules of a model run, what feeds them, and which of them have weights to work with."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ _OtherWeights = nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention | nn.Bilinea
 
 @dataclass
 class Calls:
-    """What one pass showed; without a pass, what the order of definition and `nn.Sequential` say.
+    """The order and connections that one pass showed; without a pass, those of definition and `nn.Sequential`.
 
     ``feeds`` is for weight layers, BatchNorms and layers with weights of another kind: which of these take what one of
     them gives, whatever functions and other modules lie between; `OUTPUT` where it is the model's.
@@ -35,7 +35,7 @@ class Calls:
     feeds: dict[str, set[str]] | None = None  # None without a pass
 
     def behind(self, path: str, through: Iterable[str]) -> set[str]:
-        """What takes the output of a module, looking through some of those between."""
+        """The modules that take the output of one, looking through some of those between."""
         assert self.feeds is not None
         open_, seen = [path], {path}
         found: set[str] = set()
@@ -209,14 +209,14 @@ def weight_layers(model: nn.Module, calls: Calls) -> tuple[dict[str, nn.Module],
 
 
 def unfit(module: nn.Module) -> str | None:
-    """Why there is nothing that a remedy could do to a weight layer, if so."""
+    """The reason why a remedy can do nothing to a weight layer; None where it can."""
     if weight_layout(module) is None:
         return f"{type(module).__name__} has weights of another kind"
     weight: Tensor | None = module._parameters.get("weight")
     if weight is not None and weight.dtype not in _TRAINED:
         return f"its weights are {weight.dtype}"
     if weight is not None and weight.numel() == 0:
-        return f"its weights of shape {tuple(weight.shape)} are none"
+        return f"its weight of shape {tuple(weight.shape)} is empty"
     return None
 
 
@@ -230,7 +230,7 @@ def check_not_quantized(path: str, module: nn.Module) -> None:
     if packed:
         raise UnsupportedModelError(
             path,
-            f"{type(module).__name__} is quantized and has no weights to train; change the model before that",
+            f"{type(module).__name__} is quantized and has no weights to train; apply this before quantizing",
             code="quantized",
         )
 

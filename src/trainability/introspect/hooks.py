@@ -38,7 +38,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an activation is read: what a module returns, what it is given, or a function of what it returns.
+    """A place at which an activation is read: what a module returns, is given, or a function of what it returns.
 
     Args:
         path: of the module.
@@ -109,7 +109,7 @@ class Taps:
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is read now, as while others look at the model."""
+        """True while nothing is read, as while others look at the model."""
         return self._counter.paused
 
     def restart(self) -> None:
@@ -172,7 +172,7 @@ class _Tap:
         if self.outdated:
             raise UnsupportedModelError(
                 self.place.caller,
-                f"its forward was rewritten since {self.name} was chosen to be read; choose anew, with a new LBE",
+                f"its forward was rewritten after {self.name} was selected; select again, with a new LBE",
                 code="forward-replaced",
             )
         activation = activation_of(value)

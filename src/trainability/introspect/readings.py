@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Reading(Generic[T]):
-    """What was made of the activation at one place, the ``call``-th time that the model came by."""
+    """The value made of the activation at one place, the ``call``-th time that the model came by."""
 
     name: str
     call: int

@@ -62,7 +62,7 @@ class RewrittenForward:
 
     @property
     def __code__(self) -> CodeType:
-        """What the tracing of torch asks of a ``forward``."""
+        """The code object, for which torch's tracing asks."""
         return self.functions[False].__code__
 
     @property
@@ -108,7 +108,7 @@ def _compiled(source: str, names: dict[str, Any]) -> FunctionType:
 
 @dataclass(frozen=True)
 class Traced:
-    """What a ``forward`` does itself.
+    """The operations that a ``forward`` calls itself.
 
     Attributes:
         graphs: in training (True) and at evaluation.
@@ -123,7 +123,7 @@ class Traced:
 
 
 def trace(model: nn.Module, path: str, inputs: Any) -> Traced:
-    """What the ``forward`` of the module at ``path`` does itself, in training and at evaluation.
+    """The operations that the ``forward`` of the module at ``path`` calls itself, in training and at evaluation.
 
     Arguments that are not tensors, nor hold any, are taken as they are in one call of the model.
 
@@ -210,7 +210,7 @@ def _check_forward(path: str, module: nn.Module) -> None:
     if found := _CONTEXTS & set(type(module).forward.__code__.co_names):
         raise UnsupportedModelError(
             path,
-            f"its forward works under {', '.join(sorted(found))}, which a rewritten one would not; make its "
+            f"its forward runs under {', '.join(sorted(found))}, which a rewritten one would not; make its "
             "activations and additions modules of their own",
             code="forward-under-a-context",
         )

@@ -56,7 +56,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 def _check_tree(module: nn.Module, path: str, above: list[nn.Module], done: set[int]) -> None:
     """Raise UnsupportedModelError for a module within itself, which torch's own ``train()`` could not end at either."""
     if any(module is other for other in above):
-        raise UnsupportedModelError(path, "it is a child of its own, directly or further down", code="in-itself")
+        raise UnsupportedModelError(path, "it contains itself, directly or further down", code="in-itself")
     if id(module) in done:
         return
     for name, child in module._modules.items():

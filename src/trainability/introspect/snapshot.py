@@ -1,4 +1,4 @@
-"""What a model is made of at one moment, and putting it back."""
+"""The structure and values of a model at one moment, and putting them back."""
 
 import operator
 from collections import OrderedDict, deque
@@ -88,7 +88,7 @@ def _copied(kind: Any, container: Any) -> Any:
 
 
 def _is_alike(kind: Any, now: Any, before: Any) -> bool:
-    """Whether a container holds the very same objects as its copy, in the same order."""
+    """Tell whether a container holds the very same objects as its copy, in the same order."""
     if kind is set:
         return set(map(id, kind.__iter__(now))) == set(map(id, before))
     if kind.__len__(now) != len(before) or not all(map(operator.is_, kind.__iter__(now), before)):
@@ -111,7 +111,7 @@ class Values:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are alike to the bit; False where that cannot be said, as of sparse ones."""
+    """Tell whether two tensors are alike to the bit; False where that cannot be said, as of sparse ones."""
     if a.is_meta:
         return True
     if (a.dtype, a.shape, a.device, a.layout) != (b.dtype, b.shape, b.device, b.layout) or a.layout != torch.strided:
@@ -188,7 +188,7 @@ def guard_of(tensors: list[Tensor]) -> Guard:
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...] | None:
-    """Where in memory a tensor lies, and how."""
+    """The place in memory of a tensor, and its layout there."""
     storage = storage_number(tensor)
     if storage is None:
         return None

@@ -114,7 +114,7 @@ def operation_name(node: fx.Node) -> str:
 
 
 def packing_of(graph: fx.Graph) -> Any:
-    """How a traced graph packs and unpacks the tensors of its arguments and output; None where it does not."""
+    """The structures by which a traced graph packs and unpacks its tensors; None where it does not."""
     return getattr(graph._codegen, "pytree_info", None)
 
 

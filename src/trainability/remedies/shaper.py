@@ -14,6 +14,7 @@ from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.introspect.activations import is_nonlinearity
 from trainability.introspect.norms import BATCH_NORM_OPERATIONS
 from trainability.introspect.rewrite import RewrittenForward, Traced, replace_module, trace
+from trainability.introspect.run import observing
 from trainability.introspect.select import Where, select
 from trainability.introspect.torch_private import DropoutNd, RunningNorm
 from trainability.introspect.weight_layers import matrices, mean_fan_in
@@ -503,13 +504,11 @@ def _check_module(path: str, module: nn.Module) -> None:
     if type(module).__module__ == nn.modules.activation.__name__:
         return
     z = torch.linspace(-3, 3, 31)
-    mode = module.training
     try:
-        values = [module.train(training)(z.clone()) for training in (True, True, False)]
+        with observing(module):
+            values = [module.train(training)(z.clone()) for training in (True, True, False)]
     except Exception:  # it wants another shape; what it does is compared once it is in place
         return
-    finally:
-        module.train(mode)
     same = all(isinstance(value, Tensor) and torch.equal(value, values[-1]) for value in values)
     if not same or [*module.buffers()]:
         raise UnsupportedModelError(

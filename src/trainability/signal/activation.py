@@ -50,7 +50,7 @@ class Activation:
         return tuple(value.detach() for value in values)
 
     def jumps(self, order: int) -> bool:
-        """Whether the derivative of that order (0: φ itself) jumps at one of the kinks."""
+        """Tell whether the derivative of that order (0: φ itself) jumps at one of the kinks."""
         if not self.kinks:
             return False
         z = torch.tensor(self.kinks, dtype=torch.float64, device="cpu")
@@ -137,7 +137,7 @@ def as_activation(phi: Any, name: str = "") -> Activation:
         return _by_name(known.name)
     if isinstance(phi, nn.RReLU):
         raise ArgumentError(
-            "rrelu draws its slope at random in training, so it is no fixed function; use leaky_relu", code="random"
+            "rrelu draws its slope at random in training, so it is not a fixed function; use leaky_relu", code="random"
         )
     if not callable(phi):
         raise ArgumentError(
@@ -208,7 +208,8 @@ def _check(function: Function, name: str) -> None:
         raise ArgumentError(f"{name} is not finite at {float(z[~once.isfinite()][0]):.3g}", code="not-finite")
     if not torch.equal(once, again):
         raise ArgumentError(
-            f"{name} gives another value each time; kernels need a fixed function (eval mode?)", code="random"
+            f"{name} gives a different value at every call; the maps need a fixed function (eval mode?)",
+            code="random",
         )
     order = torch.randperm(24, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     with torch.no_grad():
@@ -216,7 +217,7 @@ def _check(function: Function, name: str) -> None:
         mixed = function(z.flatten()[some].view(2, 7).clone())
     if not torch.allclose(mixed.flatten(), once.flatten()[some], rtol=1e-10, atol=1e-12):
         raise ArgumentError(
-            f"{name} is not elementwise: a value depends on the others of its tensor", code="not-elementwise"
+            f"{name} is not elementwise: one value depends on other values of the same tensor", code="not-elementwise"
         )
     slope = Activation(name, function).derivatives(z, 1)[1]
     if not slope.isfinite().all():

@@ -93,7 +93,7 @@ ATTENTION = {"scaled_dot_product_attention", "softmax", "_softmax", "log_softmax
 
 
 def output_count(name: str, weight: Tensor, node: fx.Node, left: bool) -> float:
-    """How many outputs share the squares of a weight: its rows; for a transposed convolution times the stride."""
+    """The number of outputs that share the squares of a weight: rows; for a transposed convolution times the stride."""
     if name.startswith("conv_transpose"):
         strides = node.args[3] if len(node.args) > 3 else (1,)
         assert isinstance(strides, list | tuple)

@@ -1,4 +1,4 @@
-"""What the weights of a model say about the size of its signal and the angle between two, before it is run."""
+"""Predicting the size of a signal and the angle between two from the weights of a model, before it is run."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -130,7 +130,7 @@ class _Draws:
 
     @cached_property
     def _uneven(self) -> list[bool]:
-        """Whether features differ in distribution, as after a concatenation."""
+        """Tell whether features differ in distribution, as after a concatenation."""
         found: list[bool] = []
         for node in self.graph.nodes:
             below = any(found[i] for i in node.inputs)
@@ -138,7 +138,7 @@ class _Draws:
         return found
 
     def needed_at(self, k: int) -> bool:
-        """Whether the theory's maps do not hold at a node."""
+        """Tell whether the theory's maps do not hold at a node."""
         node = self.graph.nodes[k]
         if node.kind == "nonlinear":
             return not self.graph.gaussian[node.inputs[0]] or self._uneven[node.inputs[0]]
@@ -158,7 +158,7 @@ class _Draws:
         return {k: normal[:, i] for i, k in enumerate(drawing)}
 
     def state(self, k: int, states: list[State]) -> State:
-        """What the draws at a node say of it."""
+        """The state of a node by the draws of its values."""
         u, v = self.at(k, states).unbind(1)
         q = float((u.square().mean() + v.square().mean()) / 2)
         return State(q, float((u * v).mean()), float((u.mean() + v.mean()) / 2))

@@ -187,11 +187,11 @@ class _GraphReader(Tracker):
             return self.cast(node, path, signals[0])
         if name in AFFINE:
             return self.affine(node, name, path, args, signals)
-        if name in CHOOSING and len(signals) == 1 and (node.kwargs or len(node.args) > 1):
+        chooses = name in CHOOSING and bool(node.kwargs or len(node.args) > 1)
+        if len(signals) == 1 and (chooses or name in PASSING):
             self.check_places(node, name, path)
-            return self.add("pass", (self.settle(signals[0]),), path, node, detail=name)
-        if name in PASSING and len(signals) == 1:
-            self.check_places(node, name, path)
+            if features.shape_of(_first(node)):
+                self.features[node] = features.after(node, self.features[node])
             return self.add("pass", (self.settle(signals[0]),), path, node, detail=name)
         if name in NORM_OPERATIONS:
             weights = [mean_square(t) for t in args[1:3] if isinstance(t, Tensor)]
@@ -213,7 +213,7 @@ class _GraphReader(Tracker):
         raise _refusal(name, path)
 
     def held(self, value: Tensor, source: object) -> bool:
-        """Whether a tensor beside a signal is one of the model's own, or has several values."""
+        """Tell whether a tensor beside a signal is one of the model's own, or has several values."""
         return value.numel() > 1 or (isinstance(source, fx.Node) and bool(self.origins.get(source)))
 
     def cast(self, node: fx.Node, path: str, signal: Signal) -> Signal:
@@ -254,7 +254,7 @@ class _GraphReader(Tracker):
         )
 
     def check_places(self, node: fx.Node, name: str, path: str) -> None:
-        """Refuse means and maxima over, and padding of, features or the batch; keep account of where features are."""
+        """Refuse means and maxima over, and padding of, features or the batch."""
         source = _first(node)
         before, dims = self.features.get(source, frozenset()), len(features.shape_of(source))
         over: list[int] = []
@@ -265,11 +265,10 @@ class _GraphReader(Tracker):
         if 0 in over or before & set(over):
             raise UnsupportedModelError(
                 path,
-                f"{name} there is over the features, or over the batch, for which the theory has no rule; do it over "
-                "places alone",
+                f"its {name} is over the features or the batch, for which the theory has no rule; apply it to places "
+                "alone",
                 code="over-features",
             )
-        self.features[node] = features.after(node, before) if dims else before
 
     def affine(self, node: fx.Node, name: str, path: str, args: Any, signals: list[Signal]) -> Signal:
         if len(signals) > 1:
@@ -297,9 +296,7 @@ class _GraphReader(Tracker):
                 code="weights-shared",
             )
         if not weight.numel():
-            raise UnsupportedModelError(
-                path, f"its weight of shape {tuple(weight.shape)} lets nothing through", code="zero-width"
-            )
+            raise UnsupportedModelError(path, f"its weight of shape {tuple(weight.shape)} is empty", code="zero-width")
         self.used |= dict.fromkeys(parameters, path)
         self.features[node] = features.of_product(node, left)
         bias = next((v for v in args if isinstance(v, Tensor) and v.dim() == 1), None)
@@ -379,8 +376,8 @@ class _GraphReader(Tracker):
         if len(signals) > 1 or name not in ("add", "sub", "rsub", "mul", "div"):
             raise UnsupportedModelError(
                 path,
-                f"{name} there takes a tensor of the model's own beside the activation (a learned activation, a "
-                "mask); the theory has no rule for it. Put a fixed activation in its place",
+                f"its operation {name} combines an activation with a tensor of the model's own (a learned activation, "
+                "a mask), for which the theory has no rule; use a fixed activation instead",
                 code="learned-activation",
             )
         inputs = (self.settle(signals[0]),)
@@ -437,18 +434,18 @@ def _signs(name: str, kwargs: dict[str, Any]) -> list[float]:
 def _refusal(name: str, path: str) -> UnsupportedModelError:
     code = "no-rule"
     if name in ATTENTION:
-        what, code = f"{name} there is attention or the like, for which the theory has no rule", "attention"
+        what, code = f"its operation {name} is attention or similar, for which the theory has no rule", "attention"
     elif name == "mul":
         what, code = "it multiplies two activations with one another (a gate), for which the theory has no rule", "gate"
     elif name == "embedding":
         what, code = "an embedding takes tokens and not a signal; read the part of the model behind it", "embedding"
     elif name in ("rrelu", "bernoulli", "rand_like", "randn_like"):
-        what, code = f"{name} there is random, so it is no fixed function", "random"
+        what, code = f"its operation {name} is random, and not a fixed function", "random"
     elif name in ("prelu", "_prelu_kernel"):
-        what = "prelu learns its own form, so its maps change; put a leaky_relu in its place"
+        what = "prelu learns its own form, so its maps change; use a leaky_relu instead"
         code = "learned-activation"
     else:
-        what = f"the operation {name} there has no rule in the theory"
+        what = f"the theory has no rule for its operation {name}"
     return UnsupportedModelError(
         path, f"{what}. Shape the parts without it, each read on its own, or choose another architecture", code=code
     )

@@ -73,7 +73,7 @@ class Tracker:
     def elementwise(
         self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, path: str, at: fx.Node, whole: bool
     ) -> Signal:
-        """What an operation on elements makes of signals of one node and of constants.
+        """The signal that an operation on elements makes of signals of one node and of constants.
 
         ``whole``: the module at ``path`` is an activation as a whole, so constants within it are a part of it.
         """
