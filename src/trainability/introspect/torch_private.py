@@ -9,50 +9,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx._symbolic_trace import PH
-from torch.fx.graph import CodeGen
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNormNd
-from torch.nn.modules.batchnorm import _NormBase as RunningNorm  # every kind of BatchNorm and InstanceNorm
-from torch.nn.modules.conv import _ConvNd as ConvNd
-from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd
-from torch.nn.modules.dropout import _DropoutNd as DropoutNd
+from torch.fx import _symbolic_trace, graph
+from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten, treespec_dumps, treespec_loads
 
-__all__ = [
-    "PH",
-    "BatchNormNd",
-    "CodeGen",
-    "ConvNd",
-    "ConvTransposeNd",
-    "DropoutNd",
-    "RunningNorm",
-    "tree_leaves",
-    "tree_map",
-    "tree_unflatten",
-    "treespec_dumps",
-    "treespec_loads",
-]
+ConvNd = nn.modules.conv._ConvNd
+ConvTransposeNd = nn.modules.conv._ConvTransposeNd
+BatchNormNd = nn.modules.batchnorm._BatchNorm
+RunningNorm = nn.modules.batchnorm._NormBase  # every kind of BatchNorm and InstanceNorm
+DropoutNd = nn.modules.dropout._DropoutNd
 
+tree_leaves, tree_map, tree_unflatten = _pytree.tree_leaves, _pytree.tree_map, _pytree.tree_unflatten
+treespec_dumps, treespec_loads = _pytree.treespec_dumps, _pytree.treespec_loads
+PH, CodeGen = _symbolic_trace.PH, graph.CodeGen
 MADE_BY_TRACING = "_tensor_constant"  # with which the names begin of attributes that symbolic tracing sets
 
+foreach_sub, foreach_mul_, foreach_add_ = torch._foreach_sub, torch._foreach_mul_, torch._foreach_add_
 # Asked at every reading or step, so the cheap way. Where torch has one no longer, the answer is the careful one.
 current_graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # -1 outside of backward passes
 saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
 is_wrapped = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: False)
 
-foreach_sub, foreach_mul_, foreach_add_ = torch._foreach_sub, torch._foreach_mul_, torch._foreach_add_
-
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-    "_is_full_backward_hook",
-)
+_HOOKS = [f"_forward_{kind}" for kind in ("pre_hooks", "pre_hooks_with_kwargs", "hooks", "hooks_with_kwargs")]
+_HOOKS += ["_forward_hooks_always_called", "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook"]
 
 
 def version_of(tensor: Tensor) -> int:

@@ -14,45 +14,19 @@ AFFINE = {
     *("linear", "conv1d", "conv2d", "conv3d", "convolution", "addmm", "mm", "matmul", "baddbmm"),
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
 }
-PASSING = {
+# What gives the same values in another shape, in memory that it shares with what it takes.
+_RESHAPING = {
+    *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT", "mH", "adjoint"),
+    *("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
+    *("movedim", "view_as", "swapaxes", "swapdims", "broadcast_to", "unbind"),
+}
+VIEWS = _RESHAPING | {"alias", "contiguous", "detach", "getitem", "to"}
+PASSING = _RESHAPING | {
     *("dropout", "feature_dropout", "alpha_dropout", "native_dropout", "max_pool1d", "max_pool2d", "max_pool3d"),
     *("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
-    *("adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool2d_with_indices", "mean", "flatten", "view", "reshape"),
-    *("permute", "transpose", "t", "numpy_T", "movedim", "unbind", "_unsafe_view"),
-    *("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
-    *("roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "upsample_nearest2d", "pad"),
-    *("upsample_bilinear2d", "constant_pad_nd", "unfold", "im2col", "unflatten"),
-    *(
-        "mT",
-        "mH",
-        "adjoint",
-        "swapaxes",
-        "swapdims",
-        "broadcast_to",
-        "view_as",
-        "reflection_pad2d",
-        "replication_pad2d",
-        "index_select",
-    ),
-}
-# What shares its memory with what it is made of.
-VIEWS = {
-    *(
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "mT",
-        "mH",
-        "adjoint",
-        "alias",
-    ),
-    *("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
-    *("detach", "movedim", "view_as", "swapaxes", "swapdims", "broadcast_to", "unbind", "getitem", "contiguous", "to"),
+    *("adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool2d_with_indices", "mean", "_unsafe_view", "roll", "flip"),
+    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "upsample_nearest2d", "upsample_bilinear2d", "pad"),
+    *("constant_pad_nd", "reflection_pad2d", "replication_pad2d", "unfold", "im2col", "index_select"),
 }
 # What gives the same numbers in another type, or in another place of memory.
 CASTS = {"to", "_to_copy", "type_as", "clone", "contiguous", "detach", "alias", "lift_fresh", "lift_fresh_copy"}
