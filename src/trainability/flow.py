@@ -18,6 +18,7 @@ from trainability.errors import (
     UnknownIndexError,
     UnknownKeyError,
     UnsupportedModelError,
+    check_flag,
 )
 from trainability.introspect.hooks import Taps, reading_name, tensors_in
 from trainability.introspect.readings import OneCall
@@ -186,19 +187,16 @@ def measure(
     check_neurons(neurons, channel_dim)
     _check_inputs(inputs)
     _check_values(model)
-    if not isinstance(independence, bool):
-        raise ArgumentTypeError(f"independence is True or False, not {type(independence).__name__}", code="wrong-type")
+    check_flag("independence", independence)
     if loss is not None and not callable(loss):
         raise ArgumentTypeError(f"loss is a function of output and targets, not {loss!r}", code="wrong-type")
     selection = select(model, where, inputs=inputs)
-    wants_gradient = loss is not None
     kinds = {place.name: place.kind or type(model.get_submodule(place.path)).__name__ for place in selection.places}
-    reader = _FlowReader(kinds, constant, neurons, channel_dim, wants_gradient, independence)
+    reader = _FlowReader(kinds, constant, neurons, channel_dim, loss is not None, independence)
     value = None
-    with observing(model), Taps(model, selection.places, reader), torch.set_grad_enabled(wants_gradient):
+    with observing(model), Taps(model, selection.places, reader), torch.set_grad_enabled(loss is not None):
         output = call(model, inputs)
-        if wants_gradient:
-            assert loss is not None
+        if loss is not None:
             result = loss(output, targets)
             if not isinstance(result, Tensor) or result.numel() != 1 or result.is_complex():
                 what = type(result).__name__

@@ -6,7 +6,9 @@ where it holds the result of such a call, and nothing else, every time that the 
 
 import dis
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, pairwise
 from types import CodeType, FunctionType
 from typing import Any
@@ -180,47 +182,31 @@ class _CallWatch(TorchFunctionMode):
         self.kept.append(tensor)
         return None if tensor is None else (id(tensor), 0 if tensor.is_inference() else version_of(tensor))
 
-    def enter(self, path: str) -> Callable[..., None]:
-        """Return a hook for before a module."""
+    def enter(self, path: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Tell what a module is given, before it runs."""
+        self.record.enter(path, self.key((args, kwargs)))
 
-        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.record.enter(path, self.key((args, kwargs)))
+    def leave(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        """Tell what a module returns, before its other hooks."""
+        self.record.leave(path, self.key(output))
 
-        return hook
-
-    def leave(self, path: str) -> Callable[..., None]:
-        """Return a hook for after a module."""
-
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            self.record.leave(path, self.key(output))
-
-        return hook
-
-    def made(self, path: str) -> Callable[..., None]:
-        """Return a hook for after all other hooks of a module."""
-
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            self.record.made(path, self.key(output))
-
-        return hook
+    def made(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        """Tell what a module returns, after all its other hooks."""
+        self.record.made(path, self.key(output))
 
 
 def _by_running(model: nn.Module, inputs: Any) -> ActivationCalls:
     record = _Record(model)
     watch = _CallWatch(record)
-    handles = []
-    try:
-        with observing(model), torch.no_grad():
-            for path, module in record.modules.items():
-                if path:
-                    handles.append(module.register_forward_pre_hook(watch.enter(path), with_kwargs=True, prepend=True))
-                    handles.append(module.register_forward_hook(watch.leave(path), prepend=True))
-                    handles.append(module.register_forward_hook(watch.made(path)))
-            with watch:
-                output = call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with observing(model), torch.no_grad(), ExitStack() as hooks:
+        for path, module in record.modules.items():
+            if path:
+                enter = partial(watch.enter, path)
+                hooks.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True))
+                hooks.enter_context(module.register_forward_hook(partial(watch.leave, path), prepend=True))
+                hooks.enter_context(module.register_forward_hook(partial(watch.made, path)))
+        with watch:
+            output = call(model, inputs)
     return record.account(watch.key(output) if isinstance(output, Tensor) else object())
 
 

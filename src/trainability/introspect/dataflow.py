@@ -1,7 +1,9 @@
 """The order in which the modules of a model run, what feeds them, and which of them have weights to work with."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -87,61 +89,50 @@ class _FlowWatch:
         self.leaves: dict[int, tuple[str, Tensor]] = {}
 
     def run(self, inputs: Any) -> Calls:
-        handles = []
         self.given = {id(tensor) for tensor in tensors_in(inputs)}
-        try:
-            with observing(self.model), torch.enable_grad():
-                self.model.eval()
-                for path, module in self.model.named_modules():
-                    if isinstance(module, nn.TransformerEncoder):
-                        module.use_nested_tensor = False
-                    handles.append(module.register_forward_pre_hook(self._before(path), with_kwargs=True))
-                    handles.append(module.register_forward_hook(self._after(path, module)))
-                output = call(self.model, inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with observing(self.model), torch.enable_grad(), ExitStack() as hooks:
+            self.model.eval()
+            for path, module in self.model.named_modules():
+                if isinstance(module, nn.TransformerEncoder):
+                    module.use_nested_tensor = False
+                hooks.enter_context(module.register_forward_pre_hook(partial(self._before, path), with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(partial(self._after, path)))
+            output = call(self.model, inputs)
         for tensor in tensors_in(output):
             self._trace(tensor, OUTPUT)
         return self.found
 
-    def _before(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if _matters(module):
-                for value in tensors_in((args, kwargs)):
-                    self._trace(value, path)
-            x = first_tensor(args, kwargs)
-            if path in self.found.ran:
-                return
-            self.found.ran.append(path)
-            if x is None or x.is_nested:
-                return
-            self.versions[path] = (x, version_of(x))
-            maker = self.makers.get(id(x))
-            if maker is not None and maker[2] == version_of(x):  # not changed in place since
-                self.found.fed_by[path] = maker[0]
-            elif maker is None and id(x) in self.given:
-                self.found.from_inputs.add(path)
-            self.found.shapes[path] = (tuple(x.shape), ())
+    def _before(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _matters(module):
+            for value in tensors_in((args, kwargs)):
+                self._trace(value, path)
+        x = first_tensor(args, kwargs)
+        if path in self.found.ran:
+            return
+        self.found.ran.append(path)
+        if x is None or x.is_nested:
+            return
+        self.versions[path] = (x, version_of(x))
+        maker = self.makers.get(id(x))
+        if maker is not None and maker[2] == version_of(x):  # not changed in place since
+            self.found.fed_by[path] = maker[0]
+        elif maker is None and id(x) in self.given:
+            self.found.from_inputs.add(path)
+        self.found.shapes[path] = (tuple(x.shape), ())
 
-        return hook
-
-    def _after(self, path: str, module: nn.Module) -> Callable[..., Any]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            if _matters(module):
-                output = self._rooted(path, output)
-            if path in self.versions:
-                x, version = self.versions.pop(path)
-                if version_of(x) != version:
-                    self.found.overwrites.add(path)
-                if isinstance(output, Tensor) and not output.is_nested:
-                    known = self.makers.get(id(output))
-                    if known is None or known[2] != version_of(output):  # the innermost of those that return it
-                        self.makers[id(output)] = (path, output, version_of(output))
-                    self.found.shapes[path] = (self.found.shapes[path][0], tuple(output.shape))
-            return output
-
-        return hook
+    def _after(self, path: str, module: nn.Module, _args: Any, output: Any) -> Any:
+        if _matters(module):
+            output = self._rooted(path, output)
+        if path in self.versions:
+            x, version = self.versions.pop(path)
+            if version_of(x) != version:
+                self.found.overwrites.add(path)
+            if isinstance(output, Tensor) and not output.is_nested:
+                known = self.makers.get(id(output))
+                if known is None or known[2] != version_of(output):  # the innermost of those that return it
+                    self.makers[id(output)] = (path, output, version_of(output))
+                self.found.shapes[path] = (self.found.shapes[path][0], tuple(output.shape))
+        return output
 
     def _rooted(self, path: str, output: Any) -> Any:
         """An output as the beginning of a graph of its own, by which it is known wherever it goes."""

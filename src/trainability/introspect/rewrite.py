@@ -247,14 +247,10 @@ def _one_call(
     def after(_module: nn.Module, _args: Any, output: Any) -> None:
         returned.append(_copied(output))
 
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
-    try:
-        with observing(model), torch.no_grad():
-            model.eval()
-            call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    reading = module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)
+    with reading[0], reading[1], observing(model), torch.no_grad():
+        model.eval()
+        call(model, inputs)
     if not returned:
         raise UnsupportedModelError(path, "it did not run on these inputs", code="did-not-run")
     return (*given[0], returned[0])

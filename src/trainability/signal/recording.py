@@ -105,15 +105,9 @@ def _following(model: nn.Module, running: list[str]) -> Iterator[None]:
     def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
         running.pop()
 
-    handles = [
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave),
-    ]
-    try:
+    everywhere = nn.modules.module
+    with everywhere.register_module_forward_pre_hook(enter), everywhere.register_module_forward_hook(leave):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
