@@ -34,13 +34,18 @@ class Wrong(Mixing):
 
 
 class Unknown(Mixing):
-    """A subclass that is registered as what it is not."""
+    """The same, and registered with something else than a layout."""
+
+
+class Failing(Mixing):
+    """The same, and registered with a function that fails."""
 
 
 tr.register_weight_layer(Mixing)(lambda m: tr.WeightLayout(*m.weight.shape, axes="io"))
 tr.register_weight_layer(f"{Named.__module__}.Named")(lambda m: tr.WeightLayout(*m.weight.shape, axes="io"))
 tr.register_weight_layer(Wrong)(lambda m: tr.WeightLayout(*m.weight.shape))
 tr.register_weight_layer(Unknown)(lambda m: "io")
+tr.register_weight_layer(Failing)(lambda m: m.no_such_thing)
 
 
 def network(kind: type[nn.Module] = Mixing, depth: int = 3, width: int = 200) -> nn.Sequential:
@@ -129,5 +134,6 @@ def test_what_has_children_is_a_weight_layer_where_its_kind_is_known():
 
 def test_a_layout_that_does_not_fit_is_refused():
     assert code_of(lambda: tr.apply_(network(Wrong), tr.Init("he")), ArgumentError) == "weight-layout"
+    assert code_of(lambda: tr.apply_(network(Failing), tr.Init("he")), ArgumentError) == "weight-layout"
     assert code_of(lambda: tr.apply_(network(Unknown), tr.Init("he")), TypeError) == "wrong-type"
     assert code_of(lambda: tr.register_weight_layer(3), TypeError) == "wrong-type"

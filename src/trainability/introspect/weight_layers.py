@@ -52,8 +52,7 @@ def _linear(module: nn.Linear) -> WeightLayout:
 
 def _convolution(module: ConvNd, transposed: bool = False) -> WeightLayout:
     kernel, stride = module.kernel_size, module.stride
-    padded = module.padding not in (0, "valid") and any(module.padding)
-    plain = all(d == 1 for d in module.dilation) and not padded
+    plain = all(d == 1 for d in module.dilation) and module.padding in (0, "valid", (0,) * len(kernel))
     return WeightLayout(
         module.in_channels,
         module.out_channels,
@@ -125,16 +124,21 @@ def register_weight_layer(*kinds: type[nn.Module] | str) -> Callable[[Describe],
 
 def _checked(describe: Describe, module: nn.Module) -> WeightLayout:
     """The layout of a module of a registered kind, which has to fit its weight."""
-    name, layout = type(module).__name__, describe(module)
+    name = type(module).__name__
+    try:
+        layout = describe(module)
+    except Exception as error:  # code of the user's
+        raise ArgumentError(
+            f"the function registered for {name} fails ({type(error).__name__}: {error})", code="weight-layout"
+        ) from error
     if not isinstance(layout, WeightLayout):
         raise ArgumentTypeError(
             f"the function registered for {name} must return a WeightLayout, not {layout!r}", code="wrong-type"
         )
     check_choice("axes", layout.axes, ("oi", "io"))
     check_whole("groups", layout.groups)
-    sizes = [layout.outputs, layout.inputs // layout.groups]
-    if layout.axes == "io":
-        sizes = [layout.inputs, layout.outputs // layout.groups]
+    sizes = [layout.outputs, layout.inputs] if layout.axes == "oi" else [layout.inputs, layout.outputs]
+    sizes[1] //= layout.groups
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or list(weight.shape[:2]) != sizes:
         what = f"of shape {tuple(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
