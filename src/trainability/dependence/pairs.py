@@ -18,7 +18,7 @@ class Independence:
 
     ``correlation`` is the mean of |ρ|, which is about 0.8 / √samples for independent neurons. ``gaussian`` is the
     mutual information that a Gaussian pair of that ρ has, −½ log(1 − ρ²), and ``knn`` the nearest-neighbor estimate,
-    which sees every kind of dependence and scatters by about 1 / √samples; behind gates it is off by some
+    which sees every kind of dependence and scatters by about 1 / √samples; after dropout it is off by some
     hundredths of a nat (0.03 with 256 samples). ``pairs`` is how many pairs were looked at for ``knn``; for the others
     it is all pairs of the neurons that were taken. Neurons that do not vary are left out.
     """

@@ -18,7 +18,7 @@ from trainability.signal import measured, predict
 
 
 def _first_activations(model: nn.Module, inputs: Tensor, paths: Iterable[str]) -> dict[str, Tensor]:
-    """What modules return when they are called for the first time."""
+    """The activations that modules return in the first call of each."""
     found = read_activations(model, inputs, paths, Tensor.clone)
     return {reading.name: reading.value for reading in found if reading.call == 1}
 
