@@ -3,8 +3,8 @@
 >>> import trainability as tr
 >>> sorted(tr.__all__)
 ['DKS', 'EOC', 'Flow', 'IC', 'ICLayer', 'Init', 'LBE', 'Normalize', 'Residual', 'SELU', 'Selection', 'TAT',
- 'TrainabilityError', 'UnsupportedModelError', 'Verdict', 'apply_', 'batch_entropy', 'diagnose',
- 'differential_entropy', 'measure', 'neuron_entropy', 'predict', 'select']
+ 'TrainabilityError', 'UnsupportedModelError', 'Verdict', 'WeightLayout', 'apply_', 'batch_entropy', 'diagnose',
+ 'differential_entropy', 'measure', 'neuron_entropy', 'predict', 'register_weight_layer', 'select']
 """
 
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trainability.errors import TrainabilityError, UnsupportedModelError
     from trainability.flow import Flow, measure
     from trainability.introspect.select import Selection, select
+    from trainability.introspect.weight_layers import WeightLayout, register_weight_layer
     from trainability.lbe.module import LBE
     from trainability.nn.ic import ICLayer
     from trainability.remedies import DKS, EOC, IC, SELU, TAT, Init, Normalize, Residual, apply_
@@ -40,6 +41,7 @@ __all__ = [
     "TrainabilityError",
     "UnsupportedModelError",
     "Verdict",
+    "WeightLayout",
     "apply_",
     "batch_entropy",
     "diagnose",
@@ -47,6 +49,7 @@ __all__ = [
     "measure",
     "neuron_entropy",
     "predict",
+    "register_weight_layer",
     "select",
 ]
 
@@ -59,6 +62,7 @@ __getattr__, __dir__ = lazily(
         "errors": ("TrainabilityError", "UnsupportedModelError"),
         "flow": ("Flow", "measure"),
         "introspect.select": ("Selection", "select"),
+        "introspect.weight_layers": ("WeightLayout", "register_weight_layer"),
         "lbe.module": ("LBE",),
         "nn.ic": ("ICLayer",),
         "remedies": ("DKS", "EOC", "IC", "SELU", "TAT", "Init", "Normalize", "Residual", "apply_"),

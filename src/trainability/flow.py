@@ -18,23 +18,24 @@ from trainability.errors import (
     UnknownIndexError,
     UnknownKeyError,
     UnsupportedModelError,
+    check_flag,
 )
 from trainability.introspect.hooks import Taps, reading_name, tensors_in
+from trainability.introspect.readings import OneCall
 from trainability.introspect.run import call, observing, unwrap
-from trainability.introspect.select import Selection, Where, select
+from trainability.introspect.select import DID_NOT_RUN, Selection, Where, select
 from trainability.moments import Neurons, careful_statistics, check_neurons, sample_count, samples
-from trainability.report.layer_plot import layer_figure
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
-_LEAST = 8  # samples, below which nothing can be said of pairs
+_LEAST = 9  # samples, below which nothing can be said of pairs
 
 
 @dataclass(frozen=True)
 class LayerFlow:
-    """What one layer passed on.
+    """The information that one layer passed on.
 
     ``entropy`` is the batch entropy in nats; ``mean`` the mean of all its values; ``std`` the root mean square
     over neurons of their standard deviation over the batch; ``dead`` the share of neurons that gave every input
@@ -55,7 +56,10 @@ class LayerFlow:
 
 @dataclass(frozen=True)
 class Flow:
-    """The flow of a model on a batch: one `LayerFlow` per reading, in the order in which they ran."""
+    """The flow of a model on a batch: one `LayerFlow` per reading, in the order in which they ran.
+
+    ``skipped`` has the reason for every reading that is missing, and ``notes`` are remarks on those that are there.
+    """
 
     layers: tuple[LayerFlow, ...]
     skipped: dict[str, str]
@@ -63,6 +67,7 @@ class Flow:
     convention: Convention
     neurons: Neurons
     loss: float | None = None
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[LayerFlow]:
         return iter(self.layers)
@@ -90,6 +95,7 @@ class Flow:
         return {
             "layers": [{**asdict(layer), "shape": list(layer.shape)} for layer in self.layers],
             "skipped": dict(self.skipped),
+            "notes": list(self.notes),
             "convention": self.convention,
             "neurons": self.neurons,
             "loss": self.loss,
@@ -97,6 +103,8 @@ class Flow:
 
     def plot(self) -> "Figure":
         """Draw entropy, standard deviation and gradient norm per layer (needs plotly)."""
+        from trainability.report.layer_plot import layer_figure
+
         panels: list[tuple[str, list[float | None], str]] = [
             ("batch entropy, nats", [layer.entropy for layer in self], "linear"),
             ("std over the batch", [layer.std for layer in self], "log"),
@@ -107,43 +115,30 @@ class Flow:
         return layer_figure([layer.name for layer in self], panels)
 
     def __repr__(self) -> str:
-        with_gradient = any(layer.gradient is not None for layer in self.layers)
-        with_pairs = any(layer.independence is not None for layer in self.layers)
-        header = [
-            "layer",
-            "kind",
-            "shape",
-            "entropy",
-            "mean",
-            "std",
-            "dead",
-            *(["gradient"] if with_gradient else []),
-            *(["|corr|", "MI gauss, nats", "MI knn, nats"] if with_pairs else []),
-        ]
-        rows = [
-            [
-                layer.name,
-                layer.kind,
-                "×".join(map(str, layer.shape)),
-                f"{layer.entropy:.4f}",
-                f"{layer.mean:.3g}",
-                f"{layer.std:.3g}",
-                f"{layer.dead:.0%}",
-                *([("-" if layer.gradient is None else f"{layer.gradient:.3g}")] if with_gradient else []),
-                *(_pair_columns(layer.independence) if with_pairs else []),
-            ]
-            for layer in self.layers
-        ]
-        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+        columns: dict[str, Callable[[LayerFlow], str]] = {
+            "layer": lambda layer: layer.name,
+            "kind": lambda layer: layer.kind,
+            "shape": lambda layer: "×".join(map(str, layer.shape)),
+            "entropy": lambda layer: f"{layer.entropy:.4f}",
+            "mean": lambda layer: f"{layer.mean:.3g}",
+            "std": lambda layer: f"{layer.std:.3g}",
+            "dead": lambda layer: f"{layer.dead:.0%}",
+        }
+        if any(layer.gradient is not None for layer in self):
+            columns["gradient"] = lambda layer: "-" if layer.gradient is None else f"{layer.gradient:.3g}"
+        if any(layer.independence is not None for layer in self):
+            for title, key in (("|corr|", "correlation"), ("MI gauss, nats", "gaussian"), ("MI knn, nats", "knn")):
+                columns[title] = partial(_pair_number, key)
+        table = [[*columns], *([shown(layer) for shown in columns.values()] for layer in self)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [
             "  ".join(
                 cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
-            for row in [header, *rows]
+            for row in table
         ]
         lines += [f"skipped {name}: {reason}" for name, reason in self.skipped.items()]
-        lines += [f"note {path}: {note}" for path, note in self.selection.notes.items()]
-        return "\n".join([*lines, *([self.selection.remark] if self.selection.remark else [])])
+        return "\n".join([*lines, *(f"note {note}" for note in self.notes)])
 
 
 def measure(
@@ -188,22 +183,20 @@ def measure(
     (True, True)
     """
     model = unwrap(model)
-    entropy_constant(convention)
+    constant = entropy_constant(convention)
     check_neurons(neurons, channel_dim)
     _check_inputs(inputs)
     _check_values(model)
-    if not isinstance(independence, bool):
-        raise ArgumentTypeError(f"independence is True or False, not {type(independence).__name__}", code="wrong-type")
+    check_flag("independence", independence)
     if loss is not None and not callable(loss):
         raise ArgumentTypeError(f"loss is a function of output and targets, not {loss!r}", code="wrong-type")
     selection = select(model, where, inputs=inputs)
-    wants_gradient = loss is not None
-    reader = _FlowReader(model, selection, convention, neurons, channel_dim, wants_gradient, independence)
+    kinds = {place.name: place.kind or type(model.get_submodule(place.path)).__name__ for place in selection.places}
+    reader = _FlowReader(kinds, constant, neurons, channel_dim, loss is not None, independence)
     value = None
-    with observing(model), Taps(model, selection.places, reader), torch.set_grad_enabled(wants_gradient):
+    with observing(model), Taps(model, selection.places, reader), torch.set_grad_enabled(loss is not None):
         output = call(model, inputs)
-        if wants_gradient:
-            assert loss is not None
+        if loss is not None:
             result = loss(output, targets)
             if not isinstance(result, Tensor) or result.numel() != 1 or result.is_complex():
                 what = type(result).__name__
@@ -214,11 +207,11 @@ def measure(
                     code="loss-not-a-number",
                 )
             value = float(result.detach())
-            reader.backward(result, [p for p in model.parameters() if p.requires_grad])
-    layers, skipped = reader.finish()
-    for path in selection.paths:
-        if path not in reader.ran:
-            skipped[path] = "it did not run"
+            trained = [p for p in model.parameters() if p.requires_grad]
+            if result.requires_grad and trained:  # past the readings, and accumulated nowhere
+                torch.autograd.grad(result, trained, allow_unused=True)
+    layers = reader.layers()
+    skipped = reader.skipped | {path: DID_NOT_RUN for path in selection.paths if path not in reader.ran}
     if not layers:
         raise UnsupportedModelError(
             "",
@@ -226,65 +219,69 @@ def measure(
             code="nothing-measured",
         )
     return Flow(
-        tuple(layers),
+        layers,
         {**selection.unread, **(selection.skipped if where is not None else {}), **skipped},
         selection,
         convention,
         neurons,
         value,
+        (
+            *(f"{path}: {note}" for path, note in selection.notes.items()),
+            *reader.notes,
+            *([selection.remark] if selection.remark else []),
+        ),
     )
 
 
-class _FlowReader:
+class _FlowReader(OneCall):
     """Collects the statistics of every reading, and the norm of its gradient once a backward pass has come by."""
 
     def __init__(
         self,
-        model: nn.Module,
-        selection: Selection,
-        convention: Convention,
+        kinds: dict[str, str],
+        constant: float,
         neurons: Neurons,
         channel_dim: int | None,
         gradients: bool,
         pairs: bool,
     ) -> None:
-        self._kinds = {p.name: p.kind or type(model.get_submodule(p.path)).__name__ for p in selection.places}
-        self._constant = entropy_constant(convention)
+        self._kinds = kinds
+        self._constant = constant
         self._neurons: Neurons = neurons
         self._channel_dim = channel_dim
         self._gradients = gradients
         self._pairs = pairs
-        self._independence: dict[str, Independence | None] = {}
-        self._records: list[tuple[str, str, tuple[int, ...], Tensor]] = []
+        self._records: list[tuple[str, str, tuple[int, ...], Tensor, Independence | None]] = []
         self._norms: dict[str, Tensor] = {}
-        self._skipped: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
+        self.notes: list[str] = []
         self.ran: set[str] = set()
-
-    def begin(self, model: nn.Module) -> None:
-        """Start; nothing is carried over from another pass."""
 
     def read(self, path: str, call: int, activation: Tensor | None) -> None:
         """Reduce one activation to its statistics."""
         self.ran.add(path)
         name = reading_name(path, call)
         if not is_activation(activation):
-            self._skipped[name] = "its output holds no floating-point tensor with values"
+            self.skipped[name] = "its output holds no floating-point tensor with values"
             return
         x = samples(activation.detach(), self._neurons, self._channel_dim)
         count = sample_count(x)
         if count < 2:
-            self._skipped[name] = f"one sample per neuron (shape {tuple(activation.shape)}); two are the least"
+            self.skipped[name] = f"one sample per neuron (shape {tuple(activation.shape)}); two are the least"
             return
         mean, variance = careful_statistics(x)
         entropy = entropy_from_variance(variance, count, self._constant)
         first = x[:1] if x.dim() == 2 else x[:1, :, :1]
         constant = (x == first).all(0) if x.dim() == 2 else (x == first).all(0).all(-1)
         numbers = torch.stack([t.double().mean() for t in (entropy, mean, variance, constant)])
-        if self._pairs and count <= _LEAST:
-            self._skipped[f"{name}, independence"] = f"{count} samples per neuron; {_LEAST + 1} are the least"
+        pairs = None
+        if self._pairs and count < _LEAST:
+            self.notes.append(
+                f"{name}: its independence was not measured, on {count} samples per neuron; {_LEAST} are the least"
+            )
         elif self._pairs:
-            self._independence[name] = independence_of(activation, neurons=self._neurons, channel_dim=self._channel_dim)
-        self._records.append((name, self._kinds[path], tuple(activation.shape), numbers))
+            pairs = independence_of(activation, neurons=self._neurons, channel_dim=self._channel_dim)
+        self._records.append((name, self._kinds[path], tuple(activation.shape), numbers, pairs))
         if self._gradients and activation.requires_grad:
             activation.register_hook(partial(self._note_gradient, name))
 
@@ -292,28 +289,18 @@ class _FlowReader:
         if gradient is not None:
             self._norms[name] = torch.linalg.vector_norm(gradient.detach(), dtype=torch.float64)
 
-    def recompute(self, path: str, activation: Tensor | None) -> None:
-        """Nothing: it was read in the forward pass."""
-
-    def backward(self, loss: Tensor, parameters: list[Tensor]) -> None:
-        """Send the gradient of ``loss`` past the readings without accumulating it anywhere."""
-        if loss.requires_grad and parameters:
-            torch.autograd.grad(loss, parameters, allow_unused=True)
-
-    def finish(self) -> tuple[list[LayerFlow], dict[str, str]]:
+    def layers(self) -> tuple[LayerFlow, ...]:
         """Bring the numbers to the host."""
         layers = []
-        for name, kind, shape, numbers in self._records:
+        for name, kind, shape, numbers, pairs in self._records:
             entropy, mean, variance, dead = numbers.tolist()
-            norm = self._norms.get(name)
-            gradient = None if norm is None else float(norm)
-            pairs = self._independence.get(name)
+            gradient = float(self._norms[name]) if name in self._norms else None
             layers.append(LayerFlow(name, kind, shape, entropy, mean, variance**0.5, dead, gradient, pairs))
-        return layers, dict(self._skipped)
+        return tuple(layers)
 
 
-def _pair_columns(pairs: Independence | None) -> list[str]:
-    return ["-"] * 3 if pairs is None else [f"{v:.3f}" for v in (pairs.correlation, pairs.gaussian, pairs.knn)]
+def _pair_number(key: str, layer: LayerFlow) -> str:
+    return "-" if layer.independence is None else f"{getattr(layer.independence, key):.3f}"
 
 
 def _check_inputs(inputs: Any) -> None:

@@ -20,10 +20,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trainability.errors import ArgumentError, ArgumentTypeError, check_choice
+from trainability.introspect.torch_private import foreach_add_, foreach_mul_, foreach_sub, is_wrapped
 
 Neurons = Literal["position", "channel"]
-
-_is_wrapped = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: False)
 
 
 def samples(a: Tensor, neurons: Neurons = "position", channel_dim: int | None = None) -> Tensor:
@@ -72,7 +71,7 @@ def _channels_last(dims: int) -> torch.memory_format:
 
 
 def sample_rows(x: Tensor) -> Tensor:
-    """What `samples` returned as ``(S, n)``, positions being rows like any other sample."""
+    """The result of `samples` as ``(S, n)``, positions being rows like any other sample."""
     return x if x.dim() == 2 else x.movedim(1, -1).flatten(0, 1)
 
 
@@ -145,7 +144,7 @@ def careful_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_float32_short(x: Tensor, mean: Tensor, variance: Tensor) -> bool:
-    """Whether a variance is beyond float32, or so small beside the mean that the rounding of it is felt."""
+    """Tell whether a variance is beyond float32, or so small beside the mean that the rounding of it is felt."""
     if x.dtype == torch.float64 or x.device.type not in ("cpu", "cuda"):  # others have no float64
         return False
     enough = (mean.square() <= variance * _SQUARE_RATIO) & variance.isfinite()
@@ -156,8 +155,8 @@ def _is_float32_short(x: Tensor, mean: Tensor, variance: Tensor) -> bool:
 
 
 def transformed(x: Tensor) -> bool:
-    """Whether a tensor is one within torch.func, whose transformations go through torch's own operations alone."""
-    return not torch.compiler.is_compiling() and _is_wrapped(x)
+    """Tell whether a tensor is one within torch.func, whose transformations go through torch's own operations alone."""
+    return not torch.compiler.is_compiling() and is_wrapped(x)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,10 +214,10 @@ class GroupMoments(torch.autograd.Function):
         if grad_variance is None:
             grad_variance = torch.zeros_like(means)
         # One tensor per activation and not slices of one, so that autograd adds to them in place.
-        gradients = torch._foreach_sub(xs, means.unbind(0))
-        torch._foreach_mul_(gradients, (grad_variance * (2.0 / count)).unbind(0))
+        gradients = foreach_sub(xs, means.unbind(0))
+        foreach_mul_(gradients, (grad_variance * (2.0 / count)).unbind(0))
         if grad_mean is not None:
-            torch._foreach_add_(gradients, (grad_mean / count).unbind(0))
+            foreach_add_(gradients, (grad_mean / count).unbind(0))
         return tuple(gradients)
 
 

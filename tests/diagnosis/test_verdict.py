@@ -7,7 +7,8 @@ from torch import nn
 
 import trainability as tr
 from models_for_tests import Functional
-from trainability.diagnosis.evidence import label_dependence, predict_std
+from trainability.diagnosis.decay import predict_std
+from trainability.diagnosis.labels import label_dependence
 from trainability.models import fnn
 from trainability.remedies import LBELoss
 
@@ -24,7 +25,7 @@ def test_default_initialization_at_depth_30_is_found_dead_for_the_right_reason()
     verdict = tr.diagnose(deep(30), *batch(), nn.functional.cross_entropy)
     text = str(verdict)
     assert not verdict.healthy
-    assert verdict.dies_at in ("3", "5", "7", "9")
+    assert verdict.fails_at in ("3", "5", "7", "9")
     assert "that explains it" in text
     assert "vanishes on its way back" in text
     assert verdict.label_dependence < 1e-3
@@ -58,7 +59,7 @@ def test_predicted_std_uses_the_known_slope(act, squares):
 
 
 def test_tanh_slope_by_quadrature():
-    from trainability.diagnosis.evidence import _slope_square
+    from trainability.diagnosis.decay import _slope_square
 
     z = torch.linspace(-9, 9, 200_001, dtype=torch.float64)
     exact = torch.trapezoid((1 - torch.tanh(z) ** 2) ** 2 * torch.exp(-z * z / 2) / math.sqrt(2 * math.pi), z)
@@ -80,14 +81,14 @@ def test_parts_that_fail_are_named_and_the_rest_is_said():
     model = deep(30)
     verdict = tr.diagnose(model, batch()[0])
     assert any("pass targets and loss" in part for part in verdict.not_computed)
-    assert verdict.dies_at
+    assert verdict.fails_at
 
     def broken(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("bad loss")
 
     verdict = tr.diagnose(model, *batch(), broken)
     assert any("bad loss" in part for part in verdict.not_computed)
-    assert verdict.dies_at
+    assert verdict.fails_at
 
 
 def test_a_model_that_cannot_run_still_gets_a_verdict():
@@ -102,7 +103,7 @@ def test_nan_and_explosion_name_the_layer():
     with torch.no_grad():
         model[4].weight.fill_(float("inf"))
     verdict = tr.diagnose(model, *batch(), nn.functional.cross_entropy)
-    assert verdict.dies_at == "5"
+    assert verdict.fails_at == "5"
     assert "not finite" in verdict.summary
 
 

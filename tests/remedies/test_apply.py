@@ -79,6 +79,8 @@ def test_what_init_leaves_alone_is_listed():
 class Conv1D(nn.Module):
     """As in transformers: the weight is (in, out)."""
 
+    __module__ = "transformers.pytorch_utils"
+
     def __init__(self, nf: int, nx: int) -> None:
         super().__init__()
         self.nf, self.weight, self.bias = nf, nn.Parameter(torch.empty(nx, nf)), nn.Parameter(torch.zeros(nf))

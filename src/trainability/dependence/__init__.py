@@ -1,1 +1,1 @@
-"""How dependent the neurons of a layer are on one another, and what dropout does to that."""
+"""The dependence of the neurons of a layer on one another, and what dropout does to it."""

@@ -1,4 +1,4 @@
-"""What independent gates, such as those of a Dropout, do to the dependence of two neurons, measured and expected."""
+"""The effect of dropout on the dependence of two neurons, measured and expected."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from trainability.errors import ArgumentError, check_keep, check_list, check_num
 
 @dataclass(frozen=True)
 class DropoutEffect:
-    """Correlation and information after gates, divided by those before, with the standard error over the repeats.
+    """Correlation and information after dropout, divided by those before, with the standard error over the repeats.
 
-    ``information`` takes the gates for known, as a zero shows them: the estimate for the pairs whose gates are both
-    open, times their share, and what the zeros of one tell of those of the other. ``mixture`` knows nothing of gates
+    ``information`` takes the masks for known, as a zero shows them: the estimate for the pairs of which both are
+    kept, times their share, and what the zeros of one tell of those of the other. ``mixture`` knows nothing of masks
     (`mutual_information` of all samples), and is off by some hundredths of a nat.
     """
 
@@ -38,9 +38,9 @@ class DropoutEffect:
 
 
 def correlation_after_dropout(correlation: float, keep: float, mean: float = 0.0) -> float:
-    """Correlation of two neurons of variance 1 and one mean after independent gates of probability ``keep``.
+    """Correlation of two neurons of variance 1 and one mean after dropout that keeps entries with probability ``keep``.
 
-    keep · ρ / (1 + (1 - keep) · mean²): gates multiply the covariance by keep², and a variance by keep, to which the
+    keep · ρ / (1 + (1 - keep) · mean²): dropout multiplies the covariance by keep², and a variance by keep, to which the
     mean adds keep (1 - keep) mean². For a mean of zero the factor is ``keep``.
 
     Reference: Chen et al. (2019), theorem 1, whose neurons have mean zero.
@@ -55,9 +55,9 @@ def correlation_after_dropout(correlation: float, keep: float, mean: float = 0.0
 
 
 def information_after_dropout(information: float, keep: float) -> float:
-    """Mutual information of two neurons after independent gates: keep² times what it was.
+    """Mutual information of two neurons after independent dropout: keep² times what it was.
 
-    Where both are continuous a zero shows a closed gate, so only the keep² pairs of open gates tell anything. This
+    Where both are continuous a zero shows a dropped entry, so only the keep² pairs that are kept tell anything. This
     holds for every mean.
 
     Reference: Chen et al. (2019), theorem 1.
@@ -79,7 +79,7 @@ def dropout_effects(
     repeats: int = 16,
     seed: int = 0,
 ) -> list[DropoutEffect]:
-    """Draw gates for two neurons many times, and compare what becomes of their dependence with the theorem.
+    """Draw dropout masks for two neurons many times, and compare what becomes of their dependence with the theorem.
 
     The neurons are standardized, and the mean is added.
 
@@ -88,8 +88,8 @@ def dropout_effects(
         y: the same of another one.
         keeps: probabilities of keeping an entry.
         means: of both neurons.
-        repeats: how often gates are drawn.
-        seed: of the gates.
+        repeats: how often masks are drawn.
+        seed: of the masks.
 
     Returns:
         One for each mean and probability.
@@ -121,8 +121,8 @@ def dropout_effects(
                 f"x and y must both be (S,), not {tuple(x.shape)} and {tuple(v.shape)}", code="shapes-differ"
             )
         if not bool(v.isfinite().all()) or bool((v == v[0]).all()):
-            raise ArgumentError(f"{name} must be finite and vary", code="no-spread")
-    x, y = (v.detach().cpu().double() for v in (x, y))  # where the gates are drawn
+            raise ArgumentError(f"{name} must be finite and not constant", code="no-spread")
+    x, y = (v.detach().cpu().double() for v in (x, y))  # where the masks are drawn
     x, y = ((v - v.mean()) / v.std(correction=0) for v in (x, y))
     before, information = float((x * y).mean()), float(mutual_information(x, y))
     generator = torch.Generator().manual_seed(seed)
@@ -152,7 +152,7 @@ def dropout_effects(
 
 
 def _once(x: Tensor, y: Tensor, keep: float, generator: torch.Generator) -> tuple[float, float, float]:
-    """Correlation and both estimates of the information of two neurons behind gates that are drawn once."""
+    """Correlation and both estimates of the information of two neurons after masks that are drawn once."""
     one, other = (torch.rand(x.shape, generator=generator, dtype=torch.float64) < keep for _ in range(2))
     first, second = x * one, y * other
     correlation = float(torch.corrcoef(torch.stack([first, second]))[0, 1])
@@ -162,7 +162,7 @@ def _once(x: Tensor, y: Tensor, keep: float, generator: torch.Generator) -> tupl
 
 
 def _of_zeros(one: Tensor, other: Tensor) -> float:
-    """Mutual information of two gates, from how often each pair of states comes."""
+    """Mutual information of two masks, from how often each pair of states comes."""
     joint = torch.stack([(a & b).double().mean() for a in (one, ~one) for b in (other, ~other)]).view(2, 2)
     apart = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
     return float(torch.xlogy(joint, joint / apart).sum())

@@ -1,4 +1,4 @@
-"""How dependent the neurons of a layer are on one another: correlation and mutual information of pairs."""
+"""The dependence of the neurons of a layer on one another: correlation and mutual information of pairs."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ class Independence:
 
     ``correlation`` is the mean of |ρ|, which is about 0.8 / √samples for independent neurons. ``gaussian`` is the
     mutual information that a Gaussian pair of that ρ has, −½ log(1 − ρ²), and ``knn`` the nearest-neighbor estimate,
-    which sees every kind of dependence and scatters by about 1 / √samples; behind gates it is off by some
+    which sees every kind of dependence and scatters by about 1 / √samples; after dropout it is off by some
     hundredths of a nat (0.03 with 256 samples). ``pairs`` is how many pairs were looked at for ``knn``; for the others
     it is all pairs of the neurons that were taken. Neurons that do not vary are left out.
     """
@@ -44,7 +44,7 @@ def independence(
     most_samples: int = 512,
     k: int = 3,
 ) -> Independence | None:
-    """How dependent the neurons of an activation are, over a batch.
+    """The dependence of the neurons of an activation on one another, over a batch.
 
     Args:
         a: activation ``(B, ...)``, floating point.

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from trainability.diagnosis.evidence import label_dependence, predict_std
+from trainability.diagnosis.decay import predict_std
+from trainability.diagnosis.labels import label_dependence
 from trainability.errors import ArgumentTypeError
 from trainability.flow import Flow, first_not_finite, measure
 from trainability.introspect.run import unwrap
@@ -27,6 +28,7 @@ class Verdict:
     """The findings of `diagnose`. ``print`` shows all of it; ``healthy`` is the answer in one word.
 
     ``remedies`` are objects for `apply_`, in the order in which to try them, and ``advice`` is what else may help.
+    ``fails_at`` is the layer from which on information no longer gets through: silent to the end, or not finite.
     """
 
     healthy: bool
@@ -36,7 +38,7 @@ class Verdict:
     advice: tuple[str, ...]
     not_computed: tuple[str, ...]
     flow: Flow | None = None
-    dies_at: str | None = None
+    fails_at: str | None = None
     label_dependence: float | None = None
     predicted_std: dict[str, float] = field(default_factory=dict)
     prediction: Prediction | None = None

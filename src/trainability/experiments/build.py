@@ -113,7 +113,9 @@ def build_training(
         for seed in recipe.seeds:
             strength = Strength(loss.alpha, loss.beta, loss.alpha_min) if loss else None
             members.append(Member(seed, recipe.optimizer.lr, recipe.optimizer.weight_decay, strength))
-            histories.append(History(recipe.remedies.name, getattr(recipe.model, "depth", 0), recipe.optimizer.lr, seed))
+            histories.append(
+                History(recipe.remedies.name, getattr(recipe.model, "depth", 0), recipe.optimizer.lr, seed)
+            )
             model, changed = build_model(recipe, data, seed)
             models.append(model)
             reports = reports or changed

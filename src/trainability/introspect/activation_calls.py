@@ -6,7 +6,9 @@ where it holds the result of such a call, and nothing else, every time that the 
 
 import dis
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, pairwise
 from types import CodeType, FunctionType
 from typing import Any
@@ -15,15 +17,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from trainability.introspect.activations import (
-    ACTIVATIONS,
-    FUNCTIONS,
-    computes_elementwise,
-    is_nonlinearity,
-    is_weight_layer,
-)
+from trainability.introspect.activation_table import CALLED, VARYING
+from trainability.introspect.activations import FUNCTIONS, computes_elementwise, is_nonlinearity
 from trainability.introspect.hooks import Function, Place, activation_of
 from trainability.introspect.run import call, observing
+from trainability.introspect.torch_private import version_of
+from trainability.introspect.weight_layers import is_weight_layer
 
 _CLAMPS = ("clamp", "clamp_min", "clip")
 _CLAMP_FUNCTIONS = {
@@ -33,8 +32,6 @@ _CLAMP_FUNCTIONS = {
     for end in ("", "_")
     if hasattr(owner, name + end)
 }
-# Cannot be repeated on the argument alone: random, another shape, a weight.
-_NOT_REPEATED = ("rrelu", "glu", "prelu")
 
 
 @dataclass
@@ -55,7 +52,7 @@ def find_activation_calls(model: nn.Module, inputs: Any = None) -> ActivationCal
 
 
 def is_activation_module(module: nn.Module) -> bool:
-    """Whether a module is an elementwise nonlinearity, by its class or by what it does."""
+    """Tell whether a module is an elementwise nonlinearity, by its class or by what it does."""
     return is_nonlinearity(module) or computes_elementwise(module)
 
 
@@ -71,7 +68,7 @@ class _Call:
 
 
 class _Record:
-    """What happens in a pass: modules begin and end, and functions are called."""
+    """The events of a pass: modules begin and end, and functions are called."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -137,7 +134,7 @@ class _Record:
                 if side is given and made_there and call_.result in keys:
                     yield Place(path, given, name), keys, note
         maker = self.makers.get(call_.argument)
-        if maker is not None and name not in _NOT_REPEATED:
+        if maker is not None and name not in VARYING:  # or it could not be repeated
             same = [c for c in self.calls if c.function == call_.function and self.makers.get(c.argument) == maker]
             if {c.argument for c in same} == {key for key, path in self.makers.items() if path == maker}:
                 place = Place(maker, False, name, call_.function, call_.caller)
@@ -183,49 +180,33 @@ class _CallWatch(TorchFunctionMode):
         """The identity of the first floating-point tensor in a value, with the number of its changes in place."""
         tensor = activation_of(value)
         self.kept.append(tensor)
-        return None if tensor is None else (id(tensor), 0 if tensor.is_inference() else tensor._version)
+        return None if tensor is None else (id(tensor), 0 if tensor.is_inference() else version_of(tensor))
 
-    def enter(self, path: str) -> Callable[..., None]:
-        """Return a hook for before a module."""
+    def enter(self, path: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Tell what a module is given, before it runs."""
+        self.record.enter(path, self.key((args, kwargs)))
 
-        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.record.enter(path, self.key((args, kwargs)))
+    def leave(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        """Tell what a module returns, before its other hooks."""
+        self.record.leave(path, self.key(output))
 
-        return hook
-
-    def leave(self, path: str) -> Callable[..., None]:
-        """Return a hook for after a module."""
-
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            self.record.leave(path, self.key(output))
-
-        return hook
-
-    def made(self, path: str) -> Callable[..., None]:
-        """Return a hook for after all other hooks of a module."""
-
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            self.record.made(path, self.key(output))
-
-        return hook
+    def made(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+        """Tell what a module returns, after all its other hooks."""
+        self.record.made(path, self.key(output))
 
 
 def _by_running(model: nn.Module, inputs: Any) -> ActivationCalls:
     record = _Record(model)
     watch = _CallWatch(record)
-    handles = []
-    try:
-        with observing(model), torch.no_grad():
-            for path, module in record.modules.items():
-                if path:
-                    handles.append(module.register_forward_pre_hook(watch.enter(path), with_kwargs=True, prepend=True))
-                    handles.append(module.register_forward_hook(watch.leave(path), prepend=True))
-                    handles.append(module.register_forward_hook(watch.made(path)))
-            with watch:
-                output = call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with observing(model), torch.no_grad(), ExitStack() as hooks:
+        for path, module in record.modules.items():
+            if path:
+                enter = partial(watch.enter, path)
+                hooks.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True))
+                hooks.enter_context(module.register_forward_hook(partial(watch.leave, path), prepend=True))
+                hooks.enter_context(module.register_forward_hook(partial(watch.made, path)))
+        with watch:
+            output = call(model, inputs)
     return record.account(watch.key(output) if isinstance(output, Tensor) else object())
 
 
@@ -263,7 +244,7 @@ class _Tracer(fx.Tracer):
             return node
         word = target if isinstance(target, str) else getattr(target, "__name__", "")
         bare = word.rstrip("_")
-        name = FUNCTIONS.get(target) if kind == "call_function" else bare if bare in ACTIVATIONS else None
+        name = FUNCTIONS.get(target) if kind == "call_function" else bare if bare in CALLED else None
         function = _activation(name, target, tuple(args[1:]), dict(kwargs))
         argument = self.key(args[0])
         in_place = (word.endswith("_") and not word.endswith("__")) or word == "setitem" or kwargs.get("inplace")
@@ -343,7 +324,7 @@ def _named(function: Any, owner: type, seen: set[CodeType]) -> Iterator[str]:
             continue
         if before.argval == "self":  # a submodule, or a method of the module
             yield from _named(getattr(owner, name, None), owner, seen)
-        elif name.rstrip("_") in ACTIVATIONS and (name != "threshold" or before.argval in ("F", "functional", "torch")):
+        elif name.rstrip("_") in CALLED and (name != "threshold" or before.argval in ("F", "functional", "torch")):
             yield name.rstrip("_")
         elif isinstance(helper := function.__globals__.get(name), FunctionType):
             yield from _named(helper, owner, seen)

@@ -1,4 +1,4 @@
-"""Telling nonlinearities and weight layers apart, and the functions that are activations."""
+"""Telling which modules and functions of a model are activations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,78 +8,31 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules import activation
 
+from trainability.introspect.activation_table import CALLED, TABLE, ActivationRow
 from trainability.introspect.run import observing
 
-_NOT_ELEMENTWISE = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
-ACTIVATIONS = [
-    "celu",
-    "elu",
-    "gelu",
-    "glu",
-    "hardshrink",
-    "hardsigmoid",
-    "hardswish",
-    "hardtanh",
-    "leaky_relu",
-    "logsigmoid",
-    "mish",
-    "prelu",
-    "relu",
-    "relu6",
-    "rrelu",
-    "selu",
-    "sigmoid",
-    "silu",
-    "softplus",
-    "softshrink",
-    "softsign",
-    "tanh",
-    "tanhshrink",
-    "threshold",
-]
+MODULES: dict[type[nn.Module], ActivationRow] = {getattr(nn, row.module): row for row in TABLE.values() if row.module}
 FUNCTIONS: dict[Callable[..., Any], str] = {
     function: name
     for owner in (F, torch, Tensor)
-    for name in ACTIVATIONS
+    for name in CALLED
     for function in (getattr(owner, name, None), getattr(owner, name + "_", None))
     if function is not None
 }
 
 
 def is_nonlinearity(module: nn.Module) -> bool:
-    """Whether a module is an elementwise nonlinearity: torch's own, or a class from a module of activations."""
-    if isinstance(module, _NOT_ELEMENTWISE) or any(True for _ in module.children()):
-        return False
-    if any(parameter.dim() >= 2 for parameter in module.parameters()):
+    """Tell whether a module is an elementwise nonlinearity: torch's own, or a class from a file of activations."""
+    if any(True for _ in module.children()) or any(parameter.dim() >= 2 for parameter in module.parameters()):
         return False
     defined_in = {cls.__module__ for cls in type(module).__mro__}
-    return activation.__name__ in defined_in or any(
-        name.rpartition(".")[2] in ("activations", "activation") for name in defined_in
-    )
-
-
-def fan_in(module: nn.Module) -> int | None:
-    """How many inputs meet in one output of a weight layer; None where that cannot be read off its weight."""
-    weight = module._parameters.get("weight")
-    if weight is None or weight.dim() < 2 or isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return None
-    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-        return weight.shape[1:].numel()
-    return weight.shape[0] if hasattr(module, "nf") else None  # transformers' Conv1D keeps its weight as (in, out)
-
-
-def is_weight_layer(module: nn.Module) -> bool:
-    """Whether a module multiplies by a matrix or kernel of its own (a Linear, a convolution, and their like)."""
-    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):  # whatever a remedy has put into it
-        return True
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag) or any(True for _ in module.children()):
-        return False
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.dim() >= 2
+    if activation.__name__ in defined_in:
+        return any(cls in MODULES for cls in type(module).__mro__)  # and not a softmax
+    return any(name.rpartition(".")[2] in ("activations", "activation") for name in defined_in)
 
 
 def computes_elementwise(module: nn.Module) -> bool:
-    """Whether a module of the user's own, without parameters, proves to be an elementwise nonlinearity when it is run.
+    """Tell whether a module of the user's own, without parameters, acts as an elementwise nonlinearity when it is run.
 
     >>> class Sine(nn.Module):
     ...     def forward(self, x):
@@ -109,4 +62,4 @@ def called_activation(node: fx.Node) -> str | None:
     if node.op == "call_function":
         return FUNCTIONS.get(node.target) if callable(node.target) else None
     name = str(node.target).rstrip("_")
-    return name if node.op == "call_method" and name in ACTIVATIONS else None
+    return name if node.op == "call_method" and name in CALLED else None

@@ -1,7 +1,9 @@
-"""In which order the modules of a model run, what feeds them, and which of them have weights to work with."""
+"""The order in which the modules of a model run, what feeds them, and which of them have weights to work with."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -9,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from trainability.errors import UnsupportedModelError
-from trainability.introspect.activations import is_weight_layer
 from trainability.introspect.hooks import tensors_in
 from trainability.introspect.run import call, observing
+from trainability.introspect.torch_private import RunningNorm, version_of
+from trainability.introspect.weight_layers import is_weight_layer, weight_layout
 
 OUTPUT = "(output)"
 _TRAINED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -20,7 +23,7 @@ _OtherWeights = nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention | nn.Bilinea
 
 @dataclass
 class Calls:
-    """What one pass showed; without a pass, what the order of definition and `nn.Sequential` say.
+    """The order and connections that one pass showed; without a pass, those of definition and `nn.Sequential`.
 
     ``feeds`` is for weight layers, BatchNorms and layers with weights of another kind: which of these take what one of
     them gives, whatever functions and other modules lie between; `OUTPUT` where it is the model's.
@@ -34,7 +37,7 @@ class Calls:
     feeds: dict[str, set[str]] | None = None  # None without a pass
 
     def behind(self, path: str, through: Iterable[str]) -> set[str]:
-        """What takes the output of a module, looking through some of those between."""
+        """The modules that take the output of one, looking through some of those between."""
         assert self.feeds is not None
         open_, seen = [path], {path}
         found: set[str] = set()
@@ -86,61 +89,50 @@ class _FlowWatch:
         self.leaves: dict[int, tuple[str, Tensor]] = {}
 
     def run(self, inputs: Any) -> Calls:
-        handles = []
         self.given = {id(tensor) for tensor in tensors_in(inputs)}
-        try:
-            with observing(self.model), torch.enable_grad():
-                self.model.eval()
-                for path, module in self.model.named_modules():
-                    if isinstance(module, nn.TransformerEncoder):
-                        module.use_nested_tensor = False
-                    handles.append(module.register_forward_pre_hook(self._before(path), with_kwargs=True))
-                    handles.append(module.register_forward_hook(self._after(path, module)))
-                output = call(self.model, inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with observing(self.model), torch.enable_grad(), ExitStack() as hooks:
+            self.model.eval()
+            for path, module in self.model.named_modules():
+                if isinstance(module, nn.TransformerEncoder):
+                    module.use_nested_tensor = False
+                hooks.enter_context(module.register_forward_pre_hook(partial(self._before, path), with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(partial(self._after, path)))
+            output = call(self.model, inputs)
         for tensor in tensors_in(output):
             self._trace(tensor, OUTPUT)
         return self.found
 
-    def _before(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if _matters(module):
-                for value in tensors_in((args, kwargs)):
-                    self._trace(value, path)
-            x = first_tensor(args, kwargs)
-            if path in self.found.ran:
-                return
-            self.found.ran.append(path)
-            if x is None or x.is_nested:
-                return
-            self.versions[path] = (x, x._version)
-            maker = self.makers.get(id(x))
-            if maker is not None and maker[2] == x._version:  # not changed in place since
-                self.found.fed_by[path] = maker[0]
-            elif maker is None and id(x) in self.given:
-                self.found.from_inputs.add(path)
-            self.found.shapes[path] = (tuple(x.shape), ())
+    def _before(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if _matters(module):
+            for value in tensors_in((args, kwargs)):
+                self._trace(value, path)
+        x = first_tensor(args, kwargs)
+        if path in self.found.ran:
+            return
+        self.found.ran.append(path)
+        if x is None or x.is_nested:
+            return
+        self.versions[path] = (x, version_of(x))
+        maker = self.makers.get(id(x))
+        if maker is not None and maker[2] == version_of(x):  # not changed in place since
+            self.found.fed_by[path] = maker[0]
+        elif maker is None and id(x) in self.given:
+            self.found.from_inputs.add(path)
+        self.found.shapes[path] = (tuple(x.shape), ())
 
-        return hook
-
-    def _after(self, path: str, module: nn.Module) -> Callable[..., Any]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            if _matters(module):
-                output = self._rooted(path, output)
-            if path in self.versions:
-                x, version = self.versions.pop(path)
-                if x._version != version:
-                    self.found.overwrites.add(path)
-                if isinstance(output, Tensor) and not output.is_nested:
-                    known = self.makers.get(id(output))
-                    if known is None or known[2] != output._version:  # the innermost of those that return it
-                        self.makers[id(output)] = (path, output, output._version)
-                    self.found.shapes[path] = (self.found.shapes[path][0], tuple(output.shape))
-            return output
-
-        return hook
+    def _after(self, path: str, module: nn.Module, _args: Any, output: Any) -> Any:
+        if _matters(module):
+            output = self._rooted(path, output)
+        if path in self.versions:
+            x, version = self.versions.pop(path)
+            if version_of(x) != version:
+                self.found.overwrites.add(path)
+            if isinstance(output, Tensor) and not output.is_nested:
+                known = self.makers.get(id(output))
+                if known is None or known[2] != version_of(output):  # the innermost of those that return it
+                    self.makers[id(output)] = (path, output, version_of(output))
+                self.found.shapes[path] = (self.found.shapes[path][0], tuple(output.shape))
+        return output
 
     def _rooted(self, path: str, output: Any) -> Any:
         """An output as the beginning of a graph of its own, by which it is known wherever it goes."""
@@ -169,7 +161,7 @@ class _FlowWatch:
 
 
 def _matters(module: nn.Module) -> bool:
-    return is_weight_layer(module) or isinstance(module, nn.modules.batchnorm._NormBase | _OtherWeights)
+    return is_weight_layer(module) or isinstance(module, RunningNorm | _OtherWeights)
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -208,36 +200,15 @@ def weight_layers(model: nn.Module, calls: Calls) -> tuple[dict[str, nn.Module],
 
 
 def unfit(module: nn.Module) -> str | None:
-    """Why there is nothing that a remedy could do to a weight layer, if so."""
-    if features_in(module) is None:
+    """The reason why a remedy can do nothing to a weight layer; None where it can."""
+    if weight_layout(module) is None:
         return f"{type(module).__name__} has weights of another kind"
     weight: Tensor | None = module._parameters.get("weight")
     if weight is not None and weight.dtype not in _TRAINED:
         return f"its weights are {weight.dtype}"
     if weight is not None and weight.numel() == 0:
-        return f"its weights of shape {tuple(weight.shape)} are none"
+        return f"its weight of shape {tuple(weight.shape)} is empty"
     return None
-
-
-def features_in(module: nn.Module) -> int | None:
-    """Neurons or channels that a weight layer takes; None for a kind that is not known."""
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return module.in_channels
-    weight = module._parameters.get("weight")
-    return weight.shape[0] if weight is not None and hasattr(module, "nf") and weight.dim() == 2 else None
-
-
-def features_out(module: nn.Module) -> int:
-    """Neurons or channels that a weight layer gives."""
-    if isinstance(module, nn.Linear):
-        return module.out_features
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return module.out_channels
-    weight = module._parameters["weight"]  # the Conv1D of the transformers library, (in, out)
-    assert weight is not None
-    return weight.shape[1]
 
 
 def check_not_quantized(path: str, module: nn.Module) -> None:
@@ -250,7 +221,7 @@ def check_not_quantized(path: str, module: nn.Module) -> None:
     if packed:
         raise UnsupportedModelError(
             path,
-            f"{type(module).__name__} is quantized and has no weights to train; change the model before that",
+            f"{type(module).__name__} is quantized and has no weights to train; apply this before quantizing",
             code="quantized",
         )
 

@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
-
-# Asked at every reading, so the cheap way. A torch without it would count the recomputation of a checkpoint as a call.
-_graph_task = getattr(torch._C, "_current_graph_task_id", lambda: -1)
-
+from trainability.introspect.torch_private import current_graph_task, forward_hooks, hooks_of
 
 INPUT_OF = "input of "
 
@@ -41,7 +38,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an activation is read: what a module returns, what it is given, or a function of what it returns.
+    """A place at which an activation is read: what a module returns, is given, or a function of what it returns.
 
     Args:
         path: of the module.
@@ -69,7 +66,7 @@ class Place:
 
 
 class Reader(Protocol):
-    """What a tap reports to. ``copy.deepcopy`` and ``pickle`` of a tapped model copy its readers too."""
+    """An object that a tap reports to. ``copy.deepcopy`` and ``pickle`` of a tapped model copy its readers too."""
 
     def begin(self, model: nn.Module) -> None:
         """A forward pass of the whole model begins."""
@@ -112,7 +109,7 @@ class Taps:
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is read now, as while others look at the model."""
+        """True while nothing is read, as while others look at the model."""
         return self._counter.paused
 
     def restart(self) -> None:
@@ -175,7 +172,7 @@ class _Tap:
         if self.outdated:
             raise UnsupportedModelError(
                 self.place.caller,
-                f"its forward was rewritten since {self.name} was chosen to be read; choose anew, with a new LBE",
+                f"its forward was rewritten after {self.name} was selected; select again, with a new LBE",
                 code="forward-replaced",
             )
         activation = activation_of(value)
@@ -200,9 +197,9 @@ def settle(model: nn.Module) -> None:
     """
     modules = dict(model.named_modules())
     for path, module in modules.items():
-        for key, tap in list(module._forward_hooks.items()):
+        for key, tap in list(forward_hooks(module).items()):
             if isinstance(tap, _Tap) and tap.place.function is not None:
-                module._forward_hooks.move_to_end(key)
+                forward_hooks(module).move_to_end(key)
                 inside = tap.place.path.removesuffix(path)  # where this model is in the one that has the taps
                 caller = modules.get(tap.place.caller.removeprefix(inside)) if tap.place.path.endswith(path) else None
                 now = None if caller is None else "forward" in vars(caller)
@@ -211,13 +208,13 @@ def settle(model: nn.Module) -> None:
 
 
 def _recomputing() -> bool:
-    return not torch.compiler.is_compiling() and _graph_task() != -1
+    return not torch.compiler.is_compiling() and current_graph_task() != -1
 
 
 @contextmanager
 def pausing(model: nn.Module) -> Iterator[None]:
     """Within it, the taps that are on the model now read nothing."""
-    hooks = [h for m in model.modules() for h in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
+    hooks = [hook for module in model.modules() for hook in hooks_of(module)]
     counters = [hook.counter for hook in hooks if isinstance(hook, _Begin | _Tap) and not hook.counter.paused]
     try:
         for counter in counters:

@@ -10,12 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx._symbolic_trace import PH
-from torch.fx.graph import CodeGen
-from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten, treespec_dumps, treespec_loads
 
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.run import call, observing
+from trainability.introspect.torch_private import (
+    MADE_BY_TRACING,
+    PH,
+    CodeGen,
+    packing_of,
+    swap_hooks,
+    tree_leaves,
+    tree_map,
+    tree_unflatten,
+    treespec_dumps,
+    treespec_loads,
+)
 
 
 class _OwnForward(fx.Tracer):
@@ -53,7 +62,7 @@ class RewrittenForward:
 
     @property
     def __code__(self) -> CodeType:
-        """What the tracing of torch asks of a ``forward``."""
+        """The code object, for which torch's tracing asks."""
         return self.functions[False].__code__
 
     @property
@@ -99,7 +108,7 @@ def _compiled(source: str, names: dict[str, Any]) -> FunctionType:
 
 @dataclass(frozen=True)
 class Traced:
-    """What a ``forward`` does itself.
+    """The operations that a ``forward`` calls itself.
 
     Attributes:
         graphs: in training (True) and at evaluation.
@@ -114,7 +123,7 @@ class Traced:
 
 
 def trace(model: nn.Module, path: str, inputs: Any) -> Traced:
-    """What the ``forward`` of the module at ``path`` does itself, in training and at evaluation.
+    """The operations that the ``forward`` of the module at ``path`` calls itself, in training and at evaluation.
 
     Arguments that are not tensors, nor hold any, are taken as they are in one call of the model.
 
@@ -138,7 +147,7 @@ def trace(model: nn.Module, path: str, inputs: Any) -> Traced:
                 made_now = {name: value for name, value in vars(module).items() if name not in before}
             vars(module).update(made_now)  # for the trial below
         made = {name: value for name, value in vars(module).items() if name not in before}
-        if others := sorted(name for name in made if not name.startswith("_tensor_constant")):
+        if others := sorted(name for name in made if not name.startswith(MADE_BY_TRACING)):
             raise UnsupportedModelError(
                 path,
                 f"its forward sets attributes ({', '.join(others)}), which a rewritten one would not",
@@ -180,7 +189,7 @@ def _taken_apart(graphs: dict[bool, fx.Graph]) -> str | None:
     """Make graphs take tensors one by one that the tracer packs and unpacks; the structure of their output."""
     structure = None
     for graph in graphs.values():
-        if (info := getattr(graph._codegen, "pytree_info", None)) is not None:
+        if (info := packing_of(graph)) is not None:
             structure = treespec_dumps(info.out_spec)
             graph.set_codegen(CodeGen())
     return structure
@@ -201,7 +210,7 @@ def _check_forward(path: str, module: nn.Module) -> None:
     if found := _CONTEXTS & set(type(module).forward.__code__.co_names):
         raise UnsupportedModelError(
             path,
-            f"its forward works under {', '.join(sorted(found))}, which a rewritten one would not; make its "
+            f"its forward runs under {', '.join(sorted(found))}, which a rewritten one would not; make its "
             "activations and additions modules of their own",
             code="forward-under-a-context",
         )
@@ -213,24 +222,10 @@ def _check_forward(path: str, module: nn.Module) -> None:
         )
 
 
-_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-    "_is_full_backward_hook",
-)
-
-
 def replace_module(model: nn.Module, module: nn.Module, substitute: nn.Module) -> None:
     """Put a module in the place of another, under every name that it has, with all hooks on it."""
     substitute.train(module.training)
-    # The dictionaries themselves change places: handles know them, and undoing gives the module back those that it had.
-    for name in _HOOKS:
-        vars(module)[name], vars(substitute)[name] = vars(substitute)[name], vars(module)[name]
+    swap_hooks(module, substitute)
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is module:
@@ -252,14 +247,10 @@ def _one_call(
     def after(_module: nn.Module, _args: Any, output: Any) -> None:
         returned.append(_copied(output))
 
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
-    try:
-        with observing(model), torch.no_grad():
-            model.eval()
-            call(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    reading = module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)
+    with reading[0], reading[1], observing(model), torch.no_grad():
+        model.eval()
+        call(model, inputs)
     if not returned:
         raise UnsupportedModelError(path, "it did not run on these inputs", code="did-not-run")
     return (*given[0], returned[0])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainability.errors import ArgumentTypeError, UnsupportedModelError
 from trainability.introspect.hooks import pausing
 from trainability.introspect.snapshot import Snapshot, guard_of
+from trainability.introspect.torch_private import uncompiled
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -33,7 +34,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"the model must be a torch.nn.Module, not {type(model).__name__}", code="not-a-module")
     while True:
-        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        if (inner := uncompiled(model)) is not None:
             model = inner
         elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
@@ -55,7 +56,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 def _check_tree(module: nn.Module, path: str, above: list[nn.Module], done: set[int]) -> None:
     """Raise UnsupportedModelError for a module within itself, which torch's own ``train()`` could not end at either."""
     if any(module is other for other in above):
-        raise UnsupportedModelError(path, "it is a child of its own, directly or further down", code="in-itself")
+        raise UnsupportedModelError(path, "it contains itself, directly or further down", code="in-itself")
     if id(module) in done:
         return
     for name, child in module._modules.items():

@@ -1,4 +1,4 @@
-"""Which activations of a model are read: one selection language, and an account of what matched and what did not.
+"""Choosing the activations that are read: one selection language, and an account of what matched and what did not.
 
 ``where`` is a glob that must match the whole path of a module (``*`` crosses dots), a compiled regex (``fullmatch``), a
 type (subclasses too), a callable of name and module, a `Place`, or a list of these (a union). What a module returns is
@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
-from torch.nn.modules import activation
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.introspect.activation_calls import (
@@ -24,9 +23,10 @@ from trainability.introspect.activation_calls import (
     is_activation_module,
     suspected_calls,
 )
-from trainability.introspect.activations import is_weight_layer
+from trainability.introspect.activation_table import TABLE
 from trainability.introspect.hooks import INPUT_OF, Place
 from trainability.introspect.run import unwrap
+from trainability.introspect.weight_layers import is_weight_layer
 
 DID_NOT_RUN = "it did not run"
 
@@ -194,8 +194,7 @@ def _default(model: nn.Module, inputs: Any) -> Selection:
 
 def _module_of(function: str) -> str:
     """The name of torch's module for an activation."""
-    wanted = function.replace("_", "")
-    return next((name for name in activation.__all__ if name.lower() == wanted), "ReLU")
+    return TABLE[function].module if function in TABLE else "ReLU"
 
 
 def _check_found(model: nn.Module, calls: ActivationCalls | None) -> None:
@@ -223,8 +222,8 @@ def _refuse(model: nn.Module, calls: ActivationCalls, inputs: Any) -> NoReturn:
     if inputs is not None and holders and holders <= calls.idle:
         raise UnsupportedModelError(
             "",
-            "none of its modules that hold weights is called, so there is no place to read; give the model that it was "
-            "exported or traced from",
+            "none of its modules that hold weights is called, so there is nothing to read; pass the model that it "
+            "was exported or traced from",
             code="no-module-runs",
         )
     advice = "" if inputs is not None else "pass inputs= to have it looked for, or "
@@ -256,7 +255,7 @@ def _matcher(where: Where) -> Predicate:
 
 
 def _asked(where: Predicate, path: str, module: nn.Module) -> bool:
-    """What a function of the user's says of a module."""
+    """The answer of a function of the user's about a module."""
     try:
         return bool(where(path, module))
     except Exception as error:  # code of the user's

@@ -1,13 +1,21 @@
-"""What a model is made of at one moment, and putting it back."""
+"""The structure and values of a model at one moment, and putting them back."""
 
 import operator
-import sys
 from collections import OrderedDict, deque
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainability.introspect.torch_private import (
+    DispatchMode,
+    DispatchModeBesideCompiler,
+    compiler_is_loaded,
+    schema_of,
+    set_version,
+    storage_number,
+    version_of,
+)
 
 
 class Snapshot:
@@ -80,7 +88,7 @@ def _copied(kind: Any, container: Any) -> Any:
 
 
 def _is_alike(kind: Any, now: Any, before: Any) -> bool:
-    """Whether a container holds the very same objects as its copy, in the same order."""
+    """Tell whether a container holds the very same objects as its copy, in the same order."""
     if kind is set:
         return set(map(id, kind.__iter__(now))) == set(map(id, before))
     if kind.__len__(now) != len(before) or not all(map(operator.is_, kind.__iter__(now), before)):
@@ -103,7 +111,7 @@ class Values:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are alike to the bit; False where that cannot be said, as of sparse ones."""
+    """Tell whether two tensors are alike to the bit; False where that cannot be said, as of sparse ones."""
     if a.is_meta:
         return True
     if (a.dtype, a.shape, a.device, a.layout) != (b.dtype, b.shape, b.device, b.layout) or a.layout != torch.strided:
@@ -113,21 +121,15 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(*(t.detach().contiguous().view(-1).view(torch.uint8) for t in (a, b)))
 
 
-class Guard(TorchDispatchMode):
+class Guard(DispatchMode):
     """Within it, a tensor is copied right before an operation writes to it for the first time.
 
     So values can be put back to the bit, and nothing is copied where nothing is written. An operation says itself what
     it writes to; those of BatchNorm do not say it of the running statistics, which `observing` therefore copies.
     """
 
-    supports_higher_order_operators = True
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or every pass would load the compiler, which takes seconds
-
     def __init__(self, tensors: list[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._leaves = [
             (t, t.detach(), _place(t), t.grad, t.requires_grad) for t in tensors if t.is_leaf and not t.is_inference()
         ]
@@ -135,14 +137,14 @@ class Guard(TorchDispatchMode):
         self._copies: list[tuple[Tensor, Tensor, int]] = []
         gradients = [grad for *_, grad, _ in self._leaves if grad is not None]
         for tensor in (*tensors, *gradients):
-            storage = _storage(tensor)
+            storage = storage_number(tensor)
             if storage is not None:
                 self._watched.setdefault(storage, []).append(tensor.detach())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Keep what the operation writes to, and run it."""
         kwargs = kwargs or {}
-        schema = getattr(func, "_schema", None)  # operators of higher order have none
+        schema = schema_of(func)
         if schema is not None and schema.is_mutable:
             for number, argument in enumerate(schema.arguments):
                 if argument.alias_info is not None and argument.alias_info.is_write:
@@ -151,9 +153,9 @@ class Guard(TorchDispatchMode):
 
     def _keep(self, written: Any) -> None:
         for target in written if isinstance(written, list | tuple) else [written]:
-            storage = _storage(target) if isinstance(target, Tensor) else None
+            storage = storage_number(target) if isinstance(target, Tensor) else None
             for tensor in self._watched.pop(storage, ()) if storage is not None else ():
-                version = -1 if tensor.is_inference() else tensor._version
+                version = -1 if tensor.is_inference() else version_of(tensor)
                 self._copies.append((tensor, tensor.clone(), version))
 
     def restore(self) -> None:
@@ -162,7 +164,7 @@ class Guard(TorchDispatchMode):
             for tensor, value, version in self._copies:
                 tensor.data.copy_(value)
                 if version >= 0:  # so that a backward pass that still waits finds what it saved
-                    torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+                    set_version(tensor, version)
             for tensor, itself, place, grad, required in self._leaves:
                 if _place(tensor) != place:  # something else was assigned to .data
                     tensor.data = itself
@@ -172,12 +174,8 @@ class Guard(TorchDispatchMode):
                     tensor.requires_grad_(required)
 
 
-class GuardBesideCompiler(Guard):
+class GuardBesideCompiler(Guard, DispatchModeBesideCompiler):
     """The same where torch's compiler is loaded, which would otherwise compile what the guard does."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Keep what the operation writes to, and run it."""
@@ -186,20 +184,12 @@ class GuardBesideCompiler(Guard):
 
 def guard_of(tensors: list[Tensor]) -> Guard:
     """A guard of the kind that is needed now."""
-    return (GuardBesideCompiler if "torch._dynamo" in sys.modules else Guard)(tensors)
+    return (GuardBesideCompiler if compiler_is_loaded() else Guard)(tensors)
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...] | None:
-    """Where in memory a tensor lies, and how."""
-    storage = _storage(tensor)
+    """The place in memory of a tensor, and its layout there."""
+    storage = storage_number(tensor)
     if storage is None:
         return None
     return storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
-
-
-def _storage(tensor: Tensor) -> int | None:
-    """The number by which the memory of a tensor is known; None for one that has none of its own, as a sparse one."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
-        return None

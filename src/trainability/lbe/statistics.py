@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from trainability.entropy import is_activation
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.hooks import reading_name
+from trainability.introspect.torch_private import saving_hooks, version_of
 from trainability.moments import (
     GroupMoments,
     Moments,
@@ -29,9 +30,6 @@ from trainability.moments import (
 # Below the first size a call costs more than its arithmetic, so activations are gathered up to the second.
 _SMALL = 2**15
 _GROUP = 2**17
-
-# Asked on every step, so the cheap way; where torch has it no longer, the answer is the one that is always right.
-_saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
 
 
 @dataclass
@@ -149,9 +147,9 @@ class StatisticsReader:
             self._keep(now, path, name, x, *Moments.apply(x))
         overwritten = self._overwritten.get(path)
         if overwritten is None:  # held until the pass has shown
-            now.versions.append((path, partial(_itself, activation), activation._version))
+            now.versions.append((path, partial(_itself, activation), version_of(activation)))
         elif not overwritten:  # autograd holds it where it will be needed
-            now.versions.append((path, weakref.ref(x), x._version))
+            now.versions.append((path, weakref.ref(x), version_of(x)))
 
     def recompute(self, path: str, activation: Tensor | None) -> None:
         """Save again what `read` saved in the forward pass, since the checkpoint counts the saved tensors."""
@@ -178,7 +176,7 @@ class StatisticsReader:
         now.pending.clear()
         # A group may reach over several checkpointed regions. What it saves must not count among the tensors that
         # one of them saves, or the recomputation would miss them; hooks of its own keep it out.
-        with saved_tensors_hooks(_itself, _itself) if _saving_hooks(True) else nullcontext():
+        with saved_tensors_hooks(_itself, _itself) if saving_hooks(True) else nullcontext():
             mean, variance = GroupMoments.apply(*xs)
         now.batches.append(BatchStatistics(paths, names, mean, variance, sample_count(xs[0])))
 
@@ -194,7 +192,7 @@ class StatisticsReader:
             activation = find()
             if activation is None:  # gone with a checkpointed region, which runs it again
                 continue
-            changed = activation._version != version
+            changed = version_of(activation) != version
             if changed and self._overwritten.get(path) is False:
                 self._overwritten[path] = True
                 self.clear()

@@ -3,14 +3,14 @@
 from typing import Literal
 
 from trainability.errors import ArgumentError
+from trainability.introspect.activation_table import CHOICES
 
 Scale = Literal["identity", "skipinit", "rezero", "fixup"]
-NONLINEARITIES = ("relu", "leaky_relu", "tanh", "selu", "elu", "gelu", "silu", "softplus", "sigmoid")
 
 
 def check_nonlinearity(name: str) -> None:
     """Raise ArgumentError for a nonlinearity that the architectures do not know."""
-    if name not in NONLINEARITIES:
+    if name not in CHOICES:
         raise ArgumentError(
-            f"there is no nonlinearity {name!r}; choose from {', '.join(NONLINEARITIES)}", code="unknown-choice"
+            f"there is no nonlinearity {name!r}; choose from {', '.join(CHOICES)}", code="unknown-choice"
         )

@@ -2,19 +2,8 @@
 
 from torch import nn
 
+from trainability.introspect.activation_table import TABLE
 from trainability.nn.names import check_nonlinearity
-
-_CLASSES: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "tanh": nn.Tanh,
-    "selu": nn.SELU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "sigmoid": nn.Sigmoid,
-}
 
 
 def nonlinearity_of(name: str) -> nn.Module:
@@ -24,4 +13,5 @@ def nonlinearity_of(name: str) -> nn.Module:
     Tanh()
     """
     check_nonlinearity(name)
-    return _CLASSES[name]()
+    module: nn.Module = getattr(nn, TABLE[name].module)()
+    return module

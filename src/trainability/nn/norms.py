@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainability.errors import ArgumentError, check_whole
+from trainability.introspect.torch_private import BatchNormNd
 
 
-class FeatureBatchNorm(nn.modules.batchnorm._BatchNorm):
+class FeatureBatchNorm(BatchNormNd):
     """BatchNorm over inputs of any number of dimensions.
 
     Args:

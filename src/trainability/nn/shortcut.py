@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainability.errors import ArgumentError, check_choice, check_number, check_whole
+from trainability.introspect.weight_layers import weight_layout
 from trainability.nn.names import Scale
 
 
@@ -60,11 +61,11 @@ def fixup_factors(layers: Sequence[nn.Module], branches: Sequence[Sequence[nn.Mo
 
 def fixup_(model: nn.Module, branches: Sequence[nn.Module]) -> None:
     """Set the weights of a network by `fixup_factors`, in place, and every bias to zero."""
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    layers = [m for m in model.modules() if weight_layout(m) is not None]
     factors = fixup_factors(layers, [[m for m in branch.modules() if m in layers] for branch in branches])
     for layer, factor in factors.items():
         with torch.no_grad():
-            weight, bias = layer._parameters["weight"], layer._parameters["bias"]
+            weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
             if weight is not None:
                 nn.init.kaiming_normal_(weight).mul_(factor)
             if bias is not None:

@@ -1,6 +1,5 @@
 """`apply_(model, remedy)`: change a model in place, say what was changed, and be able to undo it."""
 
-import sys
 import weakref
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from trainability.introspect.hooks import settle
 from trainability.introspect.run import RandomState, unwrap
 from trainability.introspect.select import Where
 from trainability.introspect.snapshot import Snapshot, Values
+from trainability.introspect.torch_private import compiler_is_loaded
 from trainability.remedies.changes import Change, Plan
 from trainability.remedies.registry import Remedy
 from trainability.remedies.shaping.check import Check
@@ -95,7 +95,7 @@ _reports: "list[weakref.ref[Report]]" = []
 
 def _forget_compiled() -> None:
     """Let torch.compile look again: compiled code does not ask whether a module has other hooks or children now."""
-    if "torch._dynamo" in sys.modules:
+    if compiler_is_loaded():
         torch.compiler.reset()
 
 

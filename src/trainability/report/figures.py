@@ -296,9 +296,7 @@ def versus_figure(comparison: Comparison, palette: dict[str, str], by: str) -> g
                 showlegend=False,
                 name=label,
             )
-    figure.update_xaxes(
-        title=by, type="log" if by == "optimizer.lr" else "linear"
-    )
+    figure.update_xaxes(title=by, type="log" if by == "optimizer.lr" else "linear")
     figure.update_yaxes(title="test accuracy, %", range=[0, 101])
     return style(figure)
 

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainability.errors import ArgumentError
+from trainability.introspect.activation_table import ALIASES, TABLE
+from trainability.introspect.activations import MODULES
 from trainability.signal.kinks import find_kinks
 
 Function: TypeAlias = Callable[[Tensor], Tensor]
@@ -48,7 +50,7 @@ class Activation:
         return tuple(value.detach() for value in values)
 
     def jumps(self, order: int) -> bool:
-        """Whether the derivative of that order (0: φ itself) jumps at one of the kinks."""
+        """Tell whether the derivative of that order (0: φ itself) jumps at one of the kinks."""
         if not self.kinks:
             return False
         z = torch.tensor(self.kinks, dtype=torch.float64, device="cpu")
@@ -84,61 +86,28 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
 
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
-_NAMED: dict[str, tuple[Function, tuple[float, ...]]] = {
-    "asinh": (torch.asinh, ()),
-    "atan": (torch.atan, ()),
-    "bentid": (lambda z: z + ((z * z + 1).sqrt() - 1) / 2, ()),
-    "celu": (lambda z: torch.where(z > 0, z, torch.expm1(z.clamp(max=0))), (0.0,)),
-    "elu": (lambda z: torch.where(z > 0, z, torch.expm1(z.clamp(max=0))), (0.0,)),
-    "erf": (torch.erf, ()),
-    "gelu": (F.gelu, ()),
-    "gelu_tanh": (lambda z: F.gelu(z, approximate="tanh"), ()),
-    "hardshrink": (F.hardshrink, (-0.5, 0.5)),
-    "hardsigmoid": (lambda z: (z / 6 + 0.5).clamp(0, 1), (-3.0, 3.0)),
-    "hardswish": (lambda z: z * (z / 6 + 0.5).clamp(0, 1), (-3.0, 3.0)),
-    "hardtanh": (lambda z: z.clamp(-1, 1), (-1.0, 1.0)),
-    "identity": (lambda z: z * 1.0, ()),
-    "logsigmoid": (lambda z: -torch.logaddexp(-z, torch.zeros_like(z)), ()),
-    "mish": (lambda z: z * torch.tanh(torch.logaddexp(z, torch.zeros_like(z))), ()),
-    "relu6": (lambda z: z.clamp(0, 6), (0.0, 6.0)),
-    "selu": (lambda z: _SELU_SCALE * torch.where(z > 0, z, _SELU_ALPHA * torch.expm1(z.clamp(max=0))), (0.0,)),
-    "sigmoid": (torch.sigmoid, ()),
-    "silu": (F.silu, ()),
-    "sin": (torch.sin, ()),
-    "softplus": (lambda z: torch.logaddexp(z, torch.zeros_like(z)), ()),
-    "softshrink": (F.softshrink, (-0.5, 0.5)),
-    "softsign": (lambda z: z / (1 + torch.where(z > 0, z, -z)), (0.0,)),
-    "tanh": (torch.tanh, ()),
-    "tanhshrink": (F.tanhshrink, ()),
-}
-_ALIASES = {"swish": "silu"}
-# Modules that are one of the named functions where their settings are PyTorch's defaults.
-_MODULES: dict[type[nn.Module], str] = {
-    nn.CELU: "celu",
-    nn.ELU: "elu",
-    nn.Hardshrink: "hardshrink",
-    nn.Hardsigmoid: "hardsigmoid",
-    nn.Hardswish: "hardswish",
-    nn.Hardtanh: "hardtanh",
-    nn.Identity: "identity",
-    nn.LogSigmoid: "logsigmoid",
-    nn.Mish: "mish",
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.SELU: "selu",
-    nn.SiLU: "silu",
-    nn.Sigmoid: "sigmoid",
-    nn.Softplus: "softplus",
-    nn.Softshrink: "softshrink",
-    nn.Softsign: "softsign",
-    nn.Tanh: "tanh",
-    nn.Tanhshrink: "tanhshrink",
+# The named functions in the form in which float64 has them and two derivatives exactly; others are torch's.
+_FORMS: dict[str, Function] = {
+    "bentid": lambda z: z + ((z * z + 1).sqrt() - 1) / 2,
+    "celu": lambda z: torch.where(z > 0, z, torch.expm1(z.clamp(max=0))),
+    "elu": lambda z: torch.where(z > 0, z, torch.expm1(z.clamp(max=0))),
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
+    "hardsigmoid": lambda z: (z / 6 + 0.5).clamp(0, 1),
+    "hardswish": lambda z: z * (z / 6 + 0.5).clamp(0, 1),
+    "hardtanh": lambda z: z.clamp(-1, 1),
+    "identity": lambda z: z * 1.0,
+    "logsigmoid": lambda z: -torch.logaddexp(-z, torch.zeros_like(z)),
+    "mish": lambda z: z * torch.tanh(torch.logaddexp(z, torch.zeros_like(z))),
+    "relu6": lambda z: z.clamp(0, 6),
+    "selu": lambda z: _SELU_SCALE * torch.where(z > 0, z, _SELU_ALPHA * torch.expm1(z.clamp(max=0))),
+    "softplus": lambda z: torch.logaddexp(z, torch.zeros_like(z)),
+    "softsign": lambda z: z / (1 + torch.where(z > 0, z, -z)),
 }
 
 
 def names() -> tuple[str, ...]:
     """Every activation that is known by name."""
-    return tuple(sorted([*_NAMED, "relu", "leaky_relu", *_ALIASES]))
+    return tuple(sorted([*(name for name, row in TABLE.items() if row.kinks is not None), *ALIASES]))
 
 
 def as_activation(phi: Any, name: str = "") -> Activation:
@@ -161,14 +130,14 @@ def as_activation(phi: Any, name: str = "") -> Activation:
         return _by_name(phi)
     if isinstance(phi, nn.LeakyReLU):
         return leaky_relu(phi.negative_slope)
-    known = _MODULES.get(type(phi))
-    if known is not None and _has_default_settings(phi):
-        return _by_name(known)
     if isinstance(phi, nn.GELU):
         return _by_name("gelu_tanh" if phi.approximate == "tanh" else "gelu")
+    known = MODULES.get(type(phi))
+    if known is not None and known.kinks is not None and _has_default_settings(phi):
+        return _by_name(known.name)
     if isinstance(phi, nn.RReLU):
         raise ArgumentError(
-            "rrelu draws its slope at random in training, so it is no fixed function; use leaky_relu", code="random"
+            "rrelu draws its slope at random in training, so it is not a fixed function; use leaky_relu", code="random"
         )
     if not callable(phi):
         raise ArgumentError(
@@ -201,18 +170,18 @@ def _slopes(phi: Function) -> tuple[float, float] | None:
 
 
 def _by_name(name: str) -> Activation:
-    name = _ALIASES.get(name, name)
+    name = ALIASES.get(name, name)
     if name == "leaky_relu":
         return leaky_relu()
     if name == "relu":
         return leaky_relu(0.0)
-    if name not in _NAMED:
+    row = TABLE.get(name)
+    if row is None or row.kinks is None:
         raise ArgumentError(
             f"there is no activation {name!r}; choose from {', '.join(names())}, or pass the function",
             code="unknown-activation",
         )
-    function, kinks = _NAMED[name]
-    return Activation(name, function, kinks)
+    return Activation(name, _FORMS.get(name) or getattr(torch, name, None) or getattr(F, name), row.kinks)
 
 
 def _has_default_settings(module: nn.Module) -> bool:
@@ -239,7 +208,8 @@ def _check(function: Function, name: str) -> None:
         raise ArgumentError(f"{name} is not finite at {float(z[~once.isfinite()][0]):.3g}", code="not-finite")
     if not torch.equal(once, again):
         raise ArgumentError(
-            f"{name} gives another value each time; kernels need a fixed function (eval mode?)", code="random"
+            f"{name} gives a different value at every call; the maps need a fixed function (eval mode?)",
+            code="random",
         )
     order = torch.randperm(24, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     with torch.no_grad():
@@ -247,7 +217,7 @@ def _check(function: Function, name: str) -> None:
         mixed = function(z.flatten()[some].view(2, 7).clone())
     if not torch.allclose(mixed.flatten(), once.flatten()[some], rtol=1e-10, atol=1e-12):
         raise ArgumentError(
-            f"{name} is not elementwise: a value depends on the others of its tensor", code="not-elementwise"
+            f"{name} is not elementwise: one value depends on other values of the same tensor", code="not-elementwise"
         )
     slope = Activation(name, function).derivatives(z, 1)[1]
     if not slope.isfinite().all():

@@ -34,7 +34,7 @@ def run(
     except Exception as error:  # recorded without computing anything, it may not run all the same
         text = str(error).strip().partition("\n")[0]
         raise UnsupportedModelError(
-            "", f"what was recorded of it cannot be run ({type(error).__name__}: {text})", code="not-runnable"
+            "", f"the operations recorded from it cannot be run ({type(error).__name__}: {text})", code="not-runnable"
         ) from error
     return measuring.found
 

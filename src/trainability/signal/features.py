@@ -1,4 +1,4 @@
-"""Which dimensions of a recorded value are its features, and what an operation does to them.
+"""The dimensions of a recorded value that are its features, and what an operation does to them.
 
 The theory takes averages over features, so an operation over them (a mean over channels) is another network, while one
 over places (pooling) merely averages.

@@ -77,7 +77,9 @@ def expectation(
     1.0
     """
     if not callable(function):
-        raise ArgumentTypeError(f"the function is an elementwise one, not {function!r}", code="function")
+        raise ArgumentTypeError(
+            f"the function must be one of tensors, element by element, not {function!r}", code="function"
+        )
     if not isinstance(kinks, list | tuple) or not all(isinstance(kink, int | float) for kink in kinks):
         raise ArgumentTypeError(f"kinks is a list of numbers, not {kinks!r}", code="kinks")
     if not isinstance(tolerance, int | float) or not tolerance >= 0:
@@ -93,7 +95,7 @@ def expectation(
                 f"the function fails on float64 numbers ({type(error).__name__}: {error})", code="function-fails"
             ) from error
         if not isinstance(values, Tensor) or values.shape != x.shape:
-            raise ArgumentError("the function gives no tensor of the shape that it takes", code="not-elementwise")
+            raise ArgumentError("the function must return a tensor of the shape it is given", code="not-elementwise")
         value = float((w * values).sum())
         if not math.isfinite(value):
             raise ArgumentError(

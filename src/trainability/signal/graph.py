@@ -7,8 +7,9 @@ from itertools import count
 from typing import Any, Literal
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
+from trainability.introspect.norms import BATCH_NORM_OPERATIONS
 from trainability.signal.activation import Activation
-from trainability.signal.operations import BATCH_NORMS, MAXIMA
+from trainability.signal.operations import MAXIMA
 
 _DEEPEST = 1_000_000
 
@@ -179,13 +180,13 @@ class SignalGraph:
         return sorted(needed & reached)
 
     def summands(self, node: Node) -> list[int]:
-        """What a node takes, without the summands whose weight is 0."""
+        """The inputs of a node, without the summands whose weight is 0."""
         return (
             [i for i, w in zip(node.inputs, node.weights, strict=True) if w] if node.kind == "sum" else [*node.inputs]
         )
 
     def dependent(self, node: Node) -> bool:
-        """Whether summands come from one weight layer, or input, with no other weight layer between."""
+        """Tell whether summands come from one weight layer, or input, with no other weight layer between."""
         sources = [self._sources[i] for i in self.summands(node)]
         return any(a & b for k, a in enumerate(sources) for b in sources[:k])
 
@@ -203,7 +204,7 @@ class SignalGraph:
                 raise UnsupportedModelError(
                     node.path,
                     "it adds two values that come from the same weight layer with no other between them, so they "
-                    "depend on one another and the rule for sums does not hold; put a weight layer on one of the ways",
+                    "depend on one another and the rule for sums does not hold; put a weight layer on one branch",
                     code="dependent-sum",
                 )
             if sum(self._means[i] for i in self.summands(node)) > 1 and not zero_mean:
@@ -215,7 +216,7 @@ class SignalGraph:
                 )
 
     def carries_mean(self, node: Node) -> bool:
-        """Whether what a node takes has a mean over the random weights."""
+        """Tell whether what a node takes has a mean over the random weights."""
         return any(self._means[i] for i in self.summands(node))
 
     @cached_property
@@ -229,19 +230,19 @@ class SignalGraph:
 
     @cached_property
     def _means(self) -> list[bool]:
-        """Whether each node's values have a mean over the random weights."""
+        """For each node, whether its values have a mean over the random weights."""
         found: list[bool] = []
         for node in self.nodes:
             below = any(found[i] for i in self.summands(node))
             # Not by BatchNorm, which shaping refuses or takes out.
-            centered = node.kind == "normalize" and node.detail not in BATCH_NORMS | {"rms_norm"}
+            centered = node.kind == "normalize" and node.detail not in BATCH_NORM_OPERATIONS | {"rms_norm"}
             stays = below and node.kind not in ("affine", "input") and not centered
             found.append(node.kind == "nonlinear" or stays)
         return found
 
     @cached_property
     def gaussian(self) -> list[bool]:
-        """Whether each node's values are normal of mean 0 over the random weights: an affine node's, and their sums."""
+        """For each node, whether its values are normal of mean 0 over random weights: of affine nodes and sums."""
         found: list[bool] = []
         for node in self.nodes:
             below = all(found[i] for i in self.summands(node))
@@ -329,7 +330,7 @@ def _moved(graph: SignalGraph, entry: int, offset: int) -> list[Node]:
     numbers = count(offset)
     position = {k: entry if node.kind == "input" else next(numbers) for k, node in enumerate(graph.nodes[:-1])}
     if graph.nodes[-1].inputs != (len(graph.nodes) - 2,):
-        raise ArgumentError("only networks whose one output comes last can be put together", code="several-outputs")
+        raise ArgumentError("only networks whose one output is the last node can be joined", code="several-outputs")
     return [
         replace(node, inputs=tuple(position[i] for i in node.inputs))
         for node in graph.nodes[:-1]

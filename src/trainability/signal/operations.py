@@ -7,53 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from trainability.introspect.activation_table import OPERATIONS
+from trainability.introspect.torch_private import operation_name
+
 AFFINE = {
     *("linear", "conv1d", "conv2d", "conv3d", "convolution", "addmm", "mm", "matmul", "baddbmm"),
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
 }
-BATCH_NORMS = {"batch_norm", "instance_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training"}
-NORMS = BATCH_NORMS | {
-    *("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm"),
+# What gives the same values in another shape, in memory that it shares with what it takes.
+_RESHAPING = {
+    *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT", "mH", "adjoint"),
+    *("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
+    *("movedim", "view_as", "swapaxes", "swapdims", "broadcast_to", "unbind"),
 }
-PASSING = {
+VIEWS = _RESHAPING | {"alias", "contiguous", "detach", "getitem", "to"}
+PASSING = _RESHAPING | {
     *("dropout", "feature_dropout", "alpha_dropout", "native_dropout", "max_pool1d", "max_pool2d", "max_pool3d"),
     *("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
-    *("adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool2d_with_indices", "mean", "flatten", "view", "reshape"),
-    *("permute", "transpose", "t", "numpy_T", "movedim", "unbind", "_unsafe_view"),
-    *("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
-    *("roll", "flip", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "upsample_nearest2d", "pad"),
-    *("upsample_bilinear2d", "constant_pad_nd", "unfold", "im2col", "unflatten"),
-    *(
-        "mT",
-        "mH",
-        "adjoint",
-        "swapaxes",
-        "swapdims",
-        "broadcast_to",
-        "view_as",
-        "reflection_pad2d",
-        "replication_pad2d",
-        "index_select",
-    ),
-}
-# What shares its memory with what it is made of.
-VIEWS = {
-    *(
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "mT",
-        "mH",
-        "adjoint",
-        "alias",
-    ),
-    *("squeeze", "unsqueeze", "expand", "expand_as", "slice", "select", "narrow", "split", "split_with_sizes", "chunk"),
-    *("detach", "movedim", "view_as", "swapaxes", "swapdims", "broadcast_to", "unbind", "getitem", "contiguous", "to"),
+    *("adaptive_max_pool1d", "adaptive_max_pool2d", "max_pool2d_with_indices", "mean", "_unsafe_view", "roll", "flip"),
+    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "upsample_nearest2d", "upsample_bilinear2d", "pad"),
+    *("constant_pad_nd", "reflection_pad2d", "replication_pad2d", "unfold", "im2col", "index_select"),
 }
 # What gives the same numbers in another type, or in another place of memory.
 CASTS = {"to", "_to_copy", "type_as", "clone", "contiguous", "detach", "alias", "lift_fresh", "lift_fresh_copy"}
@@ -69,26 +42,24 @@ CHOOSING = {"max", "min", "amax", "amin", "median", "kthvalue", "topk", "sort", 
 MAXIMA = CHOOSING | {"max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices"}
 MAXIMA |= {"adaptive_max_pool1d", "adaptive_max_pool2d"}
 LINEAR = {"add", "sub", "rsub", "mul", "div", "neg"}
-ELEMENTWISE = {
-    *("relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid", "log_sigmoid", "tanh"),
-    *("softplus", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "threshold", "abs", "exp", "log"),
-    *("expm1", "log1p", "sqrt", "rsqrt", "reciprocal", "square", "pow", "sin", "cos", "atan", "arctan", "asinh"),
-    *("arcsinh", "erf", "clamp", "clamp_min", "clamp_max", "clip", "sinh", "cosh", "special_erf", "logit", "sgn"),
+ELEMENTWISE = OPERATIONS | {
+    *(
+        "abs",
+        "exp",
+        "log",
+        "expm1",
+        "log1p",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "square",
+        "pow",
+        "cos",
+        "arctan",
+        "arcsinh",
+    ),
+    *("arctan", "arcsinh", "clamp", "clamp_min", "clamp_max", "clip", "sinh", "cosh", "special_erf", "logit", "sgn"),
     *("sign", "heaviside", "gt", "lt", "ge", "le", "where", "maximum", "minimum", "max", "min", "logaddexp"),
-}
-NAMED = {
-    "tanh",
-    "sigmoid",
-    "silu",
-    "mish",
-    "selu",
-    "relu",
-    "relu6",
-    "hardswish",
-    "hardsigmoid",
-    "erf",
-    "atan",
-    "asinh",
 }
 # What these give depends on the shape of a signal and not on its values.
 SHAPED_LIKE = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"}
@@ -96,7 +67,7 @@ ATTENTION = {"scaled_dot_product_attention", "softmax", "_softmax", "log_softmax
 
 
 def output_count(name: str, weight: Tensor, node: fx.Node, left: bool) -> float:
-    """How many outputs share the squares of a weight: its rows; for a transposed convolution times the stride."""
+    """The number of outputs that share the squares of a weight: rows; for a transposed convolution times the stride."""
     if name.startswith("conv_transpose"):
         strides = node.args[3] if len(node.args) > 3 else (1,)
         assert isinstance(strides, list | tuple)
@@ -118,21 +89,16 @@ def mean_of(tensor: Tensor) -> float:
     return math.nan if tensor.is_meta else float(tensor.detach().double().mean())
 
 
-def raw_name(node: fx.Node) -> str:
-    """Name of the operation, such as ``add_``."""
-    return str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
-
-
 def name_of(node: fx.Node) -> str:
     """Name of the operation, or of the one that it does in place."""
-    name = raw_name(node)
+    name = operation_name(node)
     return name[:-1] if name.endswith("_") and not name.startswith("_") else name
 
 
 def out_of_place(node: fx.Node) -> Callable[..., Any]:
     """The operation, or the one that it does in place."""
     assert callable(node.target)
-    if name_of(node) == raw_name(node):
+    if name_of(node) == operation_name(node):
         return node.target
     function: Callable[..., Any] = getattr(torch.ops.aten, name_of(node))
     return function

@@ -1,16 +1,16 @@
-"""What the weights of a model say about the size of its signal and the angle between two, before it is run."""
+"""Predicting the size of a signal and the angle between two from the weights of a model, before it is run."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from trainability.errors import ArgumentError
-from trainability.introspect.hooks import Place, Taps, activation_of
-from trainability.introspect.run import call, observing, unwrap
+from trainability.introspect.hooks import Place
+from trainability.introspect.readings import read_activations
+from trainability.introspect.run import observing, unwrap
 from trainability.signal.execute import Moments, moments_of, run
 from trainability.signal.graph import Node, SignalGraph
 from trainability.signal.propagate import LAYERS, propagate
@@ -115,6 +115,7 @@ def predict(model: nn.Module, inputs: Any, *, check: bool = False) -> Prediction
 
     Reference: Poole et al. (2016), eq. 3 to 5; Martens et al. (2021), section 3.
 
+    >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> model = nn.Sequential(nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU())
     >>> for layer in predict(model, torch.randn(100, 200)):
@@ -172,10 +173,11 @@ def _beside(prediction: Prediction, graph: SignalGraph, seen: Mapping[Any, Momen
 def measured(
     model: nn.Module, inputs: Any, paths: Sequence[str | Place] | None = None
 ) -> list[tuple[str, float, float]]:
-    """q and c at the outputs of modules, as one run of the model on a batch shows them, in the order of execution.
+    """q and c at the outputs of modules in one run of the model on a batch, in the order of execution.
 
     ``paths`` are those of the modules, or other places; by default all modules that have none inside.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
     >>> [path for path, q, c in measured(model, torch.randn(8, 4), ["1"])]
     ['1']
@@ -183,24 +185,8 @@ def measured(
     model = unwrap(model)
     if paths is None:
         paths = [path for path, module in model.named_modules() if path and not list(module.children())]
-    reader = _SignalReader()
-    with observing(model), torch.no_grad(), Taps(model, paths, reader):
-        call(model, inputs)
-    return reader.readings
 
+    def size_and_angle(a: Tensor) -> tuple[float, float] | None:
+        return moments_of(a)[:2] if a.dim() > 1 and len(a) > 1 else None
 
-class _SignalReader:
-    def __init__(self) -> None:
-        self.readings: list[tuple[str, float, float]] = []
-
-    def begin(self, model: nn.Module) -> None:
-        """Nothing is carried over."""
-
-    def recompute(self, path: str, activation: Tensor | None) -> None:
-        """Nothing: there is no backward pass."""
-
-    def read(self, path: str, call: int, activation: Tensor | None) -> None:
-        """Record one layer."""
-        a = activation_of(activation)
-        if a is not None and a.dim() > 1 and len(a) > 1:
-            self.readings.append((path, *moments_of(a)[:2]))
+    return [(reading.name, *reading.value) for reading in read_activations(model, inputs, paths, size_and_angle)]

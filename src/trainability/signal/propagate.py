@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from trainability.introspect.norms import BATCH_NORM_OPERATIONS
 from trainability.signal import maps
 from trainability.signal.graph import Node, SignalGraph
-from trainability.signal.operations import BATCH_NORMS
 
 _DRAWS = 2**14
 LAYERS = ("affine", "nonlinear", "sum", "normalize", "concat")  # kinds of nodes that are shown as layers
@@ -60,7 +60,7 @@ def propagate(
     known: dict[tuple[int, float, float], State] = {}
     for k, node in enumerate(graph.nodes):
         before = [states[i] for i in node.inputs]
-        if node.detail in BATCH_NORMS:
+        if node.detail in BATCH_NORM_OPERATIONS:
             what = f"The prediction ends at {node.path}: {node.detail} makes an output depend on the whole batch."
             return Propagated(states, what)
         if node.kind == "input":
@@ -130,7 +130,7 @@ class _Draws:
 
     @cached_property
     def _uneven(self) -> list[bool]:
-        """Whether features differ in distribution, as after a concatenation."""
+        """Tell whether features differ in distribution, as after a concatenation."""
         found: list[bool] = []
         for node in self.graph.nodes:
             below = any(found[i] for i in node.inputs)
@@ -138,7 +138,7 @@ class _Draws:
         return found
 
     def needed_at(self, k: int) -> bool:
-        """Whether the theory's maps do not hold at a node."""
+        """Tell whether the theory's maps do not hold at a node."""
         node = self.graph.nodes[k]
         if node.kind == "nonlinear":
             return not self.graph.gaussian[node.inputs[0]] or self._uneven[node.inputs[0]]
@@ -158,7 +158,7 @@ class _Draws:
         return {k: normal[:, i] for i, k in enumerate(drawing)}
 
     def state(self, k: int, states: list[State]) -> State:
-        """What the draws at a node say of it."""
+        """The state of a node by the draws of its values."""
         u, v = self.at(k, states).unbind(1)
         q = float((u.square().mean() + v.square().mean()) / 2)
         return State(q, float((u * v).mean()), float((u.mean() + v.mean()) / 2))

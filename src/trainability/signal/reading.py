@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from trainability.errors import UnsupportedModelError
+from trainability.introspect.norms import NORM_OPERATIONS
 from trainability.introspect.run import RandomState, unwrap
+from trainability.introspect.torch_private import operation_name
 from trainability.signal import features
 from trainability.signal.activation import Activation, as_activation
 from trainability.signal.folding import folded
@@ -21,7 +23,6 @@ from trainability.signal.operations import (
     CHOOSING,
     ELEMENTWISE,
     LINEAR,
-    NORMS,
     PASSING,
     SHAPED_LIKE,
     VIEWS,
@@ -32,7 +33,6 @@ from trainability.signal.operations import (
     name_of,
     out_of_place,
     output_count,
-    raw_name,
     zeros_like_value,
 )
 from trainability.signal.recording import Recording, record
@@ -105,7 +105,7 @@ class _GraphReader(Tracker):
             for value in leaves(fx.map_arg(node.args, self.values.__getitem__)):
                 parts = value.parts if isinstance(value, _Stacked) else [value]
                 self.outputs += [self.settle(part) for part in parts if isinstance(part, Signal)]
-        elif node.op == "call_function" and (node.users or name_of(node) != raw_name(node)):  # else of no effect
+        elif node.op == "call_function" and (node.users or name_of(node) != operation_name(node)):  # else of no effect
             self.call(node)
 
     def placeholder(self, node: fx.Node) -> None:
@@ -128,7 +128,7 @@ class _GraphReader(Tracker):
         signals = [v for v in leaves((args, kwargs)) if isinstance(v, Signal)]
         if not signals:
             self.values[node] = self.constant(node, args, kwargs)
-            if name != raw_name(node) and isinstance(node.args[0], fx.Node):
+            if name != operation_name(node) and isinstance(node.args[0], fx.Node):
                 self.values[node.args[0]] = self.values[node]  # what it would change in place is the model's own
             known = [self.origins.get(source, frozenset()) for source in node.all_input_nodes]
             self.origins[node] = frozenset[str]().union(*known)
@@ -141,7 +141,7 @@ class _GraphReader(Tracker):
         first = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
         self.features[node] = self.features.get(first, frozenset()) if first is not None else frozenset()
         self.values[node] = self.signal(node, name, path, args, kwargs, signals)
-        if name != raw_name(node) and first is not None:
+        if name != operation_name(node) and first is not None:
             self.check_views(node, first, path)
             self.values[first] = self.values[node]  # it was changed in place
 
@@ -165,8 +165,8 @@ class _GraphReader(Tracker):
         if any(user > node for alias in aliases if alias is not changed for user in alias.users):
             raise UnsupportedModelError(
                 path,
-                f"it changes a value in place ({raw_name(node)}) that is used later under another shape, so which "
-                "values are meant cannot be told; use the result of an operation that is not in place",
+                f"it changes a value in place ({operation_name(node)}) that is used later under another shape, so "
+                "which values are meant cannot be told; use the result of an operation that is not in place",
                 code="changed-in-place",
             )
 
@@ -174,7 +174,7 @@ class _GraphReader(Tracker):
         try:
             with torch.no_grad():
                 copies = map_leaves(lambda v: v.clone() if isinstance(v, Tensor) else v, args)
-                return out_of_place(node)(*(args if name_of(node) == raw_name(node) else copies), **kwargs)
+                return out_of_place(node)(*(args if name_of(node) == operation_name(node) else copies), **kwargs)
         except Exception:  # its value is not needed unless a signal meets it, which says so then
             return None
 
@@ -187,13 +187,13 @@ class _GraphReader(Tracker):
             return self.cast(node, path, signals[0])
         if name in AFFINE:
             return self.affine(node, name, path, args, signals)
-        if name in CHOOSING and len(signals) == 1 and (node.kwargs or len(node.args) > 1):
+        chooses = name in CHOOSING and bool(node.kwargs or len(node.args) > 1)
+        if len(signals) == 1 and (chooses or name in PASSING):
             self.check_places(node, name, path)
+            if features.shape_of(_first(node)):
+                self.features[node] = features.after(node, self.features[node])
             return self.add("pass", (self.settle(signals[0]),), path, node, detail=name)
-        if name in PASSING and len(signals) == 1:
-            self.check_places(node, name, path)
-            return self.add("pass", (self.settle(signals[0]),), path, node, detail=name)
-        if name in NORMS:
+        if name in NORM_OPERATIONS:
             weights = [mean_square(t) for t in args[1:3] if isinstance(t, Tensor)]
             return self.add("normalize", (self.settle(signals[0]),), path, node, weights=tuple(weights), detail=name)
         if name in ("cat", "concat"):
@@ -213,7 +213,7 @@ class _GraphReader(Tracker):
         raise _refusal(name, path)
 
     def held(self, value: Tensor, source: object) -> bool:
-        """Whether a tensor beside a signal is one of the model's own, or has several values."""
+        """Tell whether a tensor beside a signal is one of the model's own, or has several values."""
         return value.numel() > 1 or (isinstance(source, fx.Node) and bool(self.origins.get(source)))
 
     def cast(self, node: fx.Node, path: str, signal: Signal) -> Signal:
@@ -254,7 +254,7 @@ class _GraphReader(Tracker):
         )
 
     def check_places(self, node: fx.Node, name: str, path: str) -> None:
-        """Refuse means and maxima over, and padding of, features or the batch; keep account of where features are."""
+        """Refuse means and maxima over, and padding of, features or the batch."""
         source = _first(node)
         before, dims = self.features.get(source, frozenset()), len(features.shape_of(source))
         over: list[int] = []
@@ -265,11 +265,10 @@ class _GraphReader(Tracker):
         if 0 in over or before & set(over):
             raise UnsupportedModelError(
                 path,
-                f"{name} there is over the features, or over the batch, for which the theory has no rule; do it over "
-                "places alone",
+                f"its {name} is over the features or the batch, for which the theory has no rule; apply it to places "
+                "alone",
                 code="over-features",
             )
-        self.features[node] = features.after(node, before) if dims else before
 
     def affine(self, node: fx.Node, name: str, path: str, args: Any, signals: list[Signal]) -> Signal:
         if len(signals) > 1:
@@ -297,9 +296,7 @@ class _GraphReader(Tracker):
                 code="weights-shared",
             )
         if not weight.numel():
-            raise UnsupportedModelError(
-                path, f"its weight of shape {tuple(weight.shape)} lets nothing through", code="zero-width"
-            )
+            raise UnsupportedModelError(path, f"its weight of shape {tuple(weight.shape)} is empty", code="zero-width")
         self.used |= dict.fromkeys(parameters, path)
         self.features[node] = features.of_product(node, left)
         bias = next((v for v in args if isinstance(v, Tensor) and v.dim() == 1), None)
@@ -379,8 +376,8 @@ class _GraphReader(Tracker):
         if len(signals) > 1 or name not in ("add", "sub", "rsub", "mul", "div"):
             raise UnsupportedModelError(
                 path,
-                f"{name} there takes a tensor of the model's own beside the activation (a learned activation, a "
-                "mask); the theory has no rule for it. Put a fixed activation in its place",
+                f"its operation {name} combines an activation with a tensor of the model's own (a learned activation, "
+                "a mask), for which the theory has no rule; use a fixed activation instead",
                 code="learned-activation",
             )
         inputs = (self.settle(signals[0]),)
@@ -437,18 +434,18 @@ def _signs(name: str, kwargs: dict[str, Any]) -> list[float]:
 def _refusal(name: str, path: str) -> UnsupportedModelError:
     code = "no-rule"
     if name in ATTENTION:
-        what, code = f"{name} there is attention or the like, for which the theory has no rule", "attention"
+        what, code = f"its operation {name} is attention or similar, for which the theory has no rule", "attention"
     elif name == "mul":
         what, code = "it multiplies two activations with one another (a gate), for which the theory has no rule", "gate"
     elif name == "embedding":
         what, code = "an embedding takes tokens and not a signal; read the part of the model behind it", "embedding"
     elif name in ("rrelu", "bernoulli", "rand_like", "randn_like"):
-        what, code = f"{name} there is random, so it is no fixed function", "random"
+        what, code = f"its operation {name} is random, and not a fixed function", "random"
     elif name in ("prelu", "_prelu_kernel"):
-        what = "prelu learns its own form, so its maps change; put a leaky_relu in its place"
+        what = "prelu learns its own form, so its maps change; use a leaky_relu instead"
         code = "learned-activation"
     else:
-        what = f"the operation {name} there has no rule in the theory"
+        what = f"the theory has no rule for its operation {name}"
     return UnsupportedModelError(
         path, f"{what}. Shape the parts without it, each read on its own, or choose another architecture", code=code
     )

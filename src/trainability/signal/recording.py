@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.run import observing
+from trainability.introspect.torch_private import tree_leaves
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ def record(model: nn.Module, inputs: Any) -> Recording:
         UnsupportedModelError: the model's code cannot be recorded, as where it decides on the values of activations.
     """
     from torch.export.graph_signature import InputKind  # takes a second to import
-    from torch.utils._pytree import tree_leaves
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] | None = None
@@ -105,15 +105,9 @@ def _following(model: nn.Module, running: list[str]) -> Iterator[None]:
     def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
         running.pop()
 
-    handles = [
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave),
-    ]
-    try:
+    everywhere = nn.modules.module
+    with everywhere.register_module_forward_pre_hook(enter), everywhere.register_module_forward_hook(leave):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

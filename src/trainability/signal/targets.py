@@ -1,4 +1,4 @@
-"""What DKS, TAT and EOC ask of a network, and what that comes to for each of its layers."""
+"""The conditions of DKS, TAT and EOC on a network, and what they come to for each of its layers."""
 
 import math
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class DKSTarget:
 
 @dataclass(frozen=True)
 class TATTarget:
-    """What TAT asks.
+    """The conditions of TAT.
 
     Of a smooth activation: Q(1) = Q'(1) = C'(1) = 1 in each layer, and the largest C''(1) of a subnetwork is ``tau``.
     Of a ReLU or leaky ReLU: Q(1) = C'(1) = 1, and the largest C(0) of a subnetwork is ``eta``.
@@ -142,7 +142,7 @@ def floor(value: float) -> float:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number within what float64 holds; NaN is none."""
+    """Tell whether it is a number within what float64 holds; NaN is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 

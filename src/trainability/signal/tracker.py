@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from trainability.signal.activation import Activation, as_activation, leaky_relu, names
+from trainability.introspect.activation_table import EXACT
+from trainability.signal.activation import Activation, as_activation, leaky_relu
 from trainability.signal.graph import Kind, Node
-from trainability.signal.operations import LINEAR, NAMED, common_module, leaves, map_leaves
+from trainability.signal.operations import LINEAR, common_module, leaves, map_leaves
 
 Line = tuple[float, float]  # (a, b) of a z + b
 IDENTITY: Line = (1.0, 0.0)
@@ -72,7 +73,7 @@ class Tracker:
     def elementwise(
         self, name: str, function: Callable[..., Any], args: Any, kwargs: Any, path: str, at: fx.Node, whole: bool
     ) -> Signal:
-        """What an operation on elements makes of signals of one node and of constants.
+        """The signal that an operation on elements makes of signals of one node and of constants.
 
         ``whole``: the module at ``path`` is an activation as a whole, so constants within it are a part of it.
         """
@@ -176,7 +177,7 @@ def recognized(signal: Signal, module: nn.Module) -> Activation | None:
         return as_activation("gelu_tanh" if keywords.get("approximate") == "tanh" else "gelu")
     if name == "elu":
         return as_activation("elu") if not rest or rest == [1.0] else None
-    return as_activation(name) if name in NAMED and name in names() and not keywords else None
+    return as_activation(name) if name in EXACT and not keywords else None
 
 
 def linear_of(name: str, args: Any, kwargs: Any) -> Line | None:

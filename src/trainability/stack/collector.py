@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trainability.introspect.hooks import reading_name
+from trainability.introspect.torch_private import version_of
 from trainability.lbe.statistics import BatchStatistics
 from trainability.moments import MappedMoments, Moments, Neurons, StackMoments, samples, stack_samples
 from trainability.stack.members import Turn
@@ -34,7 +35,7 @@ class Collector:
         if activation is None or activation.numel() == 0 or not self._training:
             return
         if self._versions is not None:
-            self._versions.append((path, activation, activation._version))
+            self._versions.append((path, activation, version_of(activation)))
             return
         name = reading_name(path, call)
         x = activation.clone() if path in self._overwritten else activation
@@ -57,7 +58,7 @@ class Collector:
         self._versions = versions
         yield
         self._versions = None
-        self._overwritten |= {path for path, activation, version in versions if activation._version != version}
+        self._overwritten |= {path for path, activation, version in versions if version_of(activation) != version}
 
     def take(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Hand over the moments."""

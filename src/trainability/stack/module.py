@@ -15,6 +15,7 @@ from torch.func import functional_call, vmap
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.introspect.hooks import Place, Taps
 from trainability.introspect.run import observing, unwrap
+from trainability.introspect.torch_private import ConvNd
 from trainability.lbe.statistics import BatchStatistics, StatisticsReader
 from trainability.moments import Neurons
 from trainability.stack import cuda_graphs as graphs
@@ -212,7 +213,7 @@ class Stack(nn.Module):
         Only a network with convolutions is timed: batched matrix products are never slower than one after another, but
         a grouped convolution may be. ``timer`` says how long a pass takes (`trainability.stack.cuda_graphs.seconds`).
         """
-        convolutions = any(isinstance(m, nn.modules.conv._ConvNd) for m in self.module.modules())
+        convolutions = any(isinstance(m, ConvNd) for m in self.module.modules())
         if self.how == "alone" or not convolutions:
             return {}
         seconds: dict[Way, float] = {}

@@ -1,6 +1,6 @@
 """Observations of a network in training: its signal, single neurons, and how dependent they are on one another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -9,30 +9,19 @@ from torch import Tensor, nn
 from trainability.dependence.dropout import dropout_effects
 from trainability.dependence.pairs import evenly_spaced, independence, varying_neurons
 from trainability.errors import UnsupportedModelError
-from trainability.introspect.activations import is_weight_layer
-from trainability.introspect.hooks import INPUT_OF, Place, Taps
+from trainability.introspect.hooks import INPUT_OF, Place
+from trainability.introspect.readings import read_activations
 from trainability.introspect.run import observing
+from trainability.introspect.weight_layers import is_weight_layer
 from trainability.nn.ic import ICLayer
 from trainability.signal import measured, predict
 from trainability.training.history import Histogram, InputIndependence, LayerDropout
 
 
-class _Kept:
-    """A reader of taps that keeps the first activation of every layer."""
-
-    def __init__(self) -> None:
-        self.seen: dict[str, Tensor] = {}
-
-    def begin(self, model: nn.Module) -> None:
-        """Nothing is to be done."""
-
-    def read(self, path: str, call: int, activation: Tensor | None) -> None:
-        """Keep it."""
-        if activation is not None and call == 1:
-            self.seen[path] = activation.clone()
-
-    def recompute(self, path: str, activation: Tensor | None) -> None:
-        """Nothing is kept of a recomputation."""
+def _first_activations(model: nn.Module, inputs: Tensor, paths: Iterable[str]) -> dict[str, Tensor]:
+    """The activations that modules return in the first call of each."""
+    found = read_activations(model, inputs, paths, Tensor.clone)
+    return {reading.name: reading.value for reading in found if reading.call == 1}
 
 
 def neuron_histograms(model: nn.Module, inputs: Tensor, bins: int = 40) -> list[Histogram]:
@@ -42,14 +31,12 @@ def neuron_histograms(model: nn.Module, inputs: Tensor, bins: int = 40) -> list[
     """
     layers = [name for name, module in model.named_modules() if is_weight_layer(module)][:-1]
     chosen = {index: layers[index] for index in sorted({0, len(layers) // 2, len(layers) - 1})} if layers else {}
-    kept = _Kept()
-    with observing(model), torch.no_grad(), Taps(model, chosen.values(), kept):
-        model(inputs)
+    seen = _first_activations(model, inputs, chosen.values())
     rows = []
     for index, name in chosen.items():
-        if name not in kept.seen:  # used for its weight alone, as in torch's attention
+        if name not in seen:  # used for its weight alone, as in torch's attention
             continue
-        activation = kept.seen[name].flatten(1)
+        activation = seen[name].flatten(1)
         variance = activation.var(0)
         values = activation[:, variance.argsort()[len(variance) // 2]]
         if not bool(values.isfinite().all()):
@@ -107,11 +94,9 @@ def dropout_of(model: nn.Module, inputs: Tensor) -> LayerDropout | None:
     if not layers:
         return None
     middle = layers[len(layers) // 2]
-    kept = _Kept()
     path = next(path for path, module in model.named_modules() if module is middle.norm)
-    with observing(model), torch.no_grad(), Taps(model, [path], kept):
-        model(inputs)
-    values = varying_neurons(kept.seen[path], "channel" if middle.kind in ("2d", "3d") else "position")
+    seen = _first_activations(model, inputs, [path])[path]
+    values = varying_neurons(seen, "channel" if middle.kind in ("2d", "3d") else "position")
     if values.shape[1] < 2 or not bool(values.isfinite().all()):
         return None
     rho = torch.corrcoef(values.T).abs().triu(1)

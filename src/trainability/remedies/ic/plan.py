@@ -5,19 +5,19 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.dataflow import (
     OUTPUT,
     Calls,
     check_free,
-    features_in,
     watch_calls,
     weight_layers,
 )
 from trainability.introspect.rewrite import replace_module
 from trainability.introspect.select import Where, select
+from trainability.introspect.torch_private import BatchNormNd
+from trainability.introspect.weight_layers import weight_layout
 from trainability.nn.ic import ICLayer, Kind
 from trainability.nn.norms import FeatureBatchNorm
 from trainability.nn.shaped_activation import ShapedActivation
@@ -67,33 +67,33 @@ def plan(remedy: IC, model: nn.Module, where: Where | None, inputs: Any) -> Plan
 
 
 def _layer(remedy: IC, path: str, module: nn.Module, calls: Calls) -> ICLayer:
-    features = features_in(module)
-    assert features is not None
-    spatial = len(module.kernel_size) if isinstance(module, nn.modules.conv._ConvNd) else 0
+    layout = weight_layout(module)
+    assert layout is not None
+    spatial = len(layout.kernel)
     kind = _DIMS[spatial] if spatial else "tokens"
     shape = calls.shapes[path][0] if path in calls.shapes else None
     if shape is not None and len(shape) < 2 + spatial:
         raise UnsupportedModelError(
             path, f"its input of shape {shape} has no batch dimension; pass inputs with one", code="not-a-batch"
         )
-    layer = ICLayer(features, remedy.keep, kind=kind, dropout=remedy.dropout, place=f"before {path}")
+    layer = ICLayer(layout.inputs, remedy.keep, kind=kind, dropout=remedy.dropout, place=f"before {path}")
     like = next(module.parameters())
     return layer.to(like.device, like.dtype).train(module.training)
 
 
 def _norms_that_go(
     model: nn.Module, calls: Calls, layers: dict[str, nn.Module], order: list[str], skipped: dict[str, str]
-) -> dict[str, _BatchNorm]:
+) -> dict[str, BatchNormNd]:
     """BatchNorms of which everything that is made goes through one of the new IC layers; why others stay."""
     norms = {
         path: module
         for path in calls.ran
-        if isinstance(module := model.get_submodule(path), _BatchNorm)
+        if isinstance(module := model.get_submodule(path), BatchNormNd)
         and not isinstance(model.get_submodule(path.rpartition(".")[0]), ICLayer)
     }
     if calls.feeds is None:
         return {path: norms[path] for path in _between(model, calls, norms, layers, order)}
-    found: dict[str, _BatchNorm] = {}
+    found: dict[str, BatchNormNd] = {}
     for path, norm in norms.items():
         consumers = calls.behind(path, norms)
         if not consumers:
@@ -108,7 +108,7 @@ def _norms_that_go(
 
 
 def _between(
-    model: nn.Module, calls: Calls, norms: dict[str, _BatchNorm], layers: dict[str, nn.Module], order: list[str]
+    model: nn.Module, calls: Calls, norms: dict[str, BatchNormNd], layers: dict[str, nn.Module], order: list[str]
 ) -> list[str]:
     """The same by the order of definition: those between one of the layers and the weight layer before it."""
     found: list[str] = []
@@ -124,13 +124,13 @@ def _between(
     return found
 
 
-def _is_alike(norm: _BatchNorm, layer: ICLayer, shapes: tuple[tuple[int, ...], tuple[int, ...]] | None) -> bool:
+def _is_alike(norm: BatchNormNd, layer: ICLayer, shapes: tuple[tuple[int, ...], tuple[int, ...]] | None) -> bool:
     """True of a BatchNorm that normalizes what the one of an IC layer will, and has its statistics."""
     along_last = layer.kind == "tokens" and shapes is not None and len(shapes[0]) != 2
     return norm.num_features == layer.norm.num_features and norm.track_running_stats and not along_last
 
 
-def _take_over(own: FeatureBatchNorm, norm: _BatchNorm) -> None:
+def _take_over(own: FeatureBatchNorm, norm: BatchNormNd) -> None:
     """Let a BatchNorm go on where another one is."""
     state = norm.state_dict()
     own.load_state_dict({key: state.get(key, value) for key, value in own.state_dict().items()})
@@ -140,7 +140,7 @@ def _take_over(own: FeatureBatchNorm, norm: _BatchNorm) -> None:
         own.get_parameter(name).requires_grad_(parameter.requires_grad)
 
 
-def _removal(path: str, norm: _BatchNorm, inherited: bool) -> Change:
+def _removal(path: str, norm: BatchNormNd, inherited: bool) -> Change:
     weight, bias = (None, None) if norm.weight is None else (norm.weight.detach(), norm.bias.detach())
     trained = weight is not None and not weight.is_meta and bool((weight != 1).any() or (bias != 0).any())
     if inherited:

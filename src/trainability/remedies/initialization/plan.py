@@ -10,17 +10,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from trainability.errors import ArgumentError, UnsupportedModelError
-from trainability.introspect.activations import fan_in, is_weight_layer
 from trainability.introspect.dataflow import unfit
 from trainability.introspect.run import call, observing
 from trainability.introspect.select import Where
+from trainability.introspect.weight_layers import fan_in, is_weight_layer, matrices
 from trainability.remedies.changes import Change, Changes, Plan, chosen
 from trainability.remedies.initialization import Init
 from trainability.remedies.initialization.weights import (
     check_delta,
     fill,
     fill_delta,
-    matrices,
     scaled_uniform_orthogonal,
     uniform_orthogonal,
     weight_std,

@@ -1,4 +1,4 @@
-"""Weight matrices of every kind of weight layer, and the distributions that they are drawn from."""
+"""Distributions that the matrices of weight layers are drawn from."""
 
 import math
 from collections.abc import Callable
@@ -8,30 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from trainability.errors import UnsupportedModelError
+from trainability.introspect.weight_layers import matrices, weight_layout
 
 Draw = Callable[[int, int], Tensor]  # (outputs, inputs) -> a matrix of that shape
-
-
-def matrices(module: nn.Module) -> list[Tensor] | None:
-    """Views ``(outputs, inputs, *kernel)`` of a weight layer's weight, one per group; None for an unknown kind.
-
-    Linear and convolutions keep their weight as (out, in), transposed convolutions and the Conv1D of the
-    transformers library as (in, out).
-
-    >>> [tuple(view.shape) for view in matrices(nn.ConvTranspose2d(4, 6, 3, groups=2))]
-    [(3, 2, 3, 3), (3, 2, 3, 3)]
-    """
-    parameter = module._parameters.get("weight")
-    if parameter is None:
-        return None
-    weight = parameter.detach()
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return [part.transpose(0, 1) for part in weight.chunk(module.groups)]
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return list(weight.chunk(module.groups))
-    if isinstance(module, nn.Linear):
-        return [weight]
-    return [weight.T] if hasattr(module, "nf") and weight.dim() == 2 else None
 
 
 def fill(module: nn.Module, draw: Draw) -> None:
@@ -48,14 +27,16 @@ def fill_delta(module: nn.Module, draw: Draw) -> None:
     Where the taps do not overlap, because the stride is the kernel's size, the layer is a matrix on patches, which is
     drawn whole; a transposed convolution of that kind has one such matrix for every tap.
     """
+    layout = weight_layout(module)
+    assert layout is not None
     for view in matrices(module) or []:
         outputs, inputs, *kernel = view.shape
         if not kernel:
             view.copy_(draw(outputs, inputs))
-        elif _is_patchwise(module) and isinstance(module, nn.modules.conv._ConvTransposeNd):
+        elif layout.patchwise and layout.transposed:
             for tap in product(*map(range, kernel)):
                 _tap(view, tap).copy_(draw(outputs, inputs))
-        elif _is_patchwise(module):
+        elif layout.patchwise:
             view.copy_(draw(outputs, inputs * math.prod(kernel)).view(view.shape))
         else:
             view.zero_()
@@ -72,10 +53,11 @@ def weight_std(weight: Tensor) -> str:
 
 def check_delta(path: str, module: nn.Module) -> None:
     """Raise UnsupportedModelError for a convolution that has no central tap through which every output is reached."""
-    if not isinstance(module, nn.modules.conv._ConvNd) or _is_patchwise(module):
+    layout = weight_layout(module)
+    if layout is None or layout.patchwise:
         return
-    even = any(size % 2 == 0 for size in module.kernel_size)
-    strided = isinstance(module, nn.modules.conv._ConvTransposeNd) and any(s > 1 for s in module.stride)
+    even = any(size % 2 == 0 for size in layout.kernel)
+    strided = layout.transposed and any(s > 1 for s in layout.stride)
     if even or strided:
         what = "kernel of even size" if even else "stride above 1 in a transposed convolution"
         raise UnsupportedModelError(
@@ -107,14 +89,6 @@ def _tap(view: Tensor, index: tuple[int, ...]) -> Tensor:
     for position in index:
         view = view.select(2, position)
     return view
-
-
-def _is_patchwise(module: nn.Module) -> bool:
-    if not isinstance(module, nn.modules.conv._ConvNd):
-        return False
-    unpadded = module.padding in (0, "valid") or (isinstance(module.padding, tuple) and not any(module.padding))
-    plain = all(d == 1 for d in module.dilation) and unpadded
-    return plain and module.stride == module.kernel_size and math.prod(module.kernel_size) > 1
 
 
 def _zero_bias(module: nn.Module) -> None:

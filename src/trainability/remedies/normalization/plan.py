@@ -13,21 +13,15 @@ from trainability.errors import UnsupportedModelError
 from trainability.introspect.dataflow import (
     Calls,
     check_free,
-    features_out,
     watch_calls,
     weight_layers,
 )
+from trainability.introspect.norms import NORMS
 from trainability.introspect.select import Where, select
+from trainability.introspect.weight_layers import weight_layout
 from trainability.nn.norms import FeatureBatchNorm, FeatureGroupNorm
 from trainability.remedies.changes import Change, Changes, Plan, nested_tensor_changes
 from trainability.remedies.normalization import Normalize
-
-_NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-)
 
 
 def plan(remedy: Normalize, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
@@ -58,8 +52,9 @@ def plan(remedy: Normalize, model: nn.Module, where: Where | None, inputs: Any) 
 
 
 def _norm(remedy: Normalize, path: str, module: nn.Module) -> tuple[nn.Module, str]:
-    features = features_out(module)
-    maps = isinstance(module, nn.modules.conv._ConvNd)
+    layout = weight_layout(module)
+    assert layout is not None
+    features, maps = layout.outputs, bool(layout.kernel)
     norm: nn.Module
     if remedy.kind == "batch":
         norm = FeatureBatchNorm(features, last=not maps, place=f"after {path}")
@@ -121,7 +116,7 @@ def _last(calls: Calls, layers: dict[str, nn.Module]) -> set[str]:
 def _norm_after(model: nn.Module, calls: Calls, path: str) -> str | None:
     """A normalization that takes what a layer returns."""
     after = [p for p, maker in calls.fed_by.items() if maker == path]
-    return next((p for p in after if isinstance(model.get_submodule(p), _NORMS)), None)
+    return next((p for p in after if isinstance(model.get_submodule(p), NORMS)), None)
 
 
 def _put_after(module: nn.Module, norm: nn.Module) -> None:
@@ -153,14 +148,15 @@ def _weight_norm(model: nn.Module, path: str, module: nn.Module) -> tuple[Change
             else "it has no weight of its own",
             code="weights-shared" if others else "no-weight",
         )
-    if isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups > 1:
+    layout = weight_layout(module)
+    assert layout is not None
+    if layout.axes == "io" and layout.groups > 1:
         raise UnsupportedModelError(
             path,
             "the neurons of a grouped transposed convolution share rows of its weight; leave it out with where=",
             code="layer-kind",
         )
-    outputs = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) or hasattr(module, "nf") else 0
-    empty = int((WeightNorm(outputs)._length(weight.detach()) == 0).sum()) if not weight.is_meta else 0
+    empty = int((WeightNorm(layout.output_axis)._length(weight.detach()) == 0).sum()) if not weight.is_meta else 0
     if empty:
         raise UnsupportedModelError(
             path,
@@ -168,10 +164,10 @@ def _weight_norm(model: nn.Module, path: str, module: nn.Module) -> tuple[Change
             code="weights-zero",
         )
     change = Change(path, "weight", "length × direction", "weight normalization, one length per neuron")
-    return change, partial(_parametrize, module, outputs)
+    return change, partial(_parametrize, module, layout.output_axis)
 
 
 def _parametrize(module: nn.Module, outputs: int) -> None:
     mode = module.training
-    parametrize.register_parametrization(module, "weight", WeightNorm(outputs))
+    parametrize.register_parametrization(module, "weight", WeightNorm(layout.output_axis))
     module.train(mode)

@@ -7,17 +7,18 @@ from torch import fx, nn
 
 from trainability.errors import ArgumentError
 from trainability.introspect.activation_calls import find_activation_calls
-from trainability.introspect.activations import is_nonlinearity
+from trainability.introspect.activation_table import GATES, VARYING
+from trainability.introspect.activations import MODULES, is_nonlinearity
 from trainability.introspect.dataflow import check_not_quantized
 from trainability.introspect.rewrite import RewrittenForward, Traced, replace_module, trace
 from trainability.introspect.select import Where, select
+from trainability.introspect.torch_private import DropoutNd
 from trainability.remedies.changes import Change, Changes, Plan, nested_tensor_changes
 from trainability.remedies.initialization import Init
 from trainability.remedies.selu import SELU
 from trainability.remedies.shaping.regions import Region, regions
 
-_GATES = (nn.Sigmoid, nn.Tanh, nn.Hardsigmoid, nn.LogSigmoid, nn.Softsign, nn.Hardtanh)
-_GATE_NAMES = {"sigmoid", "tanh", "hardsigmoid", "logsigmoid", "softsign", "hardtanh", "erf", "atan", "sin", "glu"}
+_GATES = tuple(kind for kind, row in MODULES.items() if row.name in GATES - VARYING)
 
 
 def plan(remedy: SELU, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
@@ -50,7 +51,7 @@ def plan(remedy: SELU, model: nn.Module, where: Where | None, inputs: Any) -> Pl
     if not activations:
         return Plan([], skipped)
     for path, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+        if isinstance(module, DropoutNd) and module.p > 0:
             skipped[path] = f"{type(module).__name__} moves mean and variance, which AlphaDropout keeps"
     weights = Init("lecun").plan(model, None, inputs) if remedy.init and where is None else Plan([], {})
     notes: tuple[str, ...] = ()
@@ -101,7 +102,7 @@ def _may_be_gated(model: nn.Module, path: str, module: nn.Module) -> bool:
 def _is_called(region: Region) -> bool:
     """True of an activation of torch.nn.functional that cannot be a gate."""
     name = region.node.detail
-    return region.node.kind == "nonlinear" and hasattr(nn.functional, name) and name not in _GATE_NAMES
+    return region.node.kind == "nonlinear" and hasattr(nn.functional, name) and name not in GATES
 
 
 def _rewrite(module: nn.Module, traced: Traced) -> None:

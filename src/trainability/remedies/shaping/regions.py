@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from trainability.introspect.activation_table import VARYING
 from trainability.introspect.activations import called_activation
 from trainability.signal.activation import Activation, as_activation
 from trainability.signal.folding import folded
@@ -22,7 +23,6 @@ _NAMES = {
     **{"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "negative": "neg", "absolute": "abs"},
 }
 _CASTS = CASTS | {"float", "double", "half", "bfloat16"}
-_NOT_ELEMENTWISE = {"glu", "prelu", "rrelu"}
 
 
 def regions(module: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor]) -> list["Region"]:
@@ -150,7 +150,7 @@ class _Finder(Tracker):
         if name in _CASTS and len(signals) == 1 and signals[0].linear is None:
             return signals[0]
         known = name in LINEAR | ELEMENTWISE or called_activation(node) is not None
-        if len(nodes) == 1 and known and name not in _NOT_ELEMENTWISE:
+        if len(nodes) == 1 and known and name not in VARYING:
             return self.elementwise(name, _careful(function_of(node)), args, kwargs, "", node, whole=False)
         return None
 

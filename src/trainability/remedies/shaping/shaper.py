@@ -11,9 +11,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from trainability.errors import ArgumentError, UnsupportedModelError
-from trainability.introspect.activations import fan_in, is_nonlinearity
+from trainability.introspect.activations import is_nonlinearity
+from trainability.introspect.norms import BATCH_NORM_OPERATIONS
 from trainability.introspect.rewrite import RewrittenForward, Traced, replace_module, trace
+from trainability.introspect.run import observing
 from trainability.introspect.select import Where, select
+from trainability.introspect.torch_private import DropoutNd, RunningNorm
+from trainability.introspect.weight_layers import matrices, mean_fan_in
 from trainability.nn.shaped_activation import ShapedActivation
 from trainability.nn.weighted_sum import WeightedSum
 from trainability.remedies.changes import Change, Changes, Plan
@@ -21,7 +25,6 @@ from trainability.remedies.initialization.weights import (
     check_delta,
     fill,
     fill_delta,
-    matrices,
     scaled_uniform_orthogonal,
     weight_std,
 )
@@ -41,7 +44,6 @@ from trainability.signal import (
     q_slope,
     solve,
 )
-from trainability.signal.operations import BATCH_NORMS
 from trainability.signal.propagate import propagate
 from trainability.signal.reading import read_recorded
 
@@ -105,7 +107,7 @@ class Shaper:
             else replace(n, activation=solutions[id(n.activation)].shaped)
             if n.kind == "nonlinear"
             else replace(n, kind="pass", detail="")  # it is taken out
-            if n.detail in BATCH_NORMS
+            if n.detail in BATCH_NORM_OPERATIONS
             else n
             for n in self.graph.nodes
         ]
@@ -138,7 +140,7 @@ class Shaper:
                     "trainability.data.pln.PLN; what comes after keeps the wrong size"
                 )
         for path, module in self.model.named_modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            if isinstance(module, DropoutNd) and module.p > 0:
                 self.skipped[path] = (
                     f"in training it multiplies the mean square by {1 / (1 - module.p):.3g}, which is not accounted for"
                     if module.p < 1
@@ -161,7 +163,7 @@ class Shaper:
                 nodes.append(replace(node, activation=solutions[id(node.activation)].shaped))
             elif node.kind == "sum" and not self._selected(node.path):
                 nodes.append(read_node)
-            elif read_node.detail in BATCH_NORMS:
+            elif read_node.detail in BATCH_NORM_OPERATIONS:
                 nodes.append(replace(read_node, kind="pass"))
             else:
                 nodes.append(read_node if read_node.kind == "nonlinear" else node)
@@ -317,7 +319,7 @@ class Shaper:
     def _plan_batchnorm(self) -> None:
         used = {node.path for node in self.read.nodes if node.kind == "normalize"}
         for path, module in self.model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase) and path in used:
+            if isinstance(module, RunningNorm) and path in used:
                 if self.remedy.batchnorm == "refuse":
                     raise UnsupportedModelError(
                         path,
@@ -333,7 +335,7 @@ class Shaper:
                 self.changes.append((change, partial(replace_module, self.model, module, rest)))
                 used.discard(path)
         for node in self.read.nodes:
-            if node.path in used and node.detail in BATCH_NORMS:
+            if node.path in used and node.detail in BATCH_NORM_OPERATIONS:
                 raise UnsupportedModelError(
                     node.path,
                     f"its forward calls {node.detail} as a function, which cannot be taken out; use a module",
@@ -482,13 +484,11 @@ def _check_module(path: str, module: nn.Module) -> None:
     if type(module).__module__ == nn.modules.activation.__name__:
         return
     z = torch.linspace(-3, 3, 31)
-    mode = module.training
     try:
-        values = [module.train(training)(z.clone()) for training in (True, True, False)]
+        with observing(module):
+            values = [module.train(training)(z.clone()) for training in (True, True, False)]
     except Exception:  # it wants another shape; what it does is compared once it is in place
         return
-    finally:
-        module.train(mode)
     same = all(isinstance(value, Tensor) and torch.equal(value, values[-1]) for value in values)
     if not same or [*module.buffers()]:
         raise UnsupportedModelError(
@@ -524,11 +524,7 @@ def _shaped(solution: Solution, function: Callable[[Tensor], Tensor]) -> ShapedA
 def _gaussian(
     path: str, module: nn.Module, before: str, constants: dict[str, float]
 ) -> tuple[Change, Callable[[], None]]:
-    views = matrices(module)
-    assert views is not None
-    inputs: float = fan_in(module) or views[0][0].numel()
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        inputs /= math.prod(module.stride)  # so many of the taps meet in one output, on average
+    inputs = mean_fan_in(module)
     std, spread = math.sqrt(constants["weight_variance"] / inputs), math.sqrt(constants["bias_variance"])
 
     def draw() -> None:

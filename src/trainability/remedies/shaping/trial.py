@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.run import observing
 from trainability.introspect.select import Where
+from trainability.introspect.torch_private import tree_leaves, tree_map
 from trainability.remedies.changes import Plan
 from trainability.remedies.shaping import Shaping
 from trainability.remedies.shaping.check import check, with_scales

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainability.errors import ArgumentError, UnsupportedModelError
-from trainability.introspect.activations import is_nonlinearity, is_weight_layer
+from trainability.introspect.activations import is_nonlinearity
 from trainability.introspect.dataflow import (
     Calls,
     check_free,
@@ -19,20 +19,16 @@ from trainability.introspect.dataflow import (
     watch_calls,
     weight_layers,
 )
+from trainability.introspect.norms import NORMS
 from trainability.introspect.select import Where, select
+from trainability.introspect.torch_private import DropoutNd, RunningNorm
+from trainability.introspect.weight_layers import is_weight_layer, matrices
 from trainability.nn.shortcut import Add, ScaledAdd, fixup_factors, shortcut
 from trainability.remedies.changes import Change, Changes, Plan, nested_tensor_changes
-from trainability.remedies.initialization.weights import fill, matrices, weight_std
+from trainability.remedies.initialization.weights import fill, weight_std
 from trainability.remedies.shortcuts import Residual
 
-_BETWEEN = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    nn.modules.dropout._DropoutNd,
-    nn.Identity,
-)
+_BETWEEN = (*NORMS, DropoutNd, nn.Identity)
 
 
 def plan(remedy: Residual, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
@@ -48,7 +44,7 @@ def plan(remedy: Residual, model: nn.Module, where: Where | None, inputs: Any) -
     changes: Changes = []
     if remedy.scale == "fixup":
         for path, module in model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase):
+            if isinstance(module, RunningNorm):
                 skipped[path] = f"{type(module).__name__} stays, though Fixup is for networks without"
     if remedy.scale == "fixup" and spans:
         changes += _fixup_weights(model, calls, spans)
