@@ -26,9 +26,9 @@ from trainability.moments import (
     transformed,
 )
 
-# Below the first size a call costs more than its arithmetic, so activations are gathered up to the second.
-_SMALL = 2**15
-_GROUP = 2**17
+# Up to the first size a call costs more than its arithmetic, so activations are gathered, up to the second together.
+_SMALL = 2**16
+_GROUP = 2**20
 
 # Asked on every step, so the cheap way; where torch has it no longer, the answer is the one that is always right.
 _saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
