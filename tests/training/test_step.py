@@ -17,7 +17,7 @@ from trainability.data import Dataset, Split
 from trainability.data.augment import Augmentation, CropFlip
 from trainability.errors import UnsupportedModelError
 from trainability.lbe.stacked import StackLBE
-from trainability.stack.members import taught
+from trainability.stack.direct import teach_
 from trainability.stack.module import Stack
 from trainability.training.batches import Batches
 from trainability.training.config import Member, Strength
@@ -34,7 +34,7 @@ APART = [
 ]
 ALIKE = [Member(seed, lr=2**-9, lbe=Strength()) for seed in (3, 4, 5)]
 BARE = [Member(seed, lr=2**-9) for seed in (3, 4, 5)]
-WAYS = [("plain", "direct"), ("fnn", "vmap"), ("fnn", "loop"), ("conv", "streams"), ("fnn", "alone")]
+WAYS = [("plain", "direct"), ("fnn", "direct"), ("fnn", "vmap"), ("fnn", "loop"), ("conv", "streams"), ("fnn", "alone")]
 
 
 class Graphs:
@@ -294,7 +294,7 @@ def test_a_step_asks_no_device_for_a_value(kind, augmentation, monkeypatch):
         stack = Stack([plain(e) if kind == "plain" else network(kind, e) for e in range(3)], taps=paths)
         stack.module.train()
         if kind == "plain":
-            assert all(taught(m, stack.turn) for m in stack.module.children())
+            teach_(stack.module, stack.turn)
             stack.how = "direct"
         lbe = StackLBE(paths, [0.5] * 3, [0.2] * 3, [0.2] * 3, like=next(stack.parameters()))
         updates = Updates(

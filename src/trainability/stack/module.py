@@ -20,7 +20,8 @@ from trainability.moments import Neurons
 from trainability.stack import cuda_graphs as graphs
 from trainability.stack.assemble import assemble
 from trainability.stack.collector import Collector
-from trainability.stack.members import Turn, Way, taught
+from trainability.stack.direct import layers, layers_are_known, teach_
+from trainability.stack.members import Turn, Way
 
 Timer = Callable[[Callable[[], object]], float]
 """Seconds that some work takes."""
@@ -160,8 +161,10 @@ class Stack(nn.Module):
             self.how = "loop"
         if self.how != "alone":
             self._find_what_draws(x)
-        if self.how == "vmap" and all(taught(m, self.turn) for m in _leaves(self.module)) and self._direct_agrees(x):
-            self.how = "direct"
+        if self.how == "vmap" and layers_are_known(self.module):
+            teach_(self.module, self.turn)
+            if self._direct_agrees(x):
+                self.how = "direct"
         owned = {p.untyped_storage().data_ptr() for p in model.parameters() if not isinstance(p, DTensor)}
         return sum(size for pointer, size in kept.items() if pointer not in owned)
 
@@ -179,32 +182,40 @@ class Stack(nn.Module):
         return True
 
     def _direct_agrees(self, x: Tensor) -> bool:
-        """Whether every layer returns directly what it returns mapped, and not just the last, which may be silent."""
+        """Tell whether every layer returns directly what it returns mapped, for what it is given mapped.
+
+        Each is given that, so that rounding, which a deep network may amplify, does not add up over the layers.
+        """
         states = [generator.get_state() for generator in self.turn.generators]
-        found: list[Tensor] = []
+        mapped: list[Tensor] = []
+        agree: list[bool] = []
+
+        def note(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
+            mapped.append(output.clone())  # which the next layer may change in place
 
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> list[Tensor]:
-            return [_called(self.module, (parameters, buffers), own), *found]
+            return [_called(self.module, (parameters, buffers), own), *mapped]
 
-        def outputs_of_all(way: Way) -> list[Tensor]:
-            found.clear()
-            for generator, state in zip(self.turn.generators, states, strict=True):
-                generator.set_state(state)
-            self.how = way
-            return [self.module(x), *found] if way == "direct" else vmap(one)(*self._state(), x)
+        def compare(_layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            expected = mapped[len(agree)]
+            agree.append(_close(output, expected))
+            return expected
 
-        handles = [m.register_forward_hook(lambda _m, _i, out: found.append(out)) for m in _leaves(self.module)]
         try:
             with observing(self.module), torch.no_grad():
                 self.module.train()
-                pairs = list(zip(outputs_of_all("vmap"), outputs_of_all("direct"), strict=True))
-            return all(_close(a, b) for a, b in pairs)
+                with _after_each_layer(self.module, note):
+                    last, *mapped = vmap(one)(*self._state(), x)
+                for generator, state in zip(self.turn.generators, states, strict=True):
+                    generator.set_state(state)
+                self.how = "direct"
+                with _after_each_layer(self.module, compare):
+                    agree.append(_close(self.module(x), last))
         except (RuntimeError, IndexError, ValueError, TypeError):  # a forward that counts dimensions
             return False
         finally:
             self.how = "vmap"
-            for handle in handles:
-                handle.remove()
+        return all(agree) and len(agree) == len(mapped) + 1
 
     def choose(self, x: Tensor, timer: Timer | None = None) -> dict[Way, float]:
         """Take the fastest of mapping, looping and streams for inputs ``(E, B, ...)``; return the seconds of each.
@@ -414,6 +425,16 @@ def _tensor(outputs: Any) -> Tensor:
     return outputs
 
 
+@contextmanager
+def _after_each_layer(module: nn.Module, hook: Callable[[nn.Module, Any, Tensor], Tensor | None]) -> Iterator[None]:
+    handles = [layer.register_forward_hook(hook) for layer in layers(module)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _close(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree as well as two ways of computing them do, measured by the largest entry."""
     rtol = max(1e-3, 4 * torch.finfo(a.dtype).eps)
@@ -428,7 +449,3 @@ def _own_states(device: torch.device) -> list[list[int]]:
     if device.type == "cuda":
         generators.append(torch.cuda.default_generators[device.index])
     return [generator.get_state().tolist() for generator in generators]
-
-
-def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    return (m for m in module.modules() if next(m.children(), None) is None)
