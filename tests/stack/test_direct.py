@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import trainability as tr
 from trainability.errors import UnsupportedModelError
+from trainability.models import fnn
 from trainability.nn import Add, FeatureBatchNorm, FeatureGroupNorm, ICLayer, ScaledAdd
 from trainability.nn.shaped_activation import ShapedActivation
 from trainability.nn.weighted_sum import WeightedSum
@@ -131,10 +133,11 @@ def test_a_member_without_numbers_spoils_no_other():
 
 def test_a_deep_network_whose_rounding_grows_runs_directly():
     torch.manual_seed(0)
-    layers = [m for _ in range(60) for m in (nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU())]
-    models = [copy.deepcopy(nn.Sequential(*layers)) for _ in range(3)]
+    models = [fnn(784, 30, 64, 10) for _ in range(3)]
+    for model in models:
+        tr.apply_(model, tr.Normalize("batch"), inputs=torch.randn(4, 1, 28, 28))
     stack = Stack(models)
-    stack.prepare(torch.randn(3, 32, 64))
+    stack.prepare(torch.randn(3, 64, 1, 28, 28))
     assert stack.how == "direct"
 
 
