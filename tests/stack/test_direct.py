@@ -12,6 +12,7 @@ from trainability.models import fnn
 from trainability.nn import Add, FeatureBatchNorm, FeatureGroupNorm, ICLayer, ScaledAdd
 from trainability.nn.shaped_activation import ShapedActivation
 from trainability.nn.weighted_sum import WeightedSum
+from trainability.stack import ways
 from trainability.stack.module import Stack
 
 SEEDS = [3, 4, 5]
@@ -77,8 +78,8 @@ def test_members_agree_with_networks_that_run_alone(case):
     alone = copy.deepcopy(models)
     stack = Stack(models)
     x = torch.randn(3, 6, *shape, dtype=torch.float64)
-    stack.prepare(x)
-    assert stack.how == "direct"
+    ways.prepare(stack, x)
+    assert stack.way == "direct"
     for step in range(3):
         stack.seed([torch.Generator().manual_seed(seed + step) for seed in SEEDS], [])
         own = x.clone().requires_grad_()
@@ -106,7 +107,7 @@ def test_half_precision_gives_what_each_alone_gives(layer):
     models = [model.float() for model in members(lambda: between(layer()))]
     alone, x = copy.deepcopy(models), torch.randn(3, 6, 8)
     stack = Stack(models)
-    stack.prepare(x)
+    ways.prepare(stack, x)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = stack(x).outputs
         for number, model in enumerate(alone):
@@ -120,8 +121,8 @@ def test_a_member_without_numbers_spoils_no_other():
         build, shape = CASES[case]
         stack = Stack(members(build))
         x = torch.randn(3, 6, *shape, dtype=torch.float64)
-        stack.prepare(x)
-        assert stack.how == "direct"
+        ways.prepare(stack, x)
+        assert stack.way == "direct"
         with torch.no_grad():
             next(stack.module.parameters())[1] = float("nan")
         stack(x).outputs.sum().backward()
@@ -137,14 +138,14 @@ def test_a_deep_network_whose_rounding_grows_runs_directly():
     for model in models:
         tr.apply_(model, tr.Normalize("batch"), inputs=torch.randn(4, 1, 28, 28))
     stack = Stack(models)
-    stack.prepare(torch.randn(3, 64, 1, 28, 28))
-    assert stack.how == "direct"
+    ways.prepare(stack, torch.randn(3, 64, 1, 28, 28))
+    assert stack.way == "direct"
 
 
 def test_a_cumulative_mean_of_statistics_is_not_run_directly():
     stack = Stack([between(nn.BatchNorm1d(8, momentum=None)) for _ in range(2)])
-    stack.prepare(torch.randn(2, 6, 8))
-    assert stack.how == "loop"
+    ways.prepare(stack, torch.randn(2, 6, 8))
+    assert stack.way == "loop"
 
 
 def test_constants_that_differ_are_refused():
