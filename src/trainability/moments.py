@@ -199,9 +199,7 @@ class GroupMoments(torch.autograd.Function):
     def forward(ctx: Any, *xs: Tensor) -> tuple[Tensor, Tensor]:
         """Compute both statistics for all."""
         ctx.set_materialize_grads(False)
-        stacked = torch.stack(xs)  # (L, S, n)
-        means = stacked.mean(1)
-        variances = stacked.sub_(means.unsqueeze(1)).square_().mean(1)
+        means, variances = (t.view(len(xs), -1) for t in statistics(torch.cat(xs, 1)))
         ctx.save_for_backward(means, *xs)
         return means, variances
 

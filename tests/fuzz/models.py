@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import trainability as tr
 from trainability.errors import TrainabilityError
+from trainability.stack import ways
 from trainability.stack.module import Stack
 
 from .core import Case, Fault, Users, is_the_users, where
@@ -201,7 +202,7 @@ def stacked(parts: list[str], form: str, batch: tuple[int, ...], several: int) -
     """Train as a stack."""
     stack = Stack([build(parts, form) for _ in range(several)])
     x = inputs((several, *batch), form)
-    stack.prepare(x)
+    ways.prepare(stack, x)
     stack(x)
     stack.predict(x[0])
 

@@ -313,9 +313,9 @@ def test_looking_between_a_pass_and_its_loss_disturbs_nothing():
 
 
 def test_checkpointed_activations_are_not_kept():
-    model = Checkpointed(1200, True)
+    model = Checkpointed(2000, True)
     lbe = tr.LBE(model, where="blocks.*.1")
-    x, y = torch.randn(40, 1200), torch.randint(4, (40,))
+    x, y = torch.randn(40, 2000), torch.randint(4, (40,))
     for _ in range(2):  # the first pass keeps them, to learn whether they are overwritten
         alive: list[weakref.ref[torch.Tensor]] = []
         handle = model.blocks[0][1].register_forward_hook(lambda _m, _i, o, a=alive: a.append(weakref.ref(o)))

@@ -237,6 +237,7 @@ def test_selu_finds_activations_that_are_called_and_leaves_gates():
     ],
 )
 def test_stacks_of_changed_networks_train_as_each_alone(remedy):
+    from trainability.stack import ways
     from trainability.stack.module import Stack
 
     models = [mlp() for _ in range(3)]
@@ -248,7 +249,7 @@ def test_stacks_of_changed_networks_train_as_each_alone(remedy):
     alone = [copy.deepcopy(model) for model in models]
     x = torch.randn(3, 16, 8)
     stack = Stack(models)
-    stack.prepare(x)
+    ways.prepare(stack, x)
     outputs = stack(x).outputs
     for number, model in enumerate(alone):
         assert torch.allclose(outputs[number], model(x[number]), atol=1e-5)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import trainability as tr
 from models_for_tests import Functional
 from trainability.lbe.stacked import StackLBE
+from trainability.stack import ways
 from trainability.stack.module import Stack
 from trainability.training.probe import signal_values
 
@@ -57,10 +58,10 @@ def test_terms_and_gradients_are_those_of_each_alone(build, shape, first, names,
         terms.append(lbe.last.lbe)
         alphas.append(lbe.alpha.grad)
     stack = Stack(models, taps=selection.places)
-    stack.prepare(x)
-    assert stack.how == first
+    ways.prepare(stack, x)
+    assert stack.way == first
     for how in dict.fromkeys((first, "vmap", "loop")):
-        stack.how = how
+        stack.way = how
         like = next(stack.module.parameters())
         lbe = StackLBE(selection.paths, [0.7] * 3, [0.2] * 3, [0.7] * 3, convention=convention, like=like)
         outputs, readings = stack(x)

@@ -13,6 +13,7 @@ from stacks import MEMBERS, network, plain, training
 from trainability.data import load
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.lbe.stacked import StackLBE
+from trainability.stack import ways
 from trainability.stack.memory import bytes_per_member, members_that_fit
 from trainability.stack.module import Stack
 from trainability.training.batches import Batches
@@ -50,8 +51,9 @@ def alone(kind: str, number: int, steps: int, dtype: torch.dtype, optimizer: str
     return model
 
 
-@pytest.mark.parametrize("kind", ["fnn", "conv"])
-@pytest.mark.parametrize("members", ["vmap", "loop"])
+@pytest.mark.parametrize(
+    ("kind", "members"), [("fnn", "direct"), ("fnn", "vmap"), ("fnn", "loop"), ("conv", "vmap"), ("conv", "loop")]
+)
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-5), ("64-true", 1e-10)])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_members_agree_with_the_same_networks_trained_alone(kind, members, precision, tolerance, optimizer):
@@ -60,7 +62,7 @@ def test_members_agree_with_the_same_networks_trained_alone(kind, members, preci
         [network(kind, e) for e in range(3)], MEMBERS, precision, optimizer=optimizer, members=members, **options
     )
     together.prepare()
-    assert together.stack.how == members
+    assert together.stack.way == members
     for _ in range(20):
         together.step()
     dtype = torch.float64 if precision == "64-true" else torch.float32
@@ -88,7 +90,7 @@ def test_a_member_that_diverges_is_frozen_and_the_others_do_not_notice(members, 
     who = [Member(e, 1e-2, lbe=Strength()) for e in range(3)] if alike else MEMBERS
 
     def run(poisoned: bool) -> Training:
-        models = [plain(e) if members == "direct" else network("fnn", e) for e in range(3)]
+        models = [network("fnn", e) for e in range(3)]
         options = {"momentum": 0.9} if optimizer == "sgd" else {}
         together = training(
             models,
@@ -167,7 +169,7 @@ def test_an_activation_that_is_overwritten_later_is_read_as_it_was():
     models = [nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True)) for _ in range(2)]
     stack = Stack(models, taps=["0"])
     x = torch.randn(2, 6, 4)
-    stack.prepare(x)
+    ways.prepare(stack, x)
     passed = stack(x)
     (read,) = passed.readings
     torch.testing.assert_close(read.mean[1, 0], models[1][0](x[1]).mean(0))
@@ -208,12 +210,69 @@ def test_a_copy_of_a_stack_is_one():
     assert caught.value.code == "not-picklable"
 
 
-def test_convolutions_run_the_way_that_was_faster():
-    stack = Stack([network("conv", e) for e in range(2)])
-    stack.turn.generators = [torch.Generator() for _ in range(2)]
-    seconds = stack.choose(torch.randn(2, 8, 1, 8, 8))
-    assert set(seconds) == {"vmap", "loop"}
-    assert seconds[stack.how] == min(seconds.values())
+@pytest.mark.parametrize(
+    ("members", "seconds", "chosen"),
+    [
+        (2, [3.0, 2.0, 1.0], ("loop", True)),
+        (2, [1.0, 2.0, 3.0], ("vmap", False)),
+        (2, [3.0, 2.0, 1.95], ("loop", False)),  # too little for another rounding
+        (1, [2.0, 1.0], ("alone", True)),
+        (1, [1.0, 2.0], ("alone", False)),
+    ],
+)
+def test_convolutions_run_the_way_that_was_faster(members, seconds, chosen):
+    stack = Stack([network("conv", e) for e in range(members)])
+    left = iter(seconds)
+
+    def timer(work) -> float:
+        work()
+        return next(left)
+
+    found = ways.choose(stack, torch.randn(members, 8, 1, 8, 8), timer)
+    assert list(found) == (
+        ["vmap", "loop", "loop, channels last"] if members > 1 else ["alone", "alone, channels last"]
+    )
+    assert list(found.values()) == seconds
+    assert (stack.way, stack.channels_last) == chosen
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_maps_with_their_channels_last_give_the_same_networks(members):
+    models = [network("conv", e).double().eval() for e in range(members)]
+    twins = copy.deepcopy(models)
+    stack = Stack(models)
+    stack.way = "alone" if members == 1 else "loop"
+    stack.channels_last = True
+    layouts = []
+    stack.module[2].register_forward_hook(lambda _m, _i, out: layouts.append(out.stride(1)))
+    x = torch.randn(members, 6, 1, 8, 8, dtype=torch.float64)
+    outputs = stack(x).outputs
+    outputs.sin().sum().backward()
+    assert set(layouts) == {1}
+    for number, twin in enumerate(twins):
+        expected = twin(x[number])
+        expected.sin().sum().backward()
+        torch.testing.assert_close(outputs[number], expected)
+        for name, theirs in twin.named_parameters():
+            own = dict(stack.module.named_parameters())[name]
+            assert own.is_contiguous()
+            torch.testing.assert_close(own.grad if members == 1 else own.grad[number], theirs.grad)
+    for twin, found in zip(twins, stack.predict(x[0]), strict=True):
+        torch.testing.assert_close(found, twin(x[0]))
+
+
+def test_a_view_that_other_strides_do_not_have_keeps_maps_as_they_are():
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(1, 4, 3), nn.Linear(144, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.conv(x).view(len(x), -1))
+
+    stack = Stack([Viewing()])
+    assert set(ways.choose(stack, torch.randn(1, 6, 1, 8, 8))) == {"alone"}
+    assert not stack.channels_last
 
 
 @pytest.mark.parametrize("kind", ["constant", "step", "cosine"])
@@ -247,7 +306,7 @@ def test_neighbors_that_share_an_optimizer_agree_with_networks_trained_alone(com
     who = [Member(e, rates[e], 0.05, Strength(0.6, 0.3, 0.1)) for e in range(3)]
     together = training([plain(e) for e in range(3)], who, "64-true", compile=compiled)
     together.prepare()
-    assert together.stack.how == "direct"
+    assert together.stack.way == "direct"
     assert together.updates.sizes == sizes
     for _ in range(20):
         together.step()
@@ -277,8 +336,8 @@ def test_a_forward_that_counts_dimensions_is_not_run_directly():
 
     stack = Stack([Counting() for _ in range(3)])
     x = torch.randn(3, 6, 4)
-    stack.prepare(x)
-    assert stack.how == "vmap"
+    ways.prepare(stack, x)
+    assert stack.way == "vmap"
     for model, one, out in zip(stack.models, x, stack(x).outputs, strict=True):
         torch.testing.assert_close(model(one), out)
 
@@ -293,7 +352,7 @@ def test_reused_layers_and_channels_are_read_as_by_lbe_alone():
     for neurons in ("position", "channel"):
         stack = Stack(models, taps=["1"], neurons=neurons)
         term = StackLBE(["1"], [0.5, 0.9], [0.2, 0.4], [0.2, 0.1], like=next(models[0].parameters()))
-        stack.prepare(x)
+        ways.prepare(stack, x)
         outputs, readings = stack(x)
         losses = cross_entropies(outputs, y)
         totals = term(losses, readings)
@@ -359,4 +418,4 @@ def test_a_network_with_convolutions_that_cannot_be_mapped_runs_one_after_anothe
 
     together = training([Dropping() for _ in range(3)], [Member(e) for e in range(3)], members="auto")
     together.prepare()
-    assert together.stack.how == "loop"
+    assert together.stack.way == "loop"

@@ -17,7 +17,8 @@ from trainability.data.augment import Augmentation, CropFlip
 from trainability.data.dataset import Dataset, Split
 from trainability.errors import UnsupportedModelError
 from trainability.lbe.stacked import StackLBE
-from trainability.stack.members import taught
+from trainability.stack import ways
+from trainability.stack.direct import teach_
 from trainability.stack.module import Stack
 from trainability.training.batches import Batches
 from trainability.training.config import Member, Strength
@@ -34,7 +35,7 @@ APART = [
 ]
 ALIKE = [Member(seed, lr=2**-9, lbe=Strength()) for seed in (3, 4, 5)]
 BARE = [Member(seed, lr=2**-9) for seed in (3, 4, 5)]
-WAYS = [("plain", "direct"), ("fnn", "vmap"), ("fnn", "loop"), ("conv", "streams"), ("fnn", "alone")]
+WAYS = [("plain", "direct"), ("fnn", "direct"), ("fnn", "vmap"), ("fnn", "loop"), ("conv", "streams"), ("fnn", "alone")]
 
 
 class Graphs:
@@ -58,7 +59,7 @@ def run(kind: str, way: str, who: list[Member], steps: int, graph=None, poison: 
             with torch.no_grad():
                 together.stack.module[-1].weight[1] = float("inf")
         together.advance()
-    assert together.stack.how == way
+    assert together.stack.way == way
     return together
 
 
@@ -195,7 +196,7 @@ def test_members_that_each_seed_the_common_generator_are_not_recorded():
     together.prepare()
     for _ in range(5):
         together.advance()
-    assert together.stack.how == "loop"
+    assert together.stack.way == "loop"
     assert "by functions" in together.execution["not_recorded"]
 
 
@@ -275,9 +276,9 @@ def test_the_way_is_chosen_and_checked_in_the_precision_of_the_training():
     model = network("conv", 0)
     model[0].register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
     together = training([model, network("conv", 1)], BARE[:2], "bf16-mixed", graph=Graphs())
-    together.stack.prepare(together._one_step.inputs(0))
+    ways.prepare(together.stack, together._one_step.inputs(0))
     seen.clear()
-    together.stack.choose(together._one_step.inputs(0), together._seconds)
+    ways.choose(together.stack, together._one_step.inputs(0), together._seconds)
     assert all(seen)
 
 
@@ -294,8 +295,8 @@ def test_a_step_asks_no_device_for_a_value(kind, augmentation, monkeypatch):
         stack = Stack([plain(e) if kind == "plain" else network(kind, e) for e in range(3)], taps=paths)
         stack.module.train()
         if kind == "plain":
-            assert all(taught(m, stack.turn) for m in stack.module.children())
-            stack.how = "direct"
+            teach_(stack.module, stack.turn)
+            stack.way = "direct"
         lbe = StackLBE(paths, [0.5] * 3, [0.2] * 3, [0.2] * 3, like=next(stack.parameters()))
         updates = Updates(
             stack,

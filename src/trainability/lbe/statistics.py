@@ -27,9 +27,9 @@ from trainability.moments import (
     transformed,
 )
 
-# Below the first size a call costs more than its arithmetic, so activations are gathered up to the second.
-_SMALL = 2**15
-_GROUP = 2**17
+# Up to the first size a call costs more than its arithmetic, so activations are gathered, up to the second together.
+_SMALL = 2**16
+_GROUP = 2**20
 
 
 @dataclass

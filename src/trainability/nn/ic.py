@@ -64,6 +64,7 @@ class ICLayer(nn.Module):
         check_choice("kind", kind, get_args(Kind))
         check_choice("dropout", dropout, get_args(DropoutKind))
         self.kind: Kind = kind
+        self.whole_channels = dropout == "channel"
         self.norm = FeatureBatchNorm(features, last=kind == "tokens", place=place, affine=affine)
         dropped = min(round(1 - keep, 12), 1 - keep) or 0.0  # 0.05 and not 0.050000000000000044
         self.dropout = nn.Dropout(dropped) if dropout == "element" else _CHANNELS[kind](dropped)
@@ -72,7 +73,7 @@ class ICLayer(nn.Module):
         """Normalize, then drop."""
         x = self.norm(x)
         dropped: Tensor
-        if isinstance(self.dropout, nn.Dropout) or self.kind in ("2d", "3d"):
+        if not self.whole_channels or self.kind in ("2d", "3d"):
             dropped = self.dropout(x)
         elif self.kind == "tokens":
             dropped = self.dropout(x.reshape(x.shape[0], -1, x.shape[-1]).mT).mT

@@ -6,10 +6,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from trainability.errors import UnsupportedModelError
-from trainability.introspect.activations import is_nonlinearity
 
 _DROPOUTS: dict[type[nn.Module], int] = {nn.Dropout: 0, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
 
@@ -26,56 +24,6 @@ class Turn:
     generators: Sequence[torch.Generator] = ()
     seeds: Sequence[int] = ()  # of torch's own generator, for a member that runs by itself
     by_functions: bool = True  # whether such a member draws from torch's own, since the model calls F.dropout or so
-
-
-class StackedLinear(nn.Linear):
-    """A linear layer that also maps all members' ``(E, B, ..., in)`` at once, by one batched product."""
-
-    turn: Turn
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map to ``(..., out)``."""
-        if self.turn.way != "direct":
-            return super().forward(x)
-        rows = x.flatten(1, -2)  # (E, S, in)
-        if self.bias is None:
-            out = torch.bmm(rows, self.weight.mT)
-        elif torch.is_autocast_enabled(x.device.type):
-            out = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.mT)
-        else:
-            out = _StackedProduct.apply(rows, self.weight, self.bias)
-        return out.view(*x.shape[:-1], -1)
-
-
-class _StackedProduct(torch.autograd.Function):
-    """x Wᵀ + b per member, with the gradient of W as W lies in memory; autograd's is transposed and then copied."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        return (
-            torch.bmm(grad, weight) if wanted[0] else None,
-            torch.bmm(grad.mT, x) if wanted[1] else None,
-            grad.sum(1) if wanted[2] else None,
-        )
-
-
-class StackedFlatten(nn.Flatten):
-    """Flatten that counts dimensions from a member's own first one."""
-
-    turn: Turn
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Flatten, leaving the members' dimension alone."""
-        more = 1 if self.turn.way == "direct" else 0
-        return x.flatten(*(d + more if d >= 0 else d for d in (self.start_dim, self.end_dim)))
 
 
 class StackedDropout(nn.Module):
@@ -179,17 +127,13 @@ def stand_in(path: str, modules: Sequence[Any], turn: Turn, like: Tensor) -> nn.
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
-    """A module's own settings: its attributes that are numbers, words, or tuples of them."""
-    kinds = (int, float, str, bool, tuple, type(None))
-    return {k: v for k, v in vars(module).items() if isinstance(v, kinds) and not k.startswith("_") and k != "training"}
+    """A module's own settings: its attributes that are numbers, words, or collections of them."""
+    return {k: v for k, v in vars(module).items() if _is_plain(v) and not k.startswith("_") and k != "training"}
 
 
-def taught(module: nn.Module, turn: Turn) -> bool:
-    """Teach a plain layer to run for all members at once; whether it can, or could already."""
-    if type(module) in (nn.Linear, nn.Flatten):
-        known: Any = module
-        known.__class__ = StackedLinear if type(module) is nn.Linear else StackedFlatten
-        known.turn = turn
-    if isinstance(module, StackedLinear | StackedFlatten | StackedDropout | StackedLeakyReLU | nn.Identity):
-        return True
-    return is_nonlinearity(module) and next(module.parameters(), None) is None
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, int | float | str | bool | None)

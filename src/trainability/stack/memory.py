@@ -5,9 +5,12 @@ from collections.abc import Sequence
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
-from trainability.introspect.hooks import Place
-from trainability.stack.module import Stack
+from trainability.introspect.hooks import Place, Taps
+from trainability.introspect.run import observing, unwrap
+from trainability.stack.collector import Collector
+from trainability.stack.members import Turn
 
 # Weights, gradients and two moments of an optimizer such as Adam.
 _COPIES = 4
@@ -21,12 +24,28 @@ def bytes_per_member(model: nn.Module, inputs: Tensor, taps: Sequence[str | Plac
 
     Of the weights and the optimizer's state a process may keep one of several ``shares``.
     """
-    stack = Stack([model], taps=taps)
-    try:
-        kept = stack.prepare(inputs.unsqueeze(0))
-        return int(_GROWTH * (least_bytes(model) // shares + kept + inputs.numel() * inputs.element_size()))
-    finally:
-        stack.remove()
+    model = unwrap(model)
+    kept = _kept_bytes(model, inputs, taps)
+    return int(_GROWTH * (least_bytes(model) // shares + kept + inputs.numel() * inputs.element_size()))
+
+
+def _kept_bytes(model: nn.Module, inputs: Tensor, taps: Sequence[str | Place]) -> int:
+    """Memory of what a pass keeps for the backward pass, without the parameters."""
+    kept: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    collector = Collector("position", Turn("alone"))
+    with observing(model), torch.enable_grad(), saved_tensors_hooks(note, lambda t: t):
+        model.train()
+        with Taps(model, taps, collector), collector.learning():
+            model(inputs)
+    for parameter in model.parameters():
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
 
 
 def free_bytes(device: torch.device) -> int:

@@ -2,29 +2,21 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.func import functional_call, vmap
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.introspect.hooks import Place, Taps
-from trainability.introspect.run import observing, unwrap
-from trainability.introspect.torch_private import ConvNd
+from trainability.introspect.run import unwrap
 from trainability.lbe.statistics import BatchStatistics, StatisticsReader
 from trainability.moments import Neurons
-from trainability.stack import cuda_graphs as graphs
 from trainability.stack.assemble import assemble
 from trainability.stack.collector import Collector
-from trainability.stack.members import Turn, Way, taught
-
-Timer = Callable[[Callable[[], object]], float]
-"""Seconds that some work takes."""
+from trainability.stack.members import Turn, Way
 
 _STREAMS = 8
 
@@ -43,11 +35,12 @@ class Stack(nn.Module):
     that were given become views of it, so that what is trained in the stack is trained in them, and ``models[2]`` is a
     plain network at any time. A stack of one is its model, unstacked.
 
-    Members run in one of four ways, of which `prepare` takes the first that serves and `choose` the fastest:
+    Members run in one of four ways, of which `trainability.stack.ways` finds one that serves, or the fastest:
     ``"direct"``, the stacked tensors going through a network whose every layer knows them; ``"vmap"``, mapped over by
     `torch.func.vmap` (convolutions become grouped ones); ``"loop"``, one after another; ``"streams"``, each on a stream
     of the device, so that small kernels of several members run side by side. Nothing of one member enters what another
-    one computes.
+    one computes. With ``channels_last`` the maps lie in memory with their channels last, as some convolutions are
+    faster; weights stay as they are.
 
     Args:
         models: networks of the same modules and shapes. They may differ in their weights, in the probability of their
@@ -79,14 +72,15 @@ class Stack(nn.Module):
                 "the members of a stack must be models of their own, not one model several times", code="duplicate"
             )
         self.__dict__["models"] = members  # not submodules: their weights are views of this module's
+        self.channels_last = False
         self.turn = Turn("alone" if len(members) == 1 else "vmap")
         self.turn.generators = [torch.Generator().manual_seed(number) for number in range(len(members))]
         self.module = members[0] if len(members) == 1 else assemble(members, self.turn)
         self._point_members()
-        self._collector = Collector(neurons, self.turn)
+        self.collector = Collector(neurons, self.turn)
         self._reader = StatisticsReader(neurons, None, owner=self.module)
-        self._taps = Taps(self.module, taps, self._reader if len(members) == 1 else self._collector)
-        self._places = tuple(taps)
+        self._taps = Taps(self.module, taps, self._reader if len(members) == 1 else self.collector)
+        self.places = tuple(taps)
         self._forward: Callable[..., Any] = self._pass
         self._streams: list[Any] = []
 
@@ -97,22 +91,23 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor) -> Passed:
         """Run every member on its own inputs, ``(E, B, ...)``."""
-        self._check_inputs(x)
+        self.check_inputs(x)
         return Passed(*self._forward(x))
 
     def predict(self, x: Tensor) -> Tensor:
         """Run every member on the same inputs ``(B, ...)`` in ``eval`` mode, without gradients: ``(E, B, ...)``."""
         self._check_tensor(x)
+        x = self._laid_out(x)
         self.module.eval()
         try:
             with torch.no_grad():
-                if self.how == "direct":
+                if self.way == "direct":
                     every: Tensor = self.module(x.expand(len(self), *x.shape).clone())  # which it may change in place
                     return every
-                if self.how == "vmap":
-                    mapped: Tensor = vmap(self._one, in_dims=(0, 0, None))(*self._state(), x)[0]
+                if self.way == "vmap":
+                    mapped: Tensor = vmap(self.one, in_dims=(0, 0, None))(*self.tensors(), x)[0]
                     return mapped
-                return torch.stack([self._one(*state, x)[0] for state in self._states()])
+                return torch.stack([self.one(*state, x)[0] for state in self.states()])
         finally:
             self.module.train()
 
@@ -122,7 +117,8 @@ class Stack(nn.Module):
             what = f"a tensor of {x.dtype} and {x.layout}" if isinstance(x, Tensor) else repr(x)
             raise ArgumentTypeError(f"a stack takes a dense tensor of real numbers, not {what}", code="wrong-type")
 
-    def _check_inputs(self, x: Tensor) -> None:
+    def check_inputs(self, x: Tensor) -> None:
+        """Raise ArgumentError or ArgumentTypeError for inputs that are not ``(E, B, ...)``."""
         self._check_tensor(x)
         if x.dim() < 2 or len(x) != len(self):
             raise ArgumentError(
@@ -130,131 +126,23 @@ class Stack(nn.Module):
             )
 
     @property
-    def how(self) -> Way:
+    def way(self) -> Way:
         """The way in which the members run."""
         return self.turn.way
 
-    @how.setter
-    def how(self, way: Way) -> None:
+    @way.setter
+    def way(self, way: Way) -> None:
         self.turn.way = way
-
-    def prepare(self, x: Tensor) -> int:
-        """Learn on inputs ``(E, B, ...)`` what a pass needs to know; return the bytes that it keeps for one member.
-
-        These are the layers that overwrite what was tapped, and whether the members can run directly, which is believed
-        only where the outputs are those of the mapped way. Nothing of the models is changed.
-        """
-        self._check_inputs(x)
-        kept: dict[int, int] = {}
-
-        def note(t: Tensor) -> Tensor:
-            storage = t.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-            return t
-
-        model = self.models[0]
-        with observing(model), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), torch.enable_grad():
-            model.train()
-            with Taps(model, self._places, self._collector), self._collector.learning():
-                model(x[0])
-        if self.how == "vmap" and not self._can_be_mapped(x):
-            self.how = "loop"
-        if self.how != "alone":
-            self._find_what_draws(x)
-        if self.how == "vmap" and all(taught(m, self.turn) for m in _leaves(self.module)) and self._direct_agrees(x):
-            self.how = "direct"
-        owned = {p.untyped_storage().data_ptr() for p in model.parameters() if not isinstance(p, DTensor)}
-        return sum(size for pointer, size in kept.items() if pointer not in owned)
-
-    def _can_be_mapped(self, x: Tensor) -> bool:
-        with observing(self.module), torch.no_grad():
-            self.module.train()
-            try:
-                self._pass(x)
-            except UnsupportedModelError as error:
-                if "random" not in error.problem:
-                    raise
-                return False
-            except RuntimeError:  # control flow that depends on the data, or an operation without a rule
-                return False
-        return True
-
-    def _direct_agrees(self, x: Tensor) -> bool:
-        """Whether every layer returns directly what it returns mapped, and not just the last, which may be silent."""
-        states = [generator.get_state() for generator in self.turn.generators]
-        found: list[Tensor] = []
-
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> list[Tensor]:
-            return [_called(self.module, (parameters, buffers), own), *found]
-
-        def outputs_of_all(way: Way) -> list[Tensor]:
-            found.clear()
-            for generator, state in zip(self.turn.generators, states, strict=True):
-                generator.set_state(state)
-            self.how = way
-            return [self.module(x), *found] if way == "direct" else vmap(one)(*self._state(), x)
-
-        handles = [m.register_forward_hook(lambda _m, _i, out: found.append(out)) for m in _leaves(self.module)]
-        try:
-            with observing(self.module), torch.no_grad():
-                self.module.train()
-                pairs = list(zip(outputs_of_all("vmap"), outputs_of_all("direct"), strict=True))
-            return all(_close(a, b) for a, b in pairs)
-        except (RuntimeError, IndexError, ValueError, TypeError):  # a forward that counts dimensions
-            return False
-        finally:
-            self.how = "vmap"
-            for handle in handles:
-                handle.remove()
-
-    def choose(self, x: Tensor, timer: Timer | None = None) -> dict[Way, float]:
-        """Take the fastest of mapping, looping and streams for inputs ``(E, B, ...)``; return the seconds of each.
-
-        Only a network with convolutions is timed: batched matrix products are never slower than one after another, but
-        a grouped convolution may be. ``timer`` says how long a pass takes (`trainability.stack.cuda_graphs.seconds`).
-        """
-        convolutions = any(isinstance(m, ConvNd) for m in self.module.modules())
-        if self.how == "alone" or not convolutions:
-            return {}
-        seconds: dict[Way, float] = {}
-        timer = timer or partial(graphs.seconds, device=x.device)
-        each: list[Way] = ["vmap", "loop", "streams"] if x.is_cuda else ["vmap", "loop"]
-        if self.how == "loop":  # it cannot be mapped
-            each.remove("vmap")
-        for way in each:
-            self.how = way
-            try:
-                with self.rehearsing(x) as work:
-                    seconds[way] = timer(work)
-            except RuntimeError:  # an operation that cannot be mapped
-                if way == "loop":
-                    raise
-        self.how = min(seconds, key=lambda way: seconds[way])
-        return dict(seconds)
-
-    @contextmanager
-    def rehearsing(self, x: Tensor) -> Iterator[Callable[[], None]]:
-        """Within it, the work that it yields is a forward and backward pass; gradients and buffers are left alone."""
-        trained = [p for p in self.module.parameters() if p.requires_grad]
-
-        def work() -> None:
-            with torch.enable_grad():
-                outputs, _ = self._forward(x)
-                torch.autograd.grad(outputs.float().square().mean(), trained, allow_unused=True)
-
-        with observing(self.module, guard=False):
-            self.module.train()
-            yield work
 
     @property
     def recordable(self) -> bool:
-        """Whether random numbers come from generators that are set between steps, and not between the members."""
-        return self.how not in ("loop", "streams") or not self.turn.by_functions
+        """That random numbers come from generators that are set between steps, and not between the members."""
+        return self.way not in ("loop", "streams") or not self.turn.by_functions
 
     def seed(self, generators: Sequence[torch.Generator], seeds: Sequence[int]) -> None:
         """Say from what the members draw in the next pass: a generator each, or torch's own, set to a seed for each."""
         self.turn.generators, self.turn.seeds = generators, seeds
-        if self.how == "alone":
+        if self.way == "alone":
             torch.manual_seed(seeds[0])
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -275,8 +163,8 @@ class Stack(nn.Module):
         self._taps.remove()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Stack":
-        twin = Stack([copy.deepcopy(m, memo) for m in self.models], taps=self._places, neurons=self._reader.neurons)
-        twin.how = self.how
+        twin = Stack([copy.deepcopy(m, memo) for m in self.models], taps=self.places, neurons=self._reader.neurons)
+        twin.way, twin.channels_last = self.way, self.channels_last
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
@@ -308,7 +196,8 @@ class Stack(nn.Module):
                 if last in holder._buffers:
                     holder._buffers[last] = value
 
-    def _state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the stacked parameters and buffers by name."""
         parameters: dict[str, Tensor] = {}
         buffers: dict[str, Tensor] = {}
         for path, module in self.module.named_modules():  # each once, whatever names it has
@@ -316,37 +205,23 @@ class Stack(nn.Module):
                 found.update({f"{path}.{name}".lstrip("."): t for name, t in own.items() if t is not None})
         return parameters, buffers
 
-    def _states(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    def states(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Every member's parameters and buffers, with the noise set to draw for that member."""
-        if self.how == "alone":
-            yield self._state()
+        if self.way == "alone":
+            yield self.tensors()
             return
-        parameters, buffers = ({name: t.unbind(0) for name, t in part.items()} for part in self._state())
+        parameters, buffers = ({name: t.unbind(0) for name, t in part.items()} for part in self.tensors())
         for member in range(len(self)):
             self.turn.member = member
             if self.turn.seeds and self.turn.by_functions:
                 torch.manual_seed(self.turn.seeds[member])  # as a plain loop would before each step
             yield {n: t[member] for n, t in parameters.items()}, {n: t[member] for n, t in buffers.items()}
 
-    def _find_what_draws(self, x: Tensor) -> None:
-        """Note whether a member that runs by itself draws from torch's own generators, though its dropouts do not."""
-        way = self.how
-        self.how, self.turn.by_functions = "loop", False
-        try:
-            with observing(self.module), torch.no_grad():
-                self.module.train()
-                before = _own_states(x.device)
-                self._one(*next(self._states()), x[0])
-                drawn = before != _own_states(x.device)
-        finally:
-            self.how = way
-        self.turn.by_functions = drawn
-
     def _in_turn(self, x: Tensor) -> list[tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]]:
         """Run every member by itself; on streams, all begin when what was launched before is done."""
-        each = zip(self._states(), x, strict=True)
-        if self.how == "loop":
-            return [self._one(*state, one) for state, one in each]
+        each = zip(self.states(), x, strict=True)
+        if self.way == "loop":
+            return [self.one(*state, one) for state, one in each]
         device = torch.get_device_module(x.device)
         if not self._streams:
             self._streams = [device.Stream() for _ in range(min(len(self), _STREAMS))]
@@ -355,30 +230,35 @@ class Stack(nn.Module):
             stream = self._streams[number % _STREAMS]
             stream.wait_stream(here)
             with device.stream(stream):
-                found.append(self._one(*state, one))
+                found.append(self.one(*state, one))
         for stream in self._streams:
             here.wait_stream(stream)
         return found
 
+    def _laid_out(self, x: Tensor) -> Tensor:
+        """The same inputs, ``(..., C, H, W)``, in the order in memory that was chosen."""
+        return x.movedim(-3, -1).contiguous().movedim(-1, -3) if self.channels_last else x
+
     def _pass(self, x: Tensor) -> tuple[Tensor, list[BatchStatistics]]:
-        if self.how == "alone":
+        x = self._laid_out(x)
+        if self.way == "alone":
             outputs = _tensor(self.module(x[0])).unsqueeze(0)
             taken = [
                 replace(b, mean=b.mean.unsqueeze(0), variance=b.variance.unsqueeze(0)) for b in self._reader.take()
             ]
             return outputs, taken
-        if self.how == "direct":
+        if self.way == "direct":
             outputs = _tensor(self.module(x))
-            return outputs, self._collector.batches(self._collector.take())
-        if self.how in ("loop", "streams"):
+            return outputs, self.collector.batches(self.collector.take())
+        if self.way in ("loop", "streams"):
             each = self._in_turn(x)
             names = each[0][1]
             moments: dict[str, Any] = {
                 n: tuple(torch.stack(m) for m in zip(*(r[n] for _, r in each), strict=True)) for n in names
             }
-            return torch.stack([o for o, _ in each]), self._collector.batches(moments)
+            return torch.stack([o for o, _ in each]), self.collector.batches(moments)
         try:
-            outputs, moments = vmap(self._one)(*self._state(), x)
+            outputs, moments = vmap(self.one)(*self.tensors(), x)
         except RuntimeError as error:
             if "randomness" not in str(error):
                 raise
@@ -386,21 +266,21 @@ class Stack(nn.Module):
                 "",
                 "it draws random numbers by a function, which cannot be mapped over the members; use torch.nn.Dropout, "
                 "or let them run one after another (members: loop)",
-                code="not-stackable",
+                code="draws-by-function",
             ) from None
-        return outputs, self._collector.batches(moments)
+        return outputs, self.collector.batches(moments)
 
-    def _one(
+    def one(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Run one member; the moments are those of its tapped layers."""
-        if self.how == "alone":
+        if self.way == "alone":
             return _tensor(self.module(x)), {}
-        outputs = _tensor(_called(self.module, (parameters, buffers), x))
-        return outputs, self._collector.take()
+        outputs = _tensor(called(self.module, (parameters, buffers), x))
+        return outputs, self.collector.take()
 
 
-def _called(module: nn.Module, state: tuple[dict[str, Tensor], dict[str, Tensor]], x: Tensor) -> Any:
+def called(module: nn.Module, state: tuple[dict[str, Tensor], dict[str, Tensor]], x: Tensor) -> Any:
     """What a module gives with other tensors; those that are tied are all named in the state."""
     return functional_call(module, state, (x,), tie_weights=False)
 
@@ -413,23 +293,3 @@ def _tensor(outputs: Any) -> Tensor:
             code="outputs-not-a-tensor",
         )
     return outputs
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors agree as well as two ways of computing them do, measured by the largest entry."""
-    rtol = max(1e-3, 4 * torch.finfo(a.dtype).eps)
-    return a.shape == b.shape and torch.allclose(
-        a, b, rtol=rtol, atol=0.1 * rtol * float(a.abs().max()), equal_nan=True
-    )
-
-
-def _own_states(device: torch.device) -> list[list[int]]:
-    """The states of torch's own generators, of the CPU and of a CUDA device."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index])
-    return [generator.get_state().tolist() for generator in generators]
-
-
-def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    return (m for m in module.modules() if next(m.children(), None) is None)

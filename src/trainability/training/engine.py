@@ -17,6 +17,7 @@ from trainability.flow import measure
 from trainability.introspect.hooks import Place
 from trainability.introspect.select import select
 from trainability.lbe.stacked import StackLBE
+from trainability.stack import ways
 from trainability.stack.cuda_graphs import CudaGraph, DeviceGraph, seconds, synchronize
 from trainability.stack.members import Way
 from trainability.stack.module import Stack
@@ -175,27 +176,28 @@ class Training:
     def prepare(self, execution: Mapping[str, Any] | None = None) -> None:
         """Choose how the members run, by measurement, or take the choice of an earlier part of this training."""
         x = self._one_step.inputs(0)
-        self.stack.prepare(x)
+        ways.prepare(self.stack, x)
         if execution is not None:
             self.execution = dict(execution)
             if self.execution["members"] != "direct":  # which the stack has found out for itself
-                self.stack.how = self.execution["members"]
+                self.stack.way = self.execution["members"]
+            self.stack.channels_last = self.execution["channels_last"]
         else:
             if self.plan.members == "auto":
-                self.execution["seconds"] = self.stack.choose(x, self._seconds)
+                self.execution["seconds"] = ways.choose(self.stack, x, self._seconds)
             elif len(self.stack) > 1:
-                if self.plan.members == "direct" and self.stack.how != "direct":
+                if self.plan.members == "direct" and self.stack.way != "direct":
                     raise UnsupportedModelError(
                         "", "its layers cannot run directly as a stack; take members: auto", code="not-stackable"
                     )
-                self.stack.how = self.plan.members
+                self.stack.way = self.plan.members
             self.execution["compiled"] = self.plan.compile == "on" or (
                 self.plan.compile == "auto" and not self.shared_out and self._compiling_pays(x)
             )
-            self.execution["members"] = self.stack.how
+            self.execution["members"], self.execution["channels_last"] = self.stack.way, self.stack.channels_last
         if self.execution["compiled"]:
             self.stack.compile()
-        with self.stack.rehearsing(x) as work:
+        with ways.rehearsing(self.stack, x) as work:
             self._one_step.check(partial(self._in_precision, work))
         if reason := self._one_step.not_recorded:
             if self.plan.cuda_graph == "on":
@@ -205,13 +207,13 @@ class Training:
             self.execution["not_recorded"] = reason
 
     def _compiling_pays(self, x: Tensor) -> bool:
-        with self.stack.rehearsing(x) as work:
+        with ways.rehearsing(self.stack, x) as work:
             eager = self._seconds(work)
         if eager * self.total_steps < _WORTH_COMPILING_S:
             return False
         self.stack.compile()
         try:
-            with self.stack.rehearsing(x) as work:
+            with ways.rehearsing(self.stack, x) as work:
                 compiled = self._seconds(work)
         except Exception as error:  # the compiler has many ways to fail, and none may stop a training
             self.execution["not compiled"] = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -373,9 +375,10 @@ class Training:
             raise ArgumentError(f"{state['steps']} is not one of {self.total_steps} steps", code="state-damaged")
         if [_of_whom(kept) for kept in histories] != [_of_whom(own) for own in self.histories]:
             raise ArgumentError("the state is of other networks: their seeds or settings differ", code="other-networks")
-        ways = get_args(Way)[1:] if len(self.stack) > 1 else ("alone",)
+        known = get_args(Way)[1:] if len(self.stack) > 1 else ("alone",)
         execution = state["execution"]
-        if execution.get("members") not in ways or not isinstance(execution.get("compiled"), bool):
+        flags = all(isinstance(execution.get(name), bool) for name in ("compiled", "channels_last"))
+        if execution.get("members") not in known or not flags:
             raise ArgumentError("the state does not say how its networks run", code="state-damaged")
         self.updates.check(state["updates"])
 

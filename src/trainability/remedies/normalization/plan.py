@@ -169,5 +169,5 @@ def _weight_norm(model: nn.Module, path: str, module: nn.Module) -> tuple[Change
 
 def _parametrize(module: nn.Module, outputs: int) -> None:
     mode = module.training
-    parametrize.register_parametrization(module, "weight", WeightNorm(layout.output_axis))
+    parametrize.register_parametrization(module, "weight", WeightNorm(outputs))
     module.train(mode)
