@@ -187,7 +187,7 @@ def _show(comparison: Comparison, console: Console) -> None:
         grid.add_column("remedy", no_wrap=True, min_width=max(map(len, comparison.config.remedies)))
         for heading in ("test %, median", "lowest to highest", "seeds", "nats in last layer", "ms per step"):
             grid.add_column(heading, justify="right")
-        for row in table(arms):
+        for row in table(arms, comparison.task.metric):
             grid.add_row(
                 row["remedy"],
                 f"{row['median']:.2f}",

@@ -17,6 +17,7 @@ from trainability.experiments.config import CompareConfig
 from trainability.experiments.environment import describe_environment
 from trainability.models import cnn, fnn, resnet
 from trainability.remedies import DKS, IC, TAT, Remedy, Residual, apply_
+from trainability.tasks import Task, task
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
 from trainability.training.engine import Training
@@ -31,7 +32,8 @@ class Comparison:
     data: dict[str, Any]
     environment: dict[str, Any]
     histories: list[History]
-    chance: float
+    task: Task
+    chance: float | None
     interrupted: bool = False
     seconds: float = 0.0
     epochs_total: int = 0
@@ -82,6 +84,7 @@ def compare(
     interrupt (Ctrl-C) ends the training and returns what there is.
     """
     check_remedies(config, data)
+    scored = task("classification")
     histories = [
         History(name, depth, lr, seed)
         for depth, lr, seed, name in product(config.depth, config.lr, range(config.seeds), config.remedies)
@@ -91,7 +94,8 @@ def compare(
         data.describe(),
         {**describe_environment(), **(environment or {})},
         histories,
-        chance=100 * float(torch.bincount(data.test.labels).max()) / len(data.test),
+        task=scored,
+        chance=scored.chance.of(data.test.labels) if scored.chance else None,
         epochs_total=config.epochs * len(histories),
     )
     try:

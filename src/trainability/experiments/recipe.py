@@ -22,6 +22,7 @@ from trainability.experiments.settings import (
     Settings,
 )
 from trainability.experiments.validation import read_yaml, validated
+from trainability.tasks import task
 from trainability.training import loggers
 from trainability.training.addresses import without_password
 from trainability.training.updates import ELEMENTWISE
@@ -95,6 +96,7 @@ class Recipe(Settings):
 
     data: DataRecipe = DataRecipe()
     model: ModelRecipe = ModelRecipe()
+    task: str = "classification"
     init: Literal["default", "he", "lecun", "orthogonal", "delta-orthogonal", "suo", "lsuv"] = "default"
     remedy: RemedyRecipe | None = None
     lbe: LBERecipe | None = None
@@ -131,6 +133,11 @@ class Recipe(Settings):
         if len(set(value)) < len(value):
             raise ArgumentError("a seed is there twice", code="duplicate")
         return value
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, value: str) -> str:
+        return task(value).name
 
     @field_validator("loggers")
     @classmethod

@@ -21,6 +21,7 @@ from trainability.introspect.select import select
 from trainability.models import cnn, fnn, resnet
 from trainability.remedies import Init, Remedy, apply_
 from trainability.stack.memory import bytes_per_member, free_bytes, least_bytes, members_that_fit
+from trainability.tasks import task
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on, launched
 from trainability.training.engine import Training
@@ -121,6 +122,7 @@ def build_training(
         options=first.optimizer.options,
         schedule=Schedule(**first.schedule.model_dump()),
         augmentation=usual_augmentation(data.name) if first.data.augment else None,
+        task=task(first.task),
         convention=first.lbe.convention if first.lbe else "paper",
         neurons=first.lbe.neurons if first.lbe else "position",
         probes=first.probes,

@@ -14,6 +14,7 @@ from trainability.experiments.arms import arm
 from trainability.experiments.compare import Comparison
 from trainability.report import figures, layer_figures
 from trainability.report.narrative import narrate
+from trainability.tasks import Metric
 from trainability.training.files import finite, write_whole
 
 
@@ -38,6 +39,7 @@ def environment() -> jinja2.Environment:
 
 def render(comparison: Comparison) -> str:
     """Return the HTML."""
+    metric = comparison.task.metric
     palette = figures.colors(comparison.config.remedies)
     words = dict(narrate(comparison))
     cells = [(depth, lr, arms) for depth, lr, arms in comparison.cells() if arms]
@@ -48,21 +50,23 @@ def render(comparison: Comparison) -> str:
             {
                 "title": title,
                 "words": words[title],
-                "rows": table(arms),
-                "figures": _figures(arms, palette, comparison.chance, int(comparison.data["train"])),
+                "rows": table(arms, metric),
+                "figures": _figures(arms, palette, comparison),
             }
         )
     overview = []
     for by, values in (("lr", comparison.config.lr), ("depth", comparison.config.depth)):
         if len(values) > 1 and cells:
             name = "learning rate" if by == "lr" else "depth"
-            overview.append(figure_html(f"Accuracy against {name}", "", figures.versus_figure(cells, palette, by)))
+            versus = figures.versus_figure(cells, palette, by, metric)
+            overview.append(figure_html(f"{metric.name.capitalize()} against {name}", "", versus))
     return (
         environment()
         .get_template("compare.html")
         .render(
             comparison=comparison,
             config=comparison.config.model_dump(mode="json"),
+            metric=metric,
             overview=overview,
             sections=sections,
             plotly=Markup(get_plotlyjs()),
@@ -70,7 +74,7 @@ def render(comparison: Comparison) -> str:
     )
 
 
-def table(arms: figures.Arms) -> list[dict[str, Any]]:
+def table(arms: figures.Arms, metric: Metric) -> list[dict[str, Any]]:
     """One row per remedy, the strongest first."""
     rows = []
     for name, runs in arms.items():
@@ -88,16 +92,21 @@ def table(arms: figures.Arms) -> list[dict[str, Any]]:
                 "step_ms": median(run.step_ms or 0.0 for run in runs),
             }
         )
-    return sorted(rows, key=lambda row: -float(row["median"]))
+    return sorted(rows, key=lambda row: float(row["median"]), reverse=metric.direction == "max")
 
 
-def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images: int) -> list[dict[str, Any]]:
+def _figures(arms: figures.Arms, palette: dict[str, str], comparison: Comparison) -> list[dict[str, Any]]:
+    task, images = comparison.task, int(comparison.data["train"])
     drawn = [
-        ("Accuracy during training", "One line per seed.", figures.accuracy_figure(arms, palette, chance)),
+        (
+            f"{task.metric.name.capitalize()} during training",
+            "One line per seed.",
+            figures.score_figure(arms, palette, task, comparison.chance),
+        ),
         (
             "Spread over seeds",
             "Every point is one seed; the line in the box is the median.",
-            figures.spread_figure(arms, palette),
+            figures.spread_figure(arms, palette, task.metric),
         ),
         (
             "Information in every layer, step by step",
@@ -106,7 +115,7 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images:
         ),
         (
             "The same over the whole training",
-            "The run of median accuracy of each remedy. The steps lie denser at the start.",
+            f"The run of median {task.metric.name} of each remedy. The steps lie denser at the start.",
             figures.history_figure(arms),
         ),
         (
@@ -132,9 +141,9 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images:
             layer_figures.dropout_figure(arms),
         ),
         (
-            "Cross-entropy and the LBE term",
+            f"{task.loss.name.capitalize()} and the LBE term",
             "Apart, since the total loss multiplies them.",
-            figures.loss_figure(arms, palette),
+            figures.loss_figure(arms, palette, task.loss),
         ),
         (
             "Learned alpha",

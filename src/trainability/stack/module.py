@@ -13,7 +13,8 @@ from torch.distributed.tensor import DTensor
 from torch.func import functional_call, vmap
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
-from trainability.introspect.hooks import Place, Taps
+from trainability.introspect.hooks import Place, Taps, tensors_in
+from trainability.introspect.outputs import map_tensors, with_tensors
 from trainability.introspect.run import observing, unwrap
 from trainability.lbe.statistics import BatchStatistics, StatisticsReader
 from trainability.moments import Neurons
@@ -29,9 +30,9 @@ _STREAMS = 8
 
 
 class Passed(NamedTuple):
-    """What a pass returned: outputs ``(E, B, ...)`` and the moments of the tapped layers, ``(E, readings, n)``."""
+    """Outputs ``(E, B, ...)`` of a pass, built as a model's own, and moments of tapped layers, ``(E, readings, n)``."""
 
-    outputs: Tensor
+    outputs: Any
     readings: list[BatchStatistics]
 
 
@@ -99,19 +100,17 @@ class Stack(nn.Module):
         self._check_inputs(x)
         return Passed(*self._forward(x))
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Tensor) -> Any:
         """Run every member on the same inputs ``(B, ...)`` in ``eval`` mode, without gradients: ``(E, B, ...)``."""
         self._check_tensor(x)
         self.module.eval()
         try:
             with torch.no_grad():
                 if self.how == "direct":
-                    every: Tensor = self.module(x.expand(len(self), *x.shape).clone())  # which it may change in place
-                    return every
+                    return self.module(x.expand(len(self), *x.shape).clone())  # which it may change in place
                 if self.how == "vmap":
-                    mapped: Tensor = vmap(self._one, in_dims=(0, 0, None))(*self._state(), x)[0]
-                    return mapped
-                return torch.stack([self._one(*state, x)[0] for state in self._states()])
+                    return self._mapped(x, shared=True)[0]
+                return _stacked([self._one(*state, x)[0] for state in self._states()])
         finally:
             self.module.train()
 
@@ -184,14 +183,14 @@ class Stack(nn.Module):
         found: list[Tensor] = []
 
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> list[Tensor]:
-            return [_called(self.module, (parameters, buffers), own), *found]
+            return [*tensors_in(_called(self.module, (parameters, buffers), own)), *found]
 
         def outputs_of_all(way: Way) -> list[Tensor]:
             found.clear()
             for generator, state in zip(self.turn.generators, states, strict=True):
                 generator.set_state(state)
             self.how = way
-            return [self.module(x), *found] if way == "direct" else vmap(one)(*self._state(), x)
+            return [*tensors_in(self.module(x)), *found] if way == "direct" else vmap(one)(*self._state(), x)
 
         handles = [m.register_forward_hook(lambda _m, _i, out: found.append(out)) for m in _leaves(self.module)]
         try:
@@ -239,7 +238,9 @@ class Stack(nn.Module):
         def work() -> None:
             with torch.enable_grad():
                 outputs, _ = self._forward(x)
-                torch.autograd.grad(outputs.float().square().mean(), trained, allow_unused=True)
+                reached = [t for t in tensors_in(outputs) if t.requires_grad]
+                total = torch.stack([t.float().square().mean() for t in reached]).sum()
+                torch.autograd.grad(total, trained, allow_unused=True)
 
         with observing(self.module, guard=False):
             self.module.train()
@@ -359,15 +360,15 @@ class Stack(nn.Module):
             here.wait_stream(stream)
         return found
 
-    def _pass(self, x: Tensor) -> tuple[Tensor, list[BatchStatistics]]:
+    def _pass(self, x: Tensor) -> tuple[Any, list[BatchStatistics]]:
         if self.how == "alone":
-            outputs = _tensor(self.module(x[0])).unsqueeze(0)
+            outputs = map_tensors(lambda t: t.unsqueeze(0), _checked(self.module(x[0])))
             taken = [
                 replace(b, mean=b.mean.unsqueeze(0), variance=b.variance.unsqueeze(0)) for b in self._reader.take()
             ]
             return outputs, taken
         if self.how == "direct":
-            outputs = _tensor(self.module(x))
+            outputs = _checked(self.module(x))
             return outputs, self._collector.batches(self._collector.take())
         if self.how in ("loop", "streams"):
             each = self._in_turn(x)
@@ -375,9 +376,9 @@ class Stack(nn.Module):
             moments: dict[str, Any] = {
                 n: tuple(torch.stack(m) for m in zip(*(r[n] for _, r in each), strict=True)) for n in names
             }
-            return torch.stack([o for o, _ in each]), self._collector.batches(moments)
+            return _stacked([o for o, _ in each]), self._collector.batches(moments)
         try:
-            outputs, moments = vmap(self._one)(*self._state(), x)
+            outputs, moments = self._mapped(x)
         except RuntimeError as error:
             if "randomness" not in str(error):
                 raise
@@ -389,13 +390,25 @@ class Stack(nn.Module):
             ) from None
         return outputs, self._collector.batches(moments)
 
+    def _mapped(self, x: Tensor, shared: bool = False) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
+        """Map over the members, each with its own inputs or all with shared ones."""
+        built: list[Any] = []
+
+        def one(*state_and_inputs: Any) -> tuple[list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
+            outputs, moments = self._one(*state_and_inputs)
+            built.append(outputs)
+            return list(tensors_in(outputs)), moments
+
+        tensors, moments = vmap(one, in_dims=(0, 0, None if shared else 0))(*self._state(), x)
+        return with_tensors(built[0], iter(tensors)), moments
+
     def _one(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    ) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
         """Run one member; the moments are those of its tapped layers."""
         if self.how == "alone":
-            return _tensor(self.module(x)), {}
-        outputs = _tensor(_called(self.module, (parameters, buffers), x))
+            return _checked(self.module(x)), {}
+        outputs = _checked(_called(self.module, (parameters, buffers), x))
         return outputs, self._collector.take()
 
 
@@ -404,14 +417,20 @@ def _called(module: nn.Module, state: tuple[dict[str, Tensor], dict[str, Tensor]
     return functional_call(module, state, (x,), tie_weights=False)
 
 
-def _tensor(outputs: Any) -> Tensor:
-    if not isinstance(outputs, Tensor):
+def _checked(outputs: Any) -> Any:
+    if not isinstance(outputs, Tensor) and next(tensors_in(outputs), None) is None:
         raise UnsupportedModelError(
             "",
-            f"it returns {type(outputs).__name__}; a stack needs one tensor, its logits",
+            f"it returns {type(outputs).__name__} without a tensor; return tensors, alone or in a tuple, dictionary or "
+            "dataclass",
             code="outputs-not-a-tensor",
         )
     return outputs
+
+
+def _stacked(outputs: Sequence[Any]) -> Any:
+    """The outputs of all members, of the outputs of each."""
+    return map_tensors(lambda *each: torch.stack(each), *outputs)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
