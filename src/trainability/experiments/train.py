@@ -1,8 +1,6 @@
 """`train`: one recipe, as one run or one stack of runs over its seeds."""
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from torch import nn
 
 from trainability.data import Dataset, load
 from trainability.data.augment import usual_augmentation
-from trainability.errors import ArgumentError, ConfigError, FolderError, TrainabilityError, UnsupportedModelError
+from trainability.errors import ConfigError, FolderError, TrainabilityError, UnsupportedModelError
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
 from trainability.introspect.select import select
@@ -28,14 +26,12 @@ from trainability.training.engine import Training
 from trainability.training.files import finite
 from trainability.training.folder import RunFolder
 from trainability.training.history import History
-from trainability.training.loggers import Logger, loggers
 from trainability.training.optimizers import Schedule
+from trainability.training.run import naming_the_dead, run
+from trainability.training.writer import FolderWriter, Writer
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-_AGREE_EVERY = 5
 
 
 @dataclass
@@ -235,174 +231,39 @@ def train(
     data = load_data(recipe)
     check_fits(recipe, data, fabric.device)
     described = {**describe_environment(), **(environment or {}), "data": data.describe()}
+    with naming_the_dead(), open_writer(fabric, out, recipe, described, resume=resume) as writer:
+        training = build_training([recipe], data, fabric, writer.note)
+        try:
+            resumed_at = run(
+                training, writer, resume=resume, checkpoint_every=recipe.checkpoint_every, progress=progress
+            )
+        except UnsupportedModelError as error:
+            raise ConfigError(str(error), code=error.code) from error
+    return Outcome(recipe, training.histories, resumed_at, list(writer.damaged))
+
+
+@contextmanager
+def open_writer(
+    fabric: "Fabric", out: Path, recipe: Recipe, environment: dict[str, Any], *, resume: bool
+) -> Iterator[Writer]:
+    """The writer of this process: that of the run's folder in the first, and one that writes nothing in the others.
+
+    Raises:
+        FolderError: the folder cannot be used; in every process, or the others would wait.
+    """
     folder, refusal = None, None
     if fabric.is_global_zero:
         try:
-            folder = RunFolder(out, recipe.resolved(), described, resume=resume)
+            folder = RunFolder(out, recipe.resolved(), environment, resume=resume)
         except FolderError as error:
             refusal = str(error), error.code
         except OSError as error:
             refusal = f"{out} cannot be written to: {error.strerror}", "out-not-writable"
-    if refusal := fabric.broadcast(refusal):  # told to all, or the others would wait
+    if refusal := fabric.broadcast(refusal):
         message, code = refusal
         raise FolderError(message, code=code)
     if folder is None:
-        return _follow(recipe, data, fabric)
-    with folder, _naming_the_dead():
-        return _lead(recipe, data, fabric, folder, resume, progress)
-
-
-def _lead(
-    recipe: Recipe,
-    data: Dataset,
-    fabric: "Fabric",
-    folder: RunFolder,
-    resume: bool,
-    progress: Callable[[Training], None],
-) -> Outcome:
-    """The part of the process that keeps the record."""
-    sent: list[Logger] = []
-
-    def tell(event: str, **values: Any) -> None:
-        folder.note(event, **values)
-        for logger in sent:
-            logger.log(_metrics(values, recipe.seeds), values["step"])
-
-    training = build_training([recipe], data, fabric, tell)
-    state, damaged = folder.newest() if resume else (None, [])
-    outcome = Outcome(recipe, training.histories, state["steps"] if state else None, damaged)
-    for name in damaged:
-        folder.note("damaged", checkpoint=name)
-    try:
-        _begin(training, fabric, state)
-    except UnsupportedModelError as error:
-        if not resume:
-            folder.discard()
-        raise ConfigError(str(error), code=error.code) from error
-    folder.note("resumed" if resume else "started", step=training.steps, execution=training.execution)
-    if fabric.broadcast(training.done and (folder.path / "results.json").exists()):
-        return outcome
-    sent += loggers(recipe.loggers, folder.path, recipe.resolved())
-    try:
-        with _between_steps(fabric) as interrupted:
-            while not training.done:
-                training.advance()
-                if _checkpoint_is_due(recipe, training):
-                    folder.save(training.state())
-                    folder.note("checkpoint", step=training.steps)
-                progress(training)
-                if interrupted(training):
-                    folder.save(training.state())
-                    folder.note("interrupted", step=training.steps)
-                    raise KeyboardInterrupt
-    finally:
-        for logger in sent:
-            logger.close()
-    training.finish("done")
-    folder.save(training.state())
-    folder.note("finished", step=training.steps, results=[r.result() for r in training.histories])
-    folder.write("results.json", outcome.to_json())
-    return outcome
-
-
-def _follow(recipe: Recipe, data: Dataset, fabric: "Fabric") -> Outcome:
-    """The part of a process that shares the batches and writes nothing; a checkpoint may take its part of the state."""
-    with _naming_the_dead():
-        training = build_training([recipe], data, fabric)
-        outcome = Outcome(recipe, training.histories)
-        _begin(training, fabric, None)
-        if fabric.broadcast(False):  # the first process knows that all is done
-            return outcome
-        with _between_steps(fabric) as interrupted:
-            while not training.done:
-                training.advance()
-                if _checkpoint_is_due(recipe, training):
-                    training.state()
-                if interrupted(training):
-                    training.state()
-                    return outcome
-        training.finish("done")
-        training.state()
-    return outcome
-
-
-def _checkpoint_is_due(recipe: Recipe, training: Training) -> bool:
-    every = recipe.checkpoint_every or training.batches.per_epoch
-    return training.steps % every == 0 and not training.done
-
-
-@contextmanager
-def _naming_the_dead() -> Iterator[None]:
-    """Say in a sentence that another process of the run has died, where the network library says it at length."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(library in str(error).lower() for library in ("gloo", "nccl")):
-            raise
-        raise FolderError(
-            "the run stopped because one of its processes did; go on with --resume", code="process-died"
-        ) from None
-
-
-@contextmanager
-def _between_steps(fabric: "Fabric") -> Iterator[Callable[[Training], bool]]:
-    """Ctrl-C, or SIGTERM, waits for the end of a step, whose half could not be taken up; a second one does not wait.
-
-    Several processes ask one another every few steps, so that all end at the same one.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda _: False
+        yield Writer()
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    asked: list[int] = []
-
-    def ask(number: int, _frame: object) -> None:
-        asked.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    def interrupted(training: Training) -> bool:
-        if fabric.world_size == 1:
-            return bool(asked)
-        if training.steps % _AGREE_EVERY:
-            return False
-        return bool(fabric.all_reduce(torch.tensor(float(len(asked)), device=fabric.device), reduce_op="sum"))
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _begin(training: Training, fabric: "Fabric", state: dict[str, Any] | None) -> None:
-    """Start or take up a training, every process from the first one's state and with the first one's choices."""
-    state = fabric.broadcast(state)
-    if state is not None:
-        try:
-            training.load(state)
-        except ArgumentError as error:
-            raise FolderError(
-                f"the newest checkpoint cannot be taken up: {error}; take it away to go on from the one before it",
-                code=error.code,
-            ) from None
-        return
-    if training.shared_out:  # nothing is to be chosen, and the passes take all processes
-        training.prepare()
-        return
-    if fabric.is_global_zero:
-        training.prepare()
-    execution = fabric.broadcast(training.execution)
-    if not fabric.is_global_zero:
-        training.prepare(execution)
-
-
-def _metrics(values: dict[str, Any], seeds: Sequence[int]) -> dict[str, float]:
-    """An event's lists, one number per member, as metrics named by seed."""
-    return {
-        f"{name}/seed{seed}": float(number)
-        for name, numbers in values.items()
-        if isinstance(numbers, list)
-        for seed, number in zip(seeds, numbers, strict=True)
-    }
+    with folder:
+        yield FolderWriter(folder, recipe.resolved(), names=recipe.loggers, seeds=recipe.seeds)
