@@ -101,7 +101,7 @@ def test_weights_shared_out_over_processes_are_trained_as_in_one(tmp_path):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("whom", ["the first process", "all"])
+@pytest.mark.parametrize("whom", ["the first process", "all", "all, again and again"])
 def test_an_interrupt_of_several_processes_is_a_checkpoint(tmp_path, strategy, whom):
     file = tmp_path / "long.yaml"
     recipe = {"model": {"depth": 5, "width": 24, "batchnorm": True}, "epochs": 1000, "batch_size": 64, "probes": 2}
@@ -117,8 +117,9 @@ def test_an_interrupt_of_several_processes_is_a_checkpoint(tmp_path, strategy, w
     events = tmp_path / "run" / "events.jsonl"
     try:
         wait_for(lambda: events.exists() and '"losses"' in events.read_text())
-        if whom == "all":  # as a terminal does
-            os.killpg(process.pid, signal.SIGINT)
+        if whom.startswith("all"):  # as a terminal does
+            for number in [signal.SIGINT] if whom == "all" else [signal.SIGINT, signal.SIGTERM, signal.SIGINT]:
+                os.killpg(process.pid, number)
         else:
             process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
@@ -127,6 +128,7 @@ def test_an_interrupt_of_several_processes_is_a_checkpoint(tmp_path, strategy, w
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, err
     assert "Interrupted; a checkpoint is in" in out + err
+    assert "Traceback" not in err
     last = json.loads(events.read_text().splitlines()[-1])
     assert last["event"] == "interrupted"
     assert last_state(tmp_path / "run")["steps"] == last["step"]

@@ -16,12 +16,12 @@ from trainability.lbe.stacked import StackLBE
 from trainability.stack import ways
 from trainability.stack.memory import bytes_per_member, members_that_fit
 from trainability.stack.module import Stack
+from trainability.tasks import task
 from trainability.training.batches import Batches
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.engine import Training
 from trainability.training.optimizers import Schedule
 from trainability.training.seeding import stream
-from trainability.training.step import cross_entropies
 
 
 def alone(kind: str, number: int, steps: int, dtype: torch.dtype, optimizer: str) -> nn.Module:
@@ -354,7 +354,7 @@ def test_reused_layers_and_channels_are_read_as_by_lbe_alone():
         term = StackLBE(["1"], [0.5, 0.9], [0.2, 0.4], [0.2, 0.1], like=next(models[0].parameters()))
         ways.prepare(stack, x)
         outputs, readings = stack(x)
-        losses = cross_entropies(outputs, y)
+        losses = task("classification").losses(outputs, y)
         totals = term(losses, readings)
         totals.sum().backward()
         for e, (alpha, beta, floor) in enumerate(((0.5, 0.2, 0.2), (0.9, 0.4, 0.1))):

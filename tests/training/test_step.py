@@ -20,6 +20,7 @@ from trainability.lbe.stacked import StackLBE
 from trainability.stack import ways
 from trainability.stack.direct import teach_
 from trainability.stack.module import Stack
+from trainability.tasks import task
 from trainability.training.batches import Batches
 from trainability.training.config import Member, Strength
 from trainability.training.engine import Training
@@ -314,7 +315,8 @@ def test_a_step_asks_no_device_for_a_value(kind, augmentation, monkeypatch):
         fabric = SimpleNamespace(
             device=meta, global_rank=0, world_size=1, autocast=contextlib.nullcontext, backward=torch.Tensor.backward
         )
-        step = Step(stack, stack, lbe, updates, Batches(data, [3, 4, 5], 64, augmentation), [3, 4, 5], fabric)
+        batches = Batches(data, [3, 4, 5], 64, augmentation)
+        step = Step(stack, stack, lbe, updates, batches, [3, 4, 5], task("classification"), fabric)
         losses, totals = step._whole()
     updates.apply([True] * 3)  # not fused, as on the meta device it cannot be
     assert losses.shape == totals.shape == (3,)

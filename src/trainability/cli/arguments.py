@@ -37,7 +37,7 @@ def known_settings() -> dict[str, Setting]:
     return found
 
 
-class _Words(click.ParamType):
+class _Words(click.ParamType[str]):
     """A recipe's file, or a setting as name=value."""
 
     name = "words"
@@ -53,7 +53,7 @@ class _Words(click.ParamType):
         return [CompletionItem(f"{name}={choice}") for choice in choices if choice.startswith(begun)]
 
 
-class _Value(click.ParamType):
+class _Value(click.ParamType[str]):
     """The value of one setting, as text."""
 
     name = "value"

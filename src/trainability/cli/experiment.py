@@ -55,7 +55,7 @@ def _show(comparison: Comparison, console: Terminal) -> None:
         words = dict(narrate(comparison, brief=len(comparison.sides) > _FEW))
         for section in comparison.sections():
             if section.histories:
-                console.print(tables.remedies(section, table(section)))
+                console.print(tables.remedies(section, table(section, comparison.task.metric)))
                 for sentence in words[section.title]:
                     console.print(f"- {sentence}", markup=False)
     if all(history.status == "diverged" for history in comparison.histories):

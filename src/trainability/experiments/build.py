@@ -1,7 +1,7 @@
 """From a recipe to what trains it: data, networks with their remedies, stacks, devices."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from trainability.experiments.recipe import STACKABLE, Recipe
 from trainability.introspect.select import select
 from trainability.remedies.apply import Report, apply_
 from trainability.stack.memory import bytes_per_member, free_bytes, least_bytes, members_that_fit
+from trainability.tasks import task
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on, launched
 from trainability.training.engine import Training
@@ -100,6 +101,7 @@ def build_training(
     recipes: Sequence[Recipe],
     data: Dataset,
     fabric: "Fabric",
+    tell: Callable[..., None] = lambda event, **values: None,
 ) -> tuple[Training, list[Report]]:
     """One stack of every seed of every recipe, which differ in `STACKABLE` settings only.
 
@@ -123,6 +125,7 @@ def build_training(
     config = TrainingConfig(
         first.epochs,
         first.batch_size,
+        task=task(first.task.name),
         optimizer=first.optimizer.name,
         options=first.optimizer.options,
         schedule=Schedule(**first.schedule.model_dump()),
@@ -134,7 +137,14 @@ def build_training(
         compile=first.engine.compile,
         cuda_graph=first.engine.cuda_graph,
     )
-    return Training(models, members, histories, data, config, fabric), reports
+    return Training(models, members, histories, data, config, fabric, tell), reports
+
+
+def waiting(recipe: Recipe, seed: int) -> History:
+    """The history of a network that is not trained yet."""
+    depth = getattr(recipe.model, "depth", 0)
+    metric = task(recipe.task.name).metric.name
+    return History(recipe.remedies.name, depth, recipe.optimizer.lr, seed, metric)
 
 
 def architecture_key(recipe: Recipe) -> str:

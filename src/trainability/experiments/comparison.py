@@ -6,6 +6,7 @@ from typing import Any
 
 from trainability.experiments.recipe import Cell, Recipe
 from trainability.remedies.registry import Combination
+from trainability.tasks import Task
 from trainability.training.files import finite
 from trainability.training.history import History
 
@@ -43,7 +44,8 @@ class Comparison:
     data: dict[str, Any]
     environment: dict[str, Any]
     sides: list[Side]
-    chance: float  # accuracy in percent of always naming the most frequent class of the test split
+    task: Task
+    chance: float | None  # the main metric of the best answer that does not look at the input
     interrupted: bool = False
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)  # of checkpoints that were damaged, and of where it was resumed

@@ -60,11 +60,13 @@ def _compare(content: dict[str, Any], changes: dict[str, Any]) -> None:
     lists = {setting.name for setting in settings() if setting.takes_list}
     for place in ("", "data", "model", "optimizer", "schedule", "engine"):
         holder = content.get(place) if place else content
-        for key, value in list(holder.items() if isinstance(holder, dict) else ()):
+        if not isinstance(holder, dict):
+            continue
+        for key, value in list(holder.items()):
             name = f"{place}.{key}".lstrip(".")
             if isinstance(value, list) and name not in lists and key not in ("remedies", "compare"):
                 parameters[name] = value
-                del holder[key]
+                holder.pop(key)
     if remedies is not None:
         section["remedies"] = remedies
     elif "remedies" not in section and content.get("remedies"):

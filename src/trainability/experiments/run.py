@@ -2,26 +2,26 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from trainability.errors import ConfigError, UnsupportedModelError
-from trainability.experiments.build import architecture_key, build_training, check_fits, load_data, open_fabric
+from trainability.experiments.build import architecture_key, build_training, check_fits, load_data, open_fabric, waiting
 from trainability.experiments.comparison import Comparison, Side
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
 from trainability.report.page import write_report
 from trainability.stack.memory import free_bytes
-from trainability.training.engine import Training
+from trainability.tasks import task
 from trainability.training.history import History
-from trainability.training.loggers import loggers
+from trainability.training.interrupts import deferred
 from trainability.training.places import Existing
-from trainability.training.run import Run, Writer, between_steps, naming_the_dead, open_writer
+from trainability.training.run import Run, naming_the_dead
+from trainability.training.writer import Writer, open_writer
 
 Progress = Callable[[Comparison, int, int], None]
 
@@ -52,14 +52,8 @@ def run(
         ConfigError, FolderError, DataError: before anything is trained.
         OSError: the folder cannot be written to any more; the last checkpoint stays.
     """
-    begin = time.monotonic()
-    experiment = _Experiment(recipe, out, existing, environment or {}, progress)
     with naming_the_dead():
-        comparison = experiment.train()
-    comparison.seconds = time.monotonic() - begin
-    if experiment.fabric.is_global_zero:
-        write_report(comparison, out)
-    return comparison
+        return _Experiment(recipe, out, existing, environment or {}, progress).train()
 
 
 @dataclass
@@ -95,15 +89,16 @@ class _Experiment:
         self.fabric = open_fabric(recipe)
         self.data = load_data(recipe)
         described = self.data.describe()
-        sides = [Side(cell, _waiting(cell.recipe)) for cell in recipe.cells()]
+        sides = [Side(cell, [waiting(cell.recipe, seed) for seed in cell.recipe.seeds]) for cell in recipe.cells()]
         self.stacks = self._stacks(sides)
         for stack in self.stacks:
             first, members = stack.recipes[0], sum(len(own.seeds) for own in stack.recipes)
             stack.needs = check_fits(first, members, self.data, self.fabric.device)
             stack.total = first.epochs * (len(self.data.train) // first.batch_size)
         self.environment = {**describe_environment(), **environment, "data": described}
-        chance = 100 * float(torch.bincount(self.data.test.labels).max()) / len(self.data.test)
-        self.comparison = Comparison(recipe, described, self.environment, sides, chance)
+        scored = task(recipe.task.name)
+        chance = scored.chance.of(self.data.test.labels) if scored.chance else None
+        self.comparison = Comparison(recipe, described, self.environment, sides, scored, chance)
 
     def _stacks(self, sides: list[Side]) -> list[_Stack]:
         found: dict[str, _Stack] = {}
@@ -128,38 +123,43 @@ class _Experiment:
                 yield from ([stack] for stack in stacks)
 
     def train(self) -> Comparison:
-        """Train all stacks, or go on with them, until they are done or an interrupt asks to stop."""
-        with ExitStack() as opened:
-            writer = open_writer(self.out, self.recipe.resolved(), self.environment, self.existing, self.fabric)
-            opened.callback(writer.close)
-            try:
-                with between_steps(self.fabric) as interrupted:
-                    for turn in self._turns():
-                        self._take_turns(turn, writer, interrupted)
-            except KeyboardInterrupt:
-                self.comparison.interrupted = True
+        """Train all stacks, or go on with them, until they are done or an interrupt asks to stop; write the report."""
+        begin = time.monotonic()
+        config, own = self.recipe.resolved(), self._loggers if self.recipe.compare is None else {}
+        opening = open_writer(self.fabric, self.out, config, self.environment, self.existing, **own)
+        with opening as writer, deferred(self.fabric) as interrupted:
+            for turn in self._turns():
+                if not self._take_turns(turn, writer, interrupted):
+                    self.comparison.interrupted = True
+                    break
+            self.comparison.seconds = time.monotonic() - begin
+            if self.fabric.is_global_zero:
+                write_report(self.comparison, self.out)
         return self.comparison
 
-    def _take_turns(self, stacks: list[_Stack], writer: Writer, interrupted: Callable[[Training], bool]) -> None:
+    @property
+    def _loggers(self) -> dict[str, Any]:
+        return {"loggers": self.recipe.loggers, "seeds": self.recipe.seeds}
+
+    def _take_turns(self, stacks: list[_Stack], writer: Writer, interrupted: Callable[[int], bool]) -> bool:
+        """Train stacks, an epoch each in turn; tell whether they came to their end."""
         with ExitStack() as opened:
             runs = [(stack, found) for stack in stacks if (found := self._begin(stack, writer, opened))]
+            while waiting := [(stack, own) for stack, own in runs if not own.training.done]:
+                for stack, own in waiting:
+                    if not own.epoch(partial(self._after_step, stack, own, interrupted)):
+                        for _, other in runs:
+                            other.stop()
+                        return False
+                    if own.training.done:
+                        own.finish()
+        return True
 
-            def stopped(stack: _Stack, training: Training) -> bool:
-                stack.steps = training.steps
-                self._tell()
-                return interrupted(training)
-
-            try:
-                while waiting := [(stack, own) for stack, own in runs if not own.training.done]:
-                    for stack, own in waiting:
-                        own.epoch(lambda training, stack=stack: stopped(stack, training))  # type: ignore[misc]
-                        if own.training.done:
-                            own.finish()
-            except KeyboardInterrupt:
-                for _, own in runs:
-                    own.stop()
-                raise
-        self._tell()
+    def _after_step(self, stack: _Stack, own: Run, interrupted: Callable[[int], bool]) -> bool:
+        stack.steps = own.training.steps
+        done = sum(stack.steps for stack in self.stacks)
+        self._progress(self.comparison, done, sum(stack.total for stack in self.stacks))
+        return interrupted(own.training.steps)
 
     def _begin(self, stack: _Stack, writer: Writer, opened: ExitStack) -> Run | None:
         """Open a stack's folder and prepare or take up its training; None where it is done."""
@@ -168,13 +168,10 @@ class _Experiment:
             there: Existing = "resume" if resume and (stack.path / "recipe.yaml").exists() else "refuse"
             resume = self.fabric.broadcast(there == "resume")
             content = {"networks": [recipe.resolved() for recipe in stack.recipes]}
-            writer = open_writer(stack.path, content, self.environment, there, self.fabric)
-            opened.callback(writer.close)
-        state, damaged = writer.newest() if resume else (None, [])
-        self.comparison.notes += [f"The checkpoint {name} is damaged and was set aside." for name in damaged]
-        if resume:
-            step = state["steps"] if state else 0
-            self.comparison.notes.append(f"Resumed {stack.sides[0].remedies.name} at step {step}.")
+            opening = open_writer(self.fabric, stack.path, content, self.environment, there, **self._loggers)
+            writer = opened.enter_context(opening)
+        state = writer.newest() if resume else None
+        self._note_resuming(stack, resume, state, writer.damaged)
         if finished := self.fabric.broadcast(_finished(state)):
             stack.steps = stack.total
             histories = [history for side in stack.sides for history in side.histories]
@@ -182,15 +179,13 @@ class _Experiment:
                 history.restore(kept)
             self._read_reports(stack)
             return None
-        training, reports = build_training(stack.recipes, self.data, self.fabric)
+        training, reports = build_training(stack.recipes, self.data, self.fabric, writer.note)
         stack.keep(training.histories)
         described = [report.to_dict() for report in reports]
         for side in stack.sides:
             side.reports = described
         writer.write("remedies.json", described)
-        sent = loggers(self.recipe.loggers, stack.path, self.recipe.resolved()) if self.fabric.is_global_zero else []
-        own = Run(training, writer, self.recipe.checkpoint_every, sent)
-        opened.callback(own.close)
+        own = Run(training, writer, self.recipe.checkpoint_every)
         try:
             own.begin(state)
         except UnsupportedModelError as error:
@@ -199,6 +194,12 @@ class _Experiment:
             raise ConfigError(str(error), code=error.code) from error
         return own
 
+    def _note_resuming(self, stack: _Stack, resume: bool, state: dict[str, Any] | None, damaged: Sequence[str]) -> None:
+        self.comparison.notes += [f"The checkpoint {name} is damaged and was set aside." for name in damaged]
+        if resume:
+            step = f"step {state['steps']}" if state else "the beginning"
+            self.comparison.notes.append(f"Resumed {stack.sides[0].remedies.name} at {step}.")
+
     def _read_reports(self, stack: _Stack) -> None:
         try:
             found = json.loads((stack.path / "remedies.json").read_text(encoding="utf-8"))
@@ -206,16 +207,6 @@ class _Experiment:
             return
         for side in stack.sides:
             side.reports = found if isinstance(found, list) else []
-
-    def _tell(self) -> None:
-        done = sum(stack.steps for stack in self.stacks)
-        self._progress(self.comparison, done, sum(stack.total for stack in self.stacks))
-
-
-def _waiting(recipe: Recipe) -> list[History]:
-    """The histories of networks that are not trained yet."""
-    depth = getattr(recipe.model, "depth", 0)
-    return [History(recipe.remedies.name, depth, recipe.optimizer.lr, seed) for seed in recipe.seeds]
 
 
 def _finished(state: dict[str, Any] | None) -> list[dict[str, Any]] | None:

@@ -6,12 +6,22 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
 from trainability.data import registry as data_sets
 from trainability.errors import ArgumentError, TrainabilityError
 from trainability.models import registry as models
 from trainability.remedies import registry as remedies
+from trainability.tasks import registry as tasks
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -64,8 +74,8 @@ class DataSettings(Settings):
 def _architecture(given: Any) -> models.Architecture:
     """The settings of an architecture from its name, a mapping with a name, or themselves."""
     if not isinstance(given, str | Mapping):
-        if isinstance(given, tuple(models.architecture(name) for name in models.names())):
-            return given  # type: ignore[no-any-return]
+        if isinstance(given, models.Architecture):
+            return given
         raise ArgumentError("it is a name, or a mapping of settings with a name among them", code="setting-type")
     name, options = (given, {}) if isinstance(given, str) else (given.get("name", "fnn"), dict(given))
     options.pop("name", None)
@@ -85,7 +95,7 @@ def _architecture(given: Any) -> models.Architecture:
 
 def settings_of(kind: type) -> list[str]:
     """The names of a dataclass's fields."""
-    return [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return [field.name for field in fields(kind)]
 
 
 ModelSettings = Annotated[
@@ -117,6 +127,11 @@ class TaskSettings(Settings):
     """
 
     name: str = "classification"
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return tasks.task(value).name
 
 
 class OptimizerSettings(Settings):

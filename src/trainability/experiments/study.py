@@ -4,14 +4,14 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
 from math import isfinite
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import RDBStorage, fail_stale_trials
@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trainability.errors import ConfigError
 from trainability.experiments.recipe import STACKABLE, Range, Recipe
+from trainability.tasks import Metric, task
 from trainability.training.addresses import MASK, without_password, without_secrets
 
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
@@ -80,15 +81,16 @@ def _study(recipe: Recipe, storage: str) -> Study:
         heartbeat_interval=recipe.sweep.heartbeat,
         grace_period=3 * recipe.sweep.heartbeat,
     )
+    direction = StudyDirection.MAXIMIZE if task(recipe.task.name).metric.direction == "max" else StudyDirection.MINIMIZE
     study = optuna.create_study(
         storage=database,
         study_name=f"trainability-{recipe.digest()}",
-        direction="maximize",
+        direction=direction,
         # Unseeded, so that each worker draws its own; constant_liar keeps them from drawing close to one another.
         sampler=optuna.samplers.TPESampler(constant_liar=True),
         load_if_exists=True,
     )
-    if study.directions != [StudyDirection.MAXIMIZE]:
+    if study.directions != [direction]:
         raise ConfigError(
             f"sweep.storage: the study {study.study_name} there is not one of this program; choose another database",
             code="study-foreign",
@@ -247,7 +249,7 @@ def heartbeat(study: Study, trials: Sequence[Trial], interval: int) -> Iterator[
 
 @dataclass(frozen=True)
 class Row:
-    """One trial: its values and its mean accuracies over the seeds, in percent."""
+    """One trial: its values, and the means of the main metric over the seeds."""
 
     number: int
     params: dict[str, Any]
@@ -257,12 +259,13 @@ class Row:
 
 
 def rows(study: Study, recipe: Recipe) -> list[Row]:
-    """The finished trials, the best first by validation accuracy. Test accuracies had no part in the order.
+    """The finished trials, the best first by validation score. Test scores had no part in the order.
 
     Those whose record is damaged, or of another version, are left out; `unreadable` names them.
     """
     found = [row for trial in _complete(study) if (row := _row(trial, recipe))]
-    return sorted(found, key=lambda row: (-row.val, row.number))
+    sign = -1 if task(recipe.task.name).metric.direction == "max" else 1
+    return sorted(found, key=lambda row: (sign * row.val, row.number))
 
 
 def unreadable(study: Study, recipe: Recipe) -> list[int]:
@@ -280,11 +283,18 @@ def _row(trial: FrozenTrial, recipe: Recipe) -> Row | None:
     runs, searched = trial.user_attrs.get("runs"), recipe.sweep.parameters
     if trial.params.keys() != searched.keys() or not all(_within(trial.params[n], v) for n, v in searched.items()):
         return None
-    if not isinstance(runs, list) or len(runs) != len(recipe.seeds) or not all(map(_is_run, runs)):
+    metric = task(recipe.task.name).metric
+    if not isinstance(runs, list) or len(runs) != len(recipe.seeds) or not all(_is_run(run, metric) for run in runs):
         return None
     if trial.value is None or not isfinite(trial.value):
         return None
-    return Row(trial.number, dict(trial.params), trial.value, mean(run["test_accuracy"] or 0.0 for run in runs), runs)
+    return Row(trial.number, dict(trial.params), trial.value, mean(value_of(run, metric, "test") for run in runs), runs)
+
+
+def value_of(run: Mapping[str, Any], metric: Metric, part: Literal["val", "test"] = "val") -> float:
+    """A run's part in the choice of the best trial: the worst value where it diverged."""
+    value = run[f"{part}_{metric.name}"]
+    return metric.worst if value is None or (part == "val" and run["status"] == "diverged") else value
 
 
 def _within(value: Any, values: Sequence[Any] | Range) -> bool:
@@ -293,13 +303,13 @@ def _within(value: Any, values: Sequence[Any] | Range) -> bool:
     return value in values
 
 
-def _is_run(run: Any) -> bool:
+def _is_run(run: Any, metric: Metric) -> bool:
     """Whether it has what tables and reports read of a run."""
     if not isinstance(run, dict) or not isinstance(run.get("status"), str):
         return False
     return all(
         key in run and (run[key] is None or isinstance(run[key], int | float))
-        for key in ("val_accuracy", "test_accuracy")
+        for key in (f"val_{metric.name}", f"test_{metric.name}")
     )
 
 

@@ -16,8 +16,9 @@ from trainability.data.dataset import Dataset
 from trainability.errors import ConfigError
 from trainability.experiments.build import architecture_key, build_training, member_bytes
 from trainability.experiments.recipe import Range, Recipe
-from trainability.experiments.study import claim, fail_lost, heartbeat, refill, total_trials
+from trainability.experiments.study import claim, fail_lost, heartbeat, refill, total_trials, value_of
 from trainability.stack.memory import members_that_fit
+from trainability.tasks import task
 from trainability.training.engine import Training
 from trainability.training.history import History
 
@@ -127,18 +128,14 @@ def _run(
         training.advance()
         progress(training)
     training.finish("done")
-    seeds = len(recipe.seeds)
+    seeds, metric = len(recipe.seeds), task(recipe.task.name).metric
     for number, trial in enumerate(trials):
         histories = training.histories[number * seeds : (number + 1) * seeds]
         # Taken for dead, after a pause of the machine for example, its trials are another worker's now.
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
             trial.set_user_attr("runs", [_result(history, trial.params) for history in histories])
-            study.tell(trial, mean(map(_value, histories)), skip_if_finished=True)
-
-
-def _value(history: History) -> float:
-    """A run's weight in the choice of the best: its validation accuracy, and nothing where it diverged."""
-    return 0.0 if history.status == "diverged" else history.val or 0.0
+            values = [value_of(history.result(), metric) for history in histories]
+            study.tell(trial, mean(values), skip_if_finished=True)
 
 
 def _result(history: History, params: dict[str, Any]) -> dict[str, Any]:
@@ -152,4 +149,6 @@ def progress_of(study: Study, recipe: Recipe, began: float, finished_before: int
     total, fresh = total_trials(recipe), len(complete) - finished_before
     left = (time.monotonic() - began) / fresh * (total - len(complete)) if fresh > 0 else None
     running = sum(t.state == TrialState.RUNNING for t in trials)
-    return Progress(total, len(complete), running, max((t.value or 0.0 for t in complete), default=None), left)
+    values = [t.value for t in complete if t.value is not None]
+    best = task(recipe.task.name).metric.best(values, key=float) if values else None
+    return Progress(total, len(complete), running, best, left)

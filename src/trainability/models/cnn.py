@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainability.errors import ArgumentError
-from trainability.models.registry import check_sizes, register
+from trainability.models.registry import Architecture, check_sizes, register
 from trainability.nn.names import check_nonlinearity
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @register("cnn")
 @dataclass(frozen=True)
-class CNN:
+class CNN(Architecture):
     """A plain convolutional network, whose last hidden layer is a fully connected one.
 
     Args:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainability.models.registry import check_sizes, register
+from trainability.models.registry import Architecture, check_sizes, register
 from trainability.nn.names import check_nonlinearity
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @register("fnn")
 @dataclass(frozen=True)
-class FNN:
+class FNN(Architecture):
     """A fully connected network.
 
     Args:

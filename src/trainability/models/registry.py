@@ -6,9 +6,10 @@ A new architecture is one file: a frozen dataclass of its settings, registered b
 import difflib
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from trainability.errors import ArgumentError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Architecture(Protocol):
+class Architecture(ABC):
     """The settings of one architecture, a frozen dataclass whose docstring describes each under ``Args:``.
 
     Its module is imported when settings are checked, so it loads torch no earlier than in ``build``.
@@ -26,14 +27,14 @@ class Architecture(Protocol):
 
     def built_in(self) -> list[str]:
         """The names of the remedies that the settings amount to, which the recipe's own must go with."""
-        ...
+        return []
 
+    @abstractmethod
     def build(self, shape: tuple[int, ...], outputs: int) -> "nn.Module":
         """The network for inputs ``(B, *shape)``, with PyTorch's default weights from the random state."""
-        ...
 
 
-Settings = TypeVar("Settings", bound=type)
+Settings = TypeVar("Settings", bound=type[Architecture])
 _registered: dict[str, type[Architecture]] = {}
 
 
@@ -43,10 +44,8 @@ def register(name: str) -> Callable[[Settings], Settings]:
     >>> from dataclasses import dataclass
     >>> @register("perceptron")
     ... @dataclass(frozen=True)
-    ... class Perceptron:
+    ... class Perceptron(Architecture):
     ...     width: int = 8
-    ...     def built_in(self):
-    ...         return []
     ...     def build(self, shape, outputs):
     ...         ...
     >>> architecture("perceptron")().width
@@ -55,7 +54,7 @@ def register(name: str) -> Callable[[Settings], Settings]:
     """
 
     def keep(settings: Settings) -> Settings:
-        settings.name = name  # type: ignore[attr-defined]
+        settings.name = name
         _registered[name] = settings
         return settings
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from trainability.errors import ArgumentError, check_choice, check_keep
-from trainability.models.registry import check_sizes, register
+from trainability.models.registry import Architecture, check_sizes, register
 from trainability.nn.names import Scale, check_nonlinearity
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _IMAGENET: dict[int, tuple[int, ...]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 1
 
 @register("resnet")
 @dataclass(frozen=True)
-class ResNet:
+class ResNet(Architecture):
     """A residual network of the CIFAR family.
 
     Args:

@@ -11,6 +11,7 @@ from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from trainability.experiments.comparison import Comparison, Side
+from trainability.tasks import Loss, Metric, Task
 from trainability.training.history import History
 
 # Okabe and Ito's palette: told apart by color-blind readers too.
@@ -56,23 +57,24 @@ def _lines(
             )
 
 
-def accuracy_figure(arms: Arms, palette: dict[str, str], chance: float) -> go.Figure:
-    """Test accuracy over training, one line per seed."""
+def score_figure(arms: Arms, palette: dict[str, str], task: Task, chance: float | None) -> go.Figure:
+    """Main metric on the test split over training, one line per seed."""
     figure = go.Figure()
     _lines(figure, arms, palette, lambda run: {point.step: point.test for point in run.scores})
-    figure.add_hline(
-        y=chance,
-        line={"dash": "dot", "color": "#888"},
-        annotation_text="one class",
-        annotation_position="top left",
-    )
+    if task.chance and chance is not None:
+        figure.add_hline(
+            y=chance,
+            line={"dash": "dot", "color": "#888"},
+            annotation_text=task.chance.label,
+            annotation_position="top left",
+        )
     figure.update_xaxes(title="training step")
-    figure.update_yaxes(title="test accuracy, %", range=[0, 101])
+    figure.update_yaxes(title=f"test {task.metric.label}", range=task.metric.limits)
     return style(figure)
 
 
-def spread_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
-    """Final test accuracy of every seed, with the median."""
+def spread_figure(arms: Arms, palette: dict[str, str], metric: Metric) -> go.Figure:
+    """Main metric of every seed at the end, with the median."""
     figure = go.Figure()
     for name, runs in arms.items():
         figure.add_box(
@@ -87,17 +89,17 @@ def spread_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
             fillcolor="rgba(0,0,0,0.04)",
             showlegend=False,
         )
-    figure.update_yaxes(title="test accuracy at the end, %")
+    figure.update_yaxes(title=f"test {metric.name} at the end" + (f", {metric.unit}" if metric.unit else ""))
     return style(figure)
 
 
-def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
-    """Cross-entropy, and the LBE term as a curve of its own."""
+def loss_figure(arms: Arms, palette: dict[str, str], loss: Loss) -> go.Figure:
+    """The loss, and the LBE term as a curve of its own."""
     with_term = {name: runs for name, runs in arms.items() if any(map(_terms, runs))}
     figure = make_subplots(
         rows=1,
         cols=2 if with_term else 1,
-        subplot_titles=["cross-entropy", "L_BE, where total = CE · (1 + L_BE)"][: 2 if with_term else 1],
+        subplot_titles=[loss.name, f"L_BE, where total = {loss.symbol} · (1 + L_BE)"][: 2 if with_term else 1],
     )
     left, right = go.Figure(), go.Figure()
     _lines(left, arms, palette, lambda run: {point.step: point.loss for point in run.losses})
@@ -108,7 +110,7 @@ def loss_figure(arms: Arms, palette: dict[str, str]) -> go.Figure:
         trace.showlegend = False
         figure.add_trace(trace, row=1, col=2)
     figure.update_xaxes(title="training step")
-    figure.update_yaxes(title="nats", row=1, col=1)
+    figure.update_yaxes(title=loss.unit, row=1, col=1)
     if with_term:
         figure.update_yaxes(type="log", exponentformat="power", row=1, col=2)
     return style(figure).update_layout(legend={"y": 1.12}, margin={"t": 80})
@@ -168,7 +170,7 @@ def entropy_figure(arms: Arms) -> go.Figure:
 
 
 def history_figure(arms: Arms) -> go.Figure:
-    """Entropy over training steps and layers, one heatmap per remedy, of the run of median accuracy."""
+    """Entropy over training steps and layers, one heatmap per remedy, of the run of median score."""
     chosen = {name: sorted(runs, key=lambda run: run.test or 0.0)[len(runs) // 2] for name, runs in arms.items()}
     titles = [f"{escape(name)}, seed {run.seed}" for name, run in chosen.items()]
     columns = min(4, len(chosen))
@@ -263,7 +265,7 @@ def neuron_figure(arms: Arms) -> go.Figure:
 
 
 def versus_figure(comparison: Comparison, palette: dict[str, str], by: str) -> go.Figure:
-    """Test score against a setting that varies, per remedy: every seed, and a line through the medians."""
+    """Main metric against a setting that varies, per remedy: every seed, and a line through the medians."""
     figure = go.Figure()
     others = {repr(_others(side, by)): _others(side, by) for side in comparison.sides}
     for name, color in palette.items():
@@ -297,7 +299,8 @@ def versus_figure(comparison: Comparison, palette: dict[str, str], by: str) -> g
                 name=label,
             )
     figure.update_xaxes(title=by, type="log" if by == "optimizer.lr" else "linear")
-    figure.update_yaxes(title="test accuracy, %", range=[0, 101])
+    metric = comparison.task.metric
+    figure.update_yaxes(title=f"test {metric.label}", range=metric.limits)
     return style(figure)
 
 

@@ -6,21 +6,23 @@ from statistics import mean, median
 from trainability.diagnosis.verdict import SILENT
 from trainability.experiments.comparison import Comparison, Section
 from trainability.remedies.registry import Combination
+from trainability.tasks import Metric, Task
 from trainability.training.history import History
 
 
-def accuracies(runs: list[History]) -> list[float]:
-    """Test accuracies in percent, one per seed."""
+def scores(runs: list[History]) -> list[float]:
+    """Main metric on the test split at the end, one per seed."""
     return [run.scores[-1].test for run in runs]
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], metric: Metric) -> str:
     """``76.6 % (median; 71.6 to 90.5 over 5 seeds)``."""
     if len(values) == 1:
-        return f"{values[0]:.2f} % (one seed)"
-    if max(values) - min(values) < 0.005:
-        return f"{values[0]:.2f} % on each of {len(values)} seeds"
-    return f"{median(values):.1f} % (median; {min(values):.1f} to {max(values):.1f} over {len(values)} seeds)"
+        return f"{metric.show(values[0])} (one seed)"
+    if max(values) - min(values) <= metric.resolution:
+        return f"{metric.show(values[0])} on each of {len(values)} seeds"
+    low, high = (metric.number(value, "brief") for value in (min(values), max(values)))
+    return f"{metric.show(median(values), 'brief')} (median; {low} to {high} over {len(values)} seeds)"
 
 
 def narrate(comparison: Comparison, *, brief: bool = False) -> list[tuple[str, list[str]]]:
@@ -34,7 +36,7 @@ def narrate(comparison: Comparison, *, brief: bool = False) -> list[tuple[str, l
             continue
         runs = [run for group in section.histories.values() for run in group]
         unfinished = [run.epochs for run in runs if run.status in ("training", "interrupted", "waiting")]
-        sentences = _section(section, comparison.chance, brief)
+        sentences = _section(section, comparison.task, comparison.chance, brief)
         if unfinished:
             sentences.insert(
                 0,
@@ -45,62 +47,66 @@ def narrate(comparison: Comparison, *, brief: bool = False) -> list[tuple[str, l
     return stories
 
 
-def _section(section: Section, chance: float, brief: bool) -> list[str]:
-    paragraphs = []
+def _section(section: Section, task: Task, chance: float | None, brief: bool) -> list[str]:
+    metric, paragraphs = task.metric, []
     arms = section.histories
     for name, runs in arms.items():
         sentences: list[str] = []
-        values = accuracies(runs)
+        values = scores(runs)
         side = section.remedies[name]
         otherwise = "" if side.baseline is None else f", otherwise as {side.baseline}"
         subject = f"{name} ({side.title}{otherwise})"
         start = [run.flow[0].entropy[-1] for run in runs]
         signal = f"At the start its last hidden layer carries {mean(start):.2g} nats."
-        if _at_chance(values, chance):
+        stuck = sum(not _learns(value, task, chance) for value in values)
+        if task.chance is None or chance is None:
+            sentences.append(f"{subject} ends at {spread(values, metric)}. {signal}")
+        elif stuck == len(values):
             sentences.append(
-                f"{subject} does not learn: {spread(values)}, where always naming one class gives {chance:.2f} %. "
-                + signal
+                f"{subject} does not learn: {spread(values, metric)}, where {task.chance.answer} gives "
+                f"{metric.show(chance)}. {signal}"
             )
-        elif min(values) < chance + 5:
-            stuck = sum(v < chance + 5 for v in values)
+        elif stuck:
             sentences.append(
-                f"{subject} learns on some seeds only: {spread(values)}; {stuck} of {len(values)} stay near chance. "
-                + signal
+                f"{subject} learns on some seeds only: {spread(values, metric)}; {stuck} of {len(values)} stay near "
+                f"chance. {signal}"
             )
         else:
-            sentences.append(f"{subject} learns: {spread(values)}. {signal}")
+            sentences.append(f"{subject} learns: {spread(values, metric)}. {signal}")
         if any(run.status == "diverged" for run in runs):
             sentences.append(
                 f"{name} diverged on seeds {', '.join(str(r.seed) for r in runs if r.status == 'diverged')}."
             )
         if side.baseline in arms:
-            sentences.append(_against(name, values, side.baseline, accuracies(arms[side.baseline])))
+            sentences.append(_against(name, values, side.baseline, scores(arms[side.baseline]), metric))
         if side.loss:
             sentences += _revival(name, runs)
         if not brief:
             sentences += [
                 *_claimed(name, arms, side),
-                *_signal(name, runs, learns=not _at_chance(values, chance)),
-                *_why_spread(name, runs, chance),
+                *_signal(name, runs, learns=stuck < len(values)),
+                *(_why_spread(name, runs, task) if stuck < len(values) else []),
             ]
         paragraphs.append(" ".join(sentences))
-    best = max(arms, key=lambda n: median(accuracies(arms[n])))
-    return [f"Strongest here: {best}, {spread(accuracies(arms[best]))}." + _seeds_warning(arms), *paragraphs]
+    best = metric.best(arms, key=lambda name: median(scores(arms[name])))
+    return [f"Strongest here: {best}, {spread(scores(arms[best]), metric)}." + _seeds_warning(arms), *paragraphs]
 
 
-def _at_chance(values: list[float], chance: float) -> bool:
-    return max(values) < chance + 5
+def _learns(value: float, task: Task, chance: float | None) -> bool:
+    """Whether a score is better than chance; without a level of chance nothing tells."""
+    return task.chance is None or chance is None or task.metric.exceeds(value, chance, task.chance.margin)
 
 
-def _against(name: str, values: list[float], base: str, base_values: list[float]) -> str:
+def _against(name: str, values: list[float], base: str, base_values: list[float], metric: Metric) -> str:
     gain = median(values) - median(base_values)
+    signed, size = metric.gap(gain, sign="+"), metric.gap(abs(gain))
     if min(len(values), len(base_values)) < 3:
-        return f"Against {base} that is {gain:+.1f} points."
+        return f"Against {base} that is {signed}."
     if min(values) > max(base_values):
-        return f"Every seed of {name} is above every seed of {base}, by {gain:.1f} points in the median."
+        return f"Every seed of {name} is above every seed of {base}, by {size} in the median."
     if max(values) < min(base_values):
-        return f"Every seed of {name} is below every seed of {base}, by {-gain:.1f} points in the median."
-    return f"The seeds of {name} and {base} overlap (medians differ by {gain:+.1f} points): no difference is shown."
+        return f"Every seed of {name} is below every seed of {base}, by {size} in the median."
+    return f"The seeds of {name} and {base} overlap (medians differ by {signed}): no difference is shown."
 
 
 def _claimed(name: str, arms: dict[str, list[History]], side: Combination) -> list[str]:
@@ -177,16 +183,21 @@ def _signal(name: str, runs: list[History], learns: bool) -> list[str]:
     return [words + (": inputs come apart." if learns and c1 < c0 - 0.05 else ".")]
 
 
-def _why_spread(name: str, runs: list[History], chance: float) -> list[str]:
+def _why_spread(name: str, runs: list[History], task: Task) -> list[str]:
     """A wide spread of the seeds, and whether the runs were still moving when training ended."""
-    values = accuracies(runs)
-    if len(runs) < 2 or max(values) - min(values) < 5 or _at_chance(values, chance) or len(runs[0].scores) < 2:
+    values, metric = scores(runs), task.metric
+    apart = max(values) - min(values)
+    if task.chance is None or len(runs) < 2 or apart < task.chance.margin or len(runs[0].scores) < 2:
         return []
     moves = [run.scores[-1].test - run.scores[-2].test for run in runs]
     return [
-        f"The seeds of {name} lie {max(values) - min(values):.0f} points apart; in the last epoch alone they moved by "
-        f"{min(moves):+.1f} to {max(moves):+.1f} points"
-        + (", so the spread is of networks that had not settled." if max(map(abs, moves)) > 2 else ".")
+        f"The seeds of {name} lie {metric.gap(apart, 'rough')} apart; in the last epoch alone "
+        f"they moved by {metric.number(min(moves), 'brief', '+')} to {metric.gap(max(moves), sign='+')}"
+        + (
+            ", so the spread is of networks that had not settled."
+            if max(map(abs, moves)) > 0.4 * task.chance.margin
+            else "."
+        )
     ]
 
 

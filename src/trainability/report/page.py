@@ -14,6 +14,7 @@ from trainability.experiments.comparison import Comparison, Section
 from trainability.experiments.recipe import Recipe
 from trainability.report import figures, layer_figures
 from trainability.report.narrative import narrate
+from trainability.tasks import Metric
 from trainability.training.files import finite, write_whole
 
 
@@ -41,6 +42,7 @@ def environment() -> jinja2.Environment:
 
 def render(comparison: Comparison) -> str:
     """Return the HTML."""
+    metric = comparison.task.metric
     names = dict.fromkeys(comparison.name_of(side) for side in comparison.sides)
     palette = figures.colors(names)
     words = dict(narrate(comparison))
@@ -49,14 +51,14 @@ def render(comparison: Comparison) -> str:
         {
             "title": section.title,
             "words": words[section.title],
-            "rows": table(section),
-            "figures": _figures(section.histories, palette, comparison.chance, int(comparison.data["train"])),
+            "rows": table(section, metric),
+            "figures": _figures(section.histories, palette, comparison),
         }
         for section in drawn
     ]
     recipe = comparison.recipe
     overview = [
-        figure_html(f"Accuracy against {name}", "", figures.versus_figure(comparison, palette, name))
+        figure_html(f"{metric.name.capitalize()} against {name}", "", figures.versus_figure(comparison, palette, name))
         for name in _numbers(recipe)
         if drawn
     ]
@@ -68,6 +70,7 @@ def render(comparison: Comparison) -> str:
             comparison=comparison,
             names=list(names),
             recipe=recipe.resolved(),
+            metric=metric,
             overview=overview,
             sections=sections,
             changed=changed,
@@ -85,7 +88,7 @@ def _numbers(recipe: Recipe) -> list[str]:
     ]
 
 
-def table(section: Section) -> list[dict[str, Any]]:
+def table(section: Section, metric: Metric) -> list[dict[str, Any]]:
     """One row per remedy, the strongest first."""
     rows = []
     for name, runs in section.histories.items():
@@ -104,16 +107,21 @@ def table(section: Section) -> list[dict[str, Any]]:
                 "step_ms": median(run.step_ms or 0.0 for run in runs),
             }
         )
-    return sorted(rows, key=lambda row: -float(row["median"]))
+    return sorted(rows, key=lambda row: float(row["median"]), reverse=metric.direction == "max")
 
 
-def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images: int) -> list[dict[str, Any]]:
+def _figures(arms: figures.Arms, palette: dict[str, str], comparison: Comparison) -> list[dict[str, Any]]:
+    task, images = comparison.task, int(comparison.data["train"])
     drawn = [
-        ("Accuracy during training", "One line per seed.", figures.accuracy_figure(arms, palette, chance)),
+        (
+            f"{task.metric.name.capitalize()} during training",
+            "One line per seed.",
+            figures.score_figure(arms, palette, task, comparison.chance),
+        ),
         (
             "Spread over seeds",
             "Every point is one seed; the line in the box is the median.",
-            figures.spread_figure(arms, palette),
+            figures.spread_figure(arms, palette, task.metric),
         ),
         (
             "Information in every layer, step by step",
@@ -122,7 +130,7 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images:
         ),
         (
             "The same over the whole training",
-            "The run of median accuracy of each remedy. The steps lie denser at the start.",
+            f"The run of median {task.metric.name} of each remedy. The steps lie denser at the start.",
             figures.history_figure(arms),
         ),
         (
@@ -148,9 +156,9 @@ def _figures(arms: figures.Arms, palette: dict[str, str], chance: float, images:
             layer_figures.dropout_figure(arms),
         ),
         (
-            "Cross-entropy and the LBE term",
+            f"{task.loss.name.capitalize()} and the LBE term",
             "Apart, since the total loss multiplies them.",
-            figures.loss_figure(arms, palette),
+            figures.loss_figure(arms, palette, task.loss),
         ),
         (
             "Learned alpha",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
-from trainability.introspect.hooks import Place, Taps
+from trainability.introspect.hooks import Place, Taps, tensors_in
+from trainability.introspect.outputs import map_tensors, with_tensors
 from trainability.introspect.run import unwrap
 from trainability.lbe.statistics import BatchStatistics, StatisticsReader
 from trainability.moments import Neurons
@@ -22,9 +23,9 @@ _STREAMS = 8
 
 
 class Passed(NamedTuple):
-    """What a pass returned: outputs ``(E, B, ...)`` and the moments of the tapped layers, ``(E, readings, n)``."""
+    """Outputs ``(E, B, ...)`` of a pass, built as a model's own, and moments of tapped layers, ``(E, readings, n)``."""
 
-    outputs: Tensor
+    outputs: Any
     readings: list[BatchStatistics]
 
 
@@ -94,7 +95,7 @@ class Stack(nn.Module):
         self.check_inputs(x)
         return Passed(*self._forward(x))
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Tensor) -> Any:
         """Run every member on the same inputs ``(B, ...)`` in ``eval`` mode, without gradients: ``(E, B, ...)``."""
         self._check_tensor(x)
         x = self._laid_out(x)
@@ -102,12 +103,10 @@ class Stack(nn.Module):
         try:
             with torch.no_grad():
                 if self.way == "direct":
-                    every: Tensor = self.module(x.expand(len(self), *x.shape).clone())  # which it may change in place
-                    return every
+                    return self.module(x.expand(len(self), *x.shape).clone())  # which it may change in place
                 if self.way == "vmap":
-                    mapped: Tensor = vmap(self.one, in_dims=(0, 0, None))(*self.tensors(), x)[0]
-                    return mapped
-                return torch.stack([self.one(*state, x)[0] for state in self.states()])
+                    return self._mapped(x, shared=True)[0]
+                return _stacked([self.one(*state, x)[0] for state in self.states()])
         finally:
             self.module.train()
 
@@ -217,7 +216,7 @@ class Stack(nn.Module):
                 torch.manual_seed(self.turn.seeds[member])  # as a plain loop would before each step
             yield {n: t[member] for n, t in parameters.items()}, {n: t[member] for n, t in buffers.items()}
 
-    def _in_turn(self, x: Tensor) -> list[tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]]:
+    def _in_turn(self, x: Tensor) -> list[tuple[Any, dict[str, tuple[Tensor, Tensor]]]]:
         """Run every member by itself; on streams, all begin when what was launched before is done."""
         each = zip(self.states(), x, strict=True)
         if self.way == "loop":
@@ -239,16 +238,16 @@ class Stack(nn.Module):
         """The same inputs, ``(..., C, H, W)``, in the order in memory that was chosen."""
         return x.movedim(-3, -1).contiguous().movedim(-1, -3) if self.channels_last else x
 
-    def _pass(self, x: Tensor) -> tuple[Tensor, list[BatchStatistics]]:
+    def _pass(self, x: Tensor) -> tuple[Any, list[BatchStatistics]]:
         x = self._laid_out(x)
         if self.way == "alone":
-            outputs = _tensor(self.module(x[0])).unsqueeze(0)
+            outputs = map_tensors(lambda t: t.unsqueeze(0), _checked(self.module(x[0])))
             taken = [
                 replace(b, mean=b.mean.unsqueeze(0), variance=b.variance.unsqueeze(0)) for b in self._reader.take()
             ]
             return outputs, taken
         if self.way == "direct":
-            outputs = _tensor(self.module(x))
+            outputs = _checked(self.module(x))
             return outputs, self.collector.batches(self.collector.take())
         if self.way in ("loop", "streams"):
             each = self._in_turn(x)
@@ -256,9 +255,9 @@ class Stack(nn.Module):
             moments: dict[str, Any] = {
                 n: tuple(torch.stack(m) for m in zip(*(r[n] for _, r in each), strict=True)) for n in names
             }
-            return torch.stack([o for o, _ in each]), self.collector.batches(moments)
+            return _stacked([o for o, _ in each]), self.collector.batches(moments)
         try:
-            outputs, moments = vmap(self.one)(*self.tensors(), x)
+            outputs, moments = self._mapped(x)
         except RuntimeError as error:
             if "randomness" not in str(error):
                 raise
@@ -270,13 +269,25 @@ class Stack(nn.Module):
             ) from None
         return outputs, self.collector.batches(moments)
 
+    def _mapped(self, x: Tensor, shared: bool = False) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
+        """Map over the members, each with its own inputs or all with shared ones."""
+        built: list[Any] = []
+
+        def one(*state_and_inputs: Any) -> tuple[list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
+            outputs, moments = self.one(*state_and_inputs)
+            built.append(outputs)
+            return list(tensors_in(outputs)), moments
+
+        tensors, moments = vmap(one, in_dims=(0, 0, None if shared else 0))(*self.tensors(), x)
+        return with_tensors(built[0], iter(tensors)), moments
+
     def one(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    ) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
         """Run one member; the moments are those of its tapped layers."""
         if self.way == "alone":
-            return _tensor(self.module(x)), {}
-        outputs = _tensor(called(self.module, (parameters, buffers), x))
+            return _checked(self.module(x)), {}
+        outputs = _checked(called(self.module, (parameters, buffers), x))
         return outputs, self.collector.take()
 
 
@@ -285,11 +296,17 @@ def called(module: nn.Module, state: tuple[dict[str, Tensor], dict[str, Tensor]]
     return functional_call(module, state, (x,), tie_weights=False)
 
 
-def _tensor(outputs: Any) -> Tensor:
-    if not isinstance(outputs, Tensor):
+def _checked(outputs: Any) -> Any:
+    if not isinstance(outputs, Tensor) and next(tensors_in(outputs), None) is None:
         raise UnsupportedModelError(
             "",
-            f"it returns {type(outputs).__name__}; a stack needs one tensor, its logits",
+            f"it returns {type(outputs).__name__} without a tensor; return tensors, alone or in a tuple, dictionary or "
+            "dataclass",
             code="outputs-not-a-tensor",
         )
     return outputs
+
+
+def _stacked(outputs: Sequence[Any]) -> Any:
+    """The outputs of all members, of the outputs of each."""
+    return map_tensors(lambda *each: torch.stack(each), *outputs)

@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import vmap
-from torch.nn.modules.conv import _ConvNd
 
 from trainability.errors import UnsupportedModelError
-from trainability.introspect.hooks import Taps
+from trainability.introspect.hooks import Taps, tensors_in
 from trainability.introspect.run import observing
+from trainability.introspect.torch_private import ConvNd
 from trainability.stack import cuda_graphs as graphs
 from trainability.stack.direct import layers, layers_are_known, teach_
 from trainability.stack.members import Way
@@ -63,7 +63,7 @@ def choose(stack: Stack, x: Tensor, timer: Timer | None = None) -> dict[str, flo
     grouped convolution may be. What runs one after another is also timed with maps laid out in memory with the channels
     last. ``timer`` says how long a pass takes (`trainability.stack.cuda_graphs.seconds`).
     """
-    if not any(isinstance(m, _ConvNd) for m in stack.module.modules()):
+    if not any(isinstance(m, ConvNd) for m in stack.module.modules()):
         return {}
     timer = timer or partial(graphs.seconds, device=x.device)
     seconds: dict[_Candidate, float] = {}
@@ -97,8 +97,9 @@ def rehearsing(stack: Stack, x: Tensor) -> Iterator[Callable[[], None]]:
 
     def work() -> None:
         with torch.enable_grad():
-            outputs = stack(x).outputs
-            torch.autograd.grad(outputs.float().square().mean(), trained, allow_unused=True)
+            reached = [t for t in tensors_in(stack(x).outputs) if t.requires_grad]
+            total = torch.stack([t.float().square().mean() for t in reached]).sum()
+            torch.autograd.grad(total, trained, allow_unused=True)
 
     with observing(stack.module, guard=False):
         stack.module.train()
@@ -147,7 +148,7 @@ def _direct_agrees(stack: Stack, x: Tensor) -> bool:
         mapped.append(output.clone())  # which the next layer may change in place
 
     def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], own: Tensor) -> list[Tensor]:
-        return [called(module, (parameters, buffers), own), *mapped]
+        return [*tensors_in(called(module, (parameters, buffers), own)), *mapped]
 
     def compare(_layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         expected = mapped[len(agree)]
@@ -158,17 +159,18 @@ def _direct_agrees(stack: Stack, x: Tensor) -> bool:
         with observing(module), torch.no_grad():
             module.train()
             with _after_each_layer(module, note):
-                last, *mapped = vmap(one)(*stack.tensors(), x)
+                found = vmap(one)(*stack.tensors(), x)
+                last, mapped = found[: len(found) - len(mapped)], found[len(found) - len(mapped) :]
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
             stack.way = "direct"
             with _after_each_layer(module, compare):
-                agree.append(_close(module(x), last))
+                agree += [_close(a, b) for a, b in zip(tensors_in(module(x)), last, strict=True)]
     except (RuntimeError, IndexError, ValueError, TypeError):  # a forward that counts dimensions
         return False
     finally:
         stack.way = "vmap"
-    return all(agree) and len(agree) == len(mapped) + 1
+    return all(agree) and len(agree) == len(mapped) + len(last)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from trainability.data.augment import Augment
 from trainability.entropy import Convention
 from trainability.errors import ArgumentError
 from trainability.moments import Neurons
+from trainability.tasks import Task, task
 from trainability.training.optimizers import Schedule, check_words
 
 
@@ -48,6 +49,7 @@ class TrainingConfig:
         options: of the optimizer, besides the learning rate and weight decay, which are each member's.
         schedule: of the learning rate.
         augmentation: maps images and a generator to images (`trainability.data.augment`).
+        task: by which the outputs are scored.
         convention: constant of LBE's entropy, ``"paper"`` or ``"published-code"``.
         neurons: what counts as one for LBE, ``"position"`` or ``"channel"``.
         probes: how often the flow of every layer is measured.
@@ -69,6 +71,7 @@ class TrainingConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
     augmentation: Augment | None = None
+    task: Task = field(default_factory=lambda: task("classification"))
     convention: Convention = "paper"
     neurons: Neurons = "position"
     probes: int = 20

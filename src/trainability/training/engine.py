@@ -68,7 +68,7 @@ class Training:
         data: the data set.
         plan: what they share.
         fabric: devices, precision and processes; one CPU process in float32 by default.
-        tell: is called with the name and values of each event: ``losses``, ``accuracies``, ``diverged``.
+        tell: is called with the name and values of each event: ``losses``, ``scores``, ``diverged``.
         make_graph: makes what records a step; CUDA graphs by default where one process has a CUDA device.
 
     Raises:
@@ -110,6 +110,8 @@ class Training:
                 f"cuda_graph: on needs a CUDA device, and this is {fabric.device.type}", code="needs-cuda"
             )
         self.data = data = data.to(fabric.device)
+        for history in self.histories:
+            history.metric = plan.task.metric.name
         self.batches = Batches(
             data,
             [m.seed for m in members],
@@ -118,7 +120,7 @@ class Training:
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
-        self.tell = tell
+        self._tell = tell
         self.steps = 0
         self.total_steps = plan.epochs * self.batches.per_epoch
         probe = data.train.take(torch.arange(min(512, len(data.train)), device=fabric.device)).images
@@ -153,6 +155,7 @@ class Training:
             name=plan.optimizer,
             options=plan.options,
             schedule=plan.schedule,
+            direction=plan.task.metric.direction,
             epochs=plan.epochs,
             steps_per_epoch=self.batches.per_epoch,
         )
@@ -164,7 +167,9 @@ class Training:
                 self.execution["not_recorded"] = "several processes share each batch"
         self._make_graph = make_graph
         seeds = [m.seed for m in members]
-        self._one_step = Step(self.stack, forward, self.lbe, self.updates, self.batches, seeds, fabric, make_graph)
+        self._one_step = Step(
+            self.stack, forward, self.lbe, self.updates, self.batches, seeds, plan.task, fabric, make_graph
+        )
         self._losses: list[Tensor] = []
         self._times: list[float] = []
         self._look_every = 1 if fabric.device.type == "cpu" else _LOOK_EVERY
@@ -266,10 +271,10 @@ class Training:
             if not finite and self.alive[e]:
                 self._one_step.freeze(e)
                 self.histories[e].status = "diverged"
-                self.tell("diverged", step=self.steps + 1, member=e)
+                self._tell("diverged", step=self.steps + 1, member=e)
 
     def advance(self) -> None:
-        """Train one step and record what is due: losses, flow and, at the end of an epoch, accuracies."""
+        """Train one step and record what is due: losses, flow and, at the end of an epoch, scores."""
         if self.steps == 0:
             self._start()
         self.stack.module.train()
@@ -416,7 +421,7 @@ class Training:
             dist.all_reduce(mean)
         losses = (mean / self.fabric.world_size).tolist()
         terms = self.lbe.lbe.tolist() if self.lbe and self.lbe.lbe is not None else None
-        self.tell("losses", step=self.steps, loss=losses, **({"lbe": terms} if terms else {}))
+        self._tell("losses", step=self.steps, loss=losses, **({"lbe": terms} if terms else {}))
         for e, history in enumerate(self.histories):
             if history.status in ("training", "diverged") and history.steps == self.steps:
                 lbe = terms[e] if terms and self.members[e].lbe else None
@@ -424,29 +429,38 @@ class Training:
         self._losses.clear()
 
     def _evaluate(self) -> None:
-        """Accuracies at the end of an epoch."""
+        """Score every member at the end of an epoch."""
         # One process's word for all: the statistics of a BatchNorm, and so a plateau, would differ between them.
-        val = self.accuracies(self.data.val) if len(self.data.val) else None
-        val, test = self.fabric.broadcast((val, self.accuracies(self.data.test)))
+        parts = {"val": self.data.val, "test": self.data.test}
+        found = {name: self.scores(part) for name, part in parts.items() if len(part) or name == "test"}
+        found = self.fabric.broadcast(found)
+        main, *others = [metric.name for metric in self.plan.task.metrics]
+        val, test = found["val"][main] if "val" in found else None, found["test"][main]
         step_ms = 1e3 * median(self._times) / len(self.stack)
-        self.tell("accuracies", step=self.steps, **({"val": val} if val else {}), test=test, step_ms=step_ms)
+        more = {f"{part}_{name}": scores[name] for part, scores in found.items() for name in others}
+        self._tell("scores", step=self.steps, **({"val": val} if val else {}), test=test, **more, step_ms=step_ms)
         for e, history in enumerate(self.histories):
             if history.status == "training":
                 history.epochs = self.steps // self.batches.per_epoch
                 history.step_ms = step_ms
-                history.scores.append(ScorePoint(self.steps, val[e] if val else None, test[e]))
+                own = {name: values[e] for name, values in more.items()}
+                history.scores.append(ScorePoint(self.steps, val[e] if val else None, test[e], own))
                 if val:
                     self.updates.plateau(e, val[e])
 
-    def accuracies(self, part: Split) -> list[float]:
-        """Every member's accuracy in percent."""
+    def scores(self, part: Split) -> dict[str, list[float]]:
+        """Every metric of the task on a part of the data, of each member."""
         size = max(64, 4096 // len(self.stack))
-        right = torch.zeros(len(self.stack), device=part.labels.device)
+        metrics = self.plan.task.metrics
+        totals = torch.zeros(len(metrics), len(self.stack), device=part.labels.device)
         with self.fabric.autocast():
             for images, labels in zip(torch.split(part.images, size), torch.split(part.labels, size), strict=True):
                 outputs = self.stack.predict(self.data.inputs(images).to(self.stack.dtype))
-                right += (outputs.argmax(-1) == labels).sum(-1)
-        return (100 * right / len(part)).tolist()
+                totals = totals + self.plan.task.totals(outputs, labels.expand(len(self.stack), *labels.shape))
+        return {
+            metric.name: (metric.scale * total / len(part)).tolist()
+            for metric, total in zip(metrics, totals, strict=True)
+        }
 
 
 class Kept(TypedDict):

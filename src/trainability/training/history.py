@@ -19,11 +19,15 @@ class LossPoint:
 
 @dataclass(frozen=True)
 class ScorePoint:
-    """Accuracy in percent on the validation split, where there is one, and on the test split."""
+    """The task's main metric on the validation split, where there is one, and on the test split.
+
+    Its other metrics are in ``others``, as ``val_name`` and ``test_name``.
+    """
 
     step: int
     val: float | None
     test: float
+    others: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ class History:
     depth: int
     lr: float
     seed: int
+    metric: str = "accuracy"  # the task's main one
     status: str = "waiting"  # waiting, training, done, diverged, interrupted
     steps: int = 0
     epochs: int = 0
@@ -139,8 +144,9 @@ class History:
             "status": self.status,
             "depth": self.depth,
             "lr": self.lr,
-            "test_accuracy": self.test,
-            "val_accuracy": self.val,
+            f"test_{self.metric}": self.test,
+            f"val_{self.metric}": self.val,
+            **(self.scores[-1].others if self.scores else {}),
             "train_loss": self.losses[-1].loss if self.losses else None,
             "step_ms": self.step_ms,
             "epochs": self.epochs,

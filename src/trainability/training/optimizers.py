@@ -43,7 +43,7 @@ class Schedule:
 
     ``constant``; ``step``: times ``gamma`` after each of ``milestones`` (epochs); ``cosine``: up linearly over
     ``warmup`` epochs and down to zero at the end; ``plateau``: times ``gamma`` after more than ``patience`` epochs
-    without a better validation accuracy.
+    without a better validation score.
     """
 
     kind: Literal["constant", "step", "cosine", "plateau"] = "constant"
@@ -55,13 +55,18 @@ class Schedule:
     def __post_init__(self) -> None:
         check_words(self, "kind")
 
-    def of(self, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> LRScheduler | None:
-        """Return torch's scheduler for one optimizer; it is stepped every step, and that for a plateau every epoch."""
+    def of(
+        self, optimizer: Optimizer, epochs: int, steps_per_epoch: int, direction: Literal["max", "min"] = "max"
+    ) -> LRScheduler | None:
+        """Return torch's scheduler for one optimizer; it is stepped every step, and that for a plateau every epoch.
+
+        ``direction`` is that of the score by which a plateau is seen.
+        """
         total = epochs * steps_per_epoch
         if self.kind == "step":
             return MultiStepLR(optimizer, [m * steps_per_epoch for m in self.milestones], self.gamma)
         if self.kind == "plateau":
-            return ReduceLROnPlateau(optimizer, mode="max", factor=self.gamma, patience=self.patience)
+            return ReduceLROnPlateau(optimizer, mode=direction, factor=self.gamma, patience=self.patience)
         if self.kind == "cosine":
             warmup = round(self.warmup * steps_per_epoch)
             down = CosineAnnealingLR(optimizer, T_max=max(1, total - warmup))

@@ -5,13 +5,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trainability.errors import StateError, UnsupportedModelError
 from trainability.lbe.stacked import StackLBE
 from trainability.stack.cuda_graphs import DeviceGraph
 from trainability.stack.module import Passed, Stack
+from trainability.tasks import Task
 from trainability.training.batches import Batches
 from trainability.training.python_state import python_state
 from trainability.training.seeding import Generators, stream
@@ -39,6 +39,7 @@ class Step:
         updates: the optimizers.
         batches: the data.
         seeds: of the members' noise.
+        task: the loss.
         fabric: precision and processes.
         make_graph: makes a graph of work that draws from these generators; None where operations are launched one by
             one.
@@ -56,10 +57,11 @@ class Step:
         updates: Updates,
         batches: Batches,
         seeds: Sequence[int],
+        task: Task,
         fabric: "Fabric",
         make_graph: Callable[[Sequence[torch.Generator]], DeviceGraph] | None = None,
     ) -> None:
-        self._stack, self._forward, self._lbe = stack, forward, lbe
+        self._stack, self._forward, self._lbe, self._task = stack, forward, lbe, task
         self._updates, self._batches, self._fabric = updates, batches, fabric
         self._seeds = list(seeds)
         self._noise = Generators(self._seeds, fabric.device)
@@ -187,7 +189,7 @@ class Step:
         self._inputs = x
         with self._fabric.autocast():
             outputs, readings = self._forward(x)
-            losses = cross_entropies(outputs, y)
+            losses = self._task.losses(outputs, y)
         return losses.detach(), self._lbe(losses, readings) if self._lbe else losses
 
     def _backward(self, totals: Tensor) -> None:
@@ -199,9 +201,3 @@ class Step:
         self._updates.apply(self.alive)
         for buffer, value in self._frozen_buffers:
             buffer.copy_(value)
-
-
-def cross_entropies(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of each member, ``(E,)``, from logits ``(E, B, classes)`` and labels ``(E, B)``."""
-    each = F.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
-    return each.view(labels.shape).mean(1)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class Updates:
         name: of the optimizer.
         options: of the optimizer.
         schedule: of the learning rate.
+        direction: of the score by which a plateau is seen.
         epochs: of the training.
         steps_per_epoch: of the training.
     """
@@ -66,6 +67,7 @@ class Updates:
         name: str,
         options: Mapping[str, Any],
         schedule: Schedule,
+        direction: Literal["max", "min"] = "max",
         epochs: int,
         steps_per_epoch: int,
     ) -> None:
@@ -83,7 +85,9 @@ class Updates:
             rate, decay = settings[members.start]
             weights, targets = (own[:-1], own[-1:]) if alpha is not None else (own, [])
             optimizer = build(name, weights, targets, lr=rate, weight_decay=decay, options=options)
-            self._parts.append(_Part(members, own, optimizer, schedule.of(optimizer, epochs, steps_per_epoch)))
+            self._parts.append(
+                _Part(members, own, optimizer, schedule.of(optimizer, epochs, steps_per_epoch, direction))
+            )
 
     def _of(self, members: range, stack: Stack, alpha: nn.Parameter | None) -> list[nn.Parameter]:
         """The parameters of some members: the stacked ones, slices of them, or one member's own."""
@@ -169,11 +173,11 @@ class Updates:
             if any(alive[e] for e in part.members):
                 part.scheduler.step()
 
-    def plateau(self, member: int, accuracy: float) -> None:
-        """Tell a member's schedule its validation accuracy at the end of an epoch."""
+    def plateau(self, member: int, score: float) -> None:
+        """Tell a member's schedule its validation score at the end of an epoch."""
         scheduler = self._part_of(member).scheduler
         if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(accuracy)
+            scheduler.step(score)
 
     def state(self) -> dict[str, Any]:
         """Everything `load` needs."""
