@@ -49,28 +49,29 @@ def _written(file: io.TextIOWrapper) -> str:
     return cast(io.BytesIO, file.buffer).getvalue().decode()
 
 
-COMPARE: dict[str, list[str]] = {
+FLAGS: dict[str, list[str]] = {
     "--data": ["digits"],
-    "--held-out": ["100", "360"],
     "--model": ["fnn", "cnn"],
-    "--nonlinearity": ["relu", "tanh"],
-    "--depth": ["1", "2", "1,2", " 1 , 2"],
+    "--depth": ["1", "2"],
     "--width": ["2", "4"],
-    "--batch-size": ["256", "512"],
-    "--lr": ["1e-3", "0.1,0.01"],
+    "--lr": ["1e-3", "0.1"],
     "--epochs": ["1", "2"],
-    "--seeds": ["1", "2"],
-    "--remedies": ["default", "default,he", "lbe", "tat+lbe", "ic", "layernorm", "residual"],
-    "--alpha": ["0.5", "-1"],
-    "--beta": ["0.2", "0"],
-    "--convention": ["paper"],
-    "--eta": ["0.5"],
-    "--keep": ["0.9"],
-    "--zeta": ["2"],
+    "--seeds": ["1", "2", "[0, 3]"],
     "--device": ["cpu"],
     "--out": ["out", "a/b", "./x"],
 }
-FLAGS = ["--json", "--augment"]
+COMPARE: dict[str, list[str]] = {
+    **FLAGS,
+    "--depth": ["1", "2", "1,2", " 1 , 2"],
+    "--lr": ["1e-3", "0.1,0.01"],
+    "--remedies": ["default", "default,he", "lbe", "tat+lbe", "ic", "layernorm", "residual", "[[he, {name: lbe}]]"],
+}
+SWITCHES = ["--json", "--print-config", "--overwrite"]
+SETTINGS = [
+    *("batch_size=256", "batch_size=256,512", "model.nonlinearity=relu,tanh", "data.held_out=100", "probes=0"),
+    *("optimizer.name=adam,sgd", "schedule.kind=cosine", "remedies.lbe.beta=0,0.2", "engine.precision=64-true"),
+    *("data.augment=true,false", "remedies.ic.keep=0.9", "engine.threads=1"),
+]
 WORDS = [
     *("", " ", "a", "-1", "0", "1", "2.5", "1e400", "nan", "inf", "9" * 400, "1,", ",", "1,,2", "1,1", "a,b", "0x4"),
     *("true", "é", "\x00"),
@@ -79,7 +80,10 @@ WORDS = [
     *("mnist", "cifar10", "folder", "resnet", "cuda", "cuda:0", "cuda:99", "mps", "xpu", "meta", "cpu:0", "tat+tat"),
     *("he+orthogonal", "+"),
     *("file.txt", "file.txt/x", "a" * 300, "/proc/x", "/dev/null/x", "bad.yaml", "."),
+    *("=", "a=", "=a", "a=b", "model.depht=3", "remedies.lbe.bta=1", "model=cnn", "model={name: cnn}", "compare=1"),
+    *("sweep={}", "compare.remedies=he", "depth=3", "data=3", "epochs=1,2", "seeds=1,2", "optimizer.options={a: 1}"),
 ]
+MISTYPED = ["--nothing", "--dept", "--out=", "--set", "--config", "--resume", "--workers", "--json=1", "--alpha"]
 
 
 def flags(rng: random.Random) -> Case:
@@ -124,15 +128,19 @@ def _compare(rng: random.Random, trains: bool, files: dict[str, bytes]) -> list[
             "--width": "4",
             "--epochs": "1",
             "--seeds": "1",
-            "--batch-size": "512",
             "--lr": "0.01",
         }
         chosen["--remedies"] = rng.choice(["default", "he", "lbe", "ic", "layernorm"])
     words = [word for pair in chosen.items() for word in pair]
-    words += [flag for flag in FLAGS if rng.random() < 0.1]
+    words += ["batch_size=512"] if trains else [setting for setting in SETTINGS if rng.random() < 0.05]
+    words += [switch for switch in SWITCHES if rng.random() < 0.07]
     if rng.random() < 0.2 and not trains:
         content = rng.choice(
-            ["epochs: 3\n", "depth: [1, 2]\n", "lr: 1e-3\n", "remedies: [he]\n", f"depth: {rng.choice(SCALARS)}\n"]
+            [
+                *("epochs: 3\n", "model: {depth: [1, 2]}\n", "optimizer: {lr: 1e-3}\n", "remedies: [he]\n"),
+                *("compare: {remedies: [he]}\n", f"model: {{depth: {rng.choice(SCALARS)}}}\n"),
+                f"compare: {{remedies: {rng.choice(SCALARS)}}}\n",
+            ]
         )
         files["c.yaml"] = content.encode("utf-8", "surrogatepass")
         words += ["--config", "c.yaml"]
@@ -142,9 +150,10 @@ def _compare(rng: random.Random, trains: bool, files: dict[str, bytes]) -> list[
 def _of_recipe(rng: random.Random, name: str, trains: bool, files: dict[str, bytes]) -> list[str]:
     made = settings(rng)
     made.pop("sweep", None)
+    made.pop("compare", None)
     if name == "sweep":
         made["sweep"] = rng.choice(
-            ["{parameters: {lbe.alpha: [0.3, 0.5]}}", "{parameters: {optimizer.lr: [0.1, 0.01]}}"]
+            ["{parameters: {remedies.lbe.alpha: [0.3, 0.5]}}", "{parameters: {optimizer.lr: [0.1, 0.01]}}"]
         )
         made.pop("loggers", None)
     if rng.random() < 0.15:
@@ -155,13 +164,14 @@ def _of_recipe(rng: random.Random, name: str, trains: bool, files: dict[str, byt
             "epochs": "1",
             "batch_size": "512",
             "seeds": "1",
-            "remedy": "null",
+            "remedies": "null",
         }
         made["engine"] = {"compile": "'off'", "threads": "1"}
     files["r.yaml"] = written(rng, made).encode("utf-8", "surrogatepass")
-    words = ["r.yaml"]
-    words += [word for setting in ([] if trains else assignments(rng)) for word in ("--set", setting)]
-    words += ["--out", rng.choice(COMPARE["--out"])] if rng.random() < 0.7 else []
+    words = [rng.choice(["r.yaml", "--config=r.yaml"])]
+    words += [] if trains else assignments(rng)
+    words += [] if trains else [word for pair in FLAGS.items() if rng.random() < 0.05 for word in (pair[0], pair[1][0])]
+    words += ["--out", rng.choice(COMPARE["--out"])] if rng.random() < 0.7 and "--out" not in words else []
     words += ["--json"] if rng.random() < 0.1 else []
     if name == "train" and rng.random() < 0.05:
         words.append("--resume")
@@ -178,7 +188,7 @@ def _spoil(rng: random.Random, words: list[str]) -> None:
     at = rng.randrange(len(words) + 1)
     how = rng.randrange(6)
     if how == 0 or not words:
-        words.insert(at, rng.choice([*WORDS, *FLAGS, *COMPARE, "--nothing", "--dept", "--out=", "--set", "--config"]))
+        words.insert(at, rng.choice([*WORDS, *SWITCHES, *COMPARE, *MISTYPED]))
     elif how == 1:
         words.pop(at - 1)
     elif how == 2:
@@ -197,7 +207,7 @@ def _stopping(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    places = ("cli.compare.compare", "cli.train.train", "cli.sweep._work", "cli.sweep._supervise")
+    places = ("cli.experiment.run", "cli.sweep.work", "cli.sweep._supervise")
     patches = [patch(f"trainability.{place}", reached) for place in places]
     for one in patches:
         one.start()

@@ -10,16 +10,18 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainability.cli.common import changes
-from trainability.experiments.recipe import Recipe, read_recipe
-from trainability.experiments.train import build_model, load_data
-from trainability.training.folder import keep_recipe
+from trainability.cli.arguments import recipe_and_changes
+from trainability.experiments.build import build_model, load_data
+from trainability.experiments.reading import Command, read_recipe
+from trainability.experiments.recipe import Recipe
+from trainability.training.places import keep_recipe
 
 from .commands import command
 from .core import Case, Fault
@@ -38,27 +40,37 @@ def recipes(rng: random.Random) -> Case:
     text = written(rng, made)
     content = torn(rng, text) if wrong and rng.random() < 0.35 else text.encode("utf-8", "surrogatepass")
     given, building = assignments(rng), rng.random() < 0.2
+    kind: Command = rng.choice(["train", "compare"])
+    if made.get("sweep", "null") != "null" or "compare" in made:
+        kind = "sweep" if made.get("sweep", "null") != "null" else "compare"
 
     def run(accept: Callable[[], None]) -> None:
         with folder() as place:
             (place / "r.yaml").write_bytes(content)
-            recipe = read_recipe(place / "r.yaml", changes(given))
+            _, changes = recipe_and_changes(given, {})
+            recipe = read_recipe(place / "r.yaml", changes, kind)
             accept()
-            _keep(recipe, place / "run")
+            _keep(recipe, place / "run", kind)
             if building or recipe.data.dir is not None:
                 data = load_data(recipe)
-                if recipe.model.depth * recipe.model.width**2 < 10**5:
-                    build_model(recipe, data, 0)
+                for cell in islice(recipe.cells(), 4):
+                    if _is_small(cell.recipe):
+                        build_model(cell.recipe, data, 0)
 
-    return Case(f"read_recipe({content!r}, changes({given!r}))", run)
+    return Case(f"read_recipe({content!r}, {given!r}, {kind!r})", run)
 
 
-def _keep(recipe: Recipe, place: Path) -> None:
+def _is_small(recipe: Recipe) -> bool:
+    depth, width = (getattr(recipe.model, name, 0) for name in ("depth", "width"))
+    return bool(depth * width**2 < 10**5)
+
+
+def _keep(recipe: Recipe, place: Path, kind: Command) -> None:
     """Write a recipe as a run does, and read it again."""
     recipe.digest()
     keep_recipe(place, recipe.resolved(), {})
     json.dumps(recipe.resolved())
-    if recipe.sweep is None and read_recipe(place / "recipe.yaml") != recipe:
+    if recipe.sweep is None and read_recipe(place / "recipe.yaml", {}, kind) != recipe:
         raise Fault("changed", "a recipe that was written and read again is another one")
 
 
@@ -76,7 +88,7 @@ def folder() -> Iterator[Path]:
 
 RUN = """
 model: {depth: 1, width: 4}
-lbe: {}
+remedies: lbe
 epochs: 2
 batch_size: 512
 probes: 1
@@ -96,7 +108,10 @@ def finished() -> dict[str, bytes]:
 def resumed(rng: random.Random) -> Case:
     """A run of which one file was changed."""
     which = rng.choice(
-        ["state", "state", "state", "state", "bytes", "name", "recipe.yaml", "events.jsonl", "results.json"]
+        [
+            *("state", "state", "state", "state", "bytes", "name", "recipe.yaml", "events.jsonl", "results.json"),
+            *("environment.json", "remedies.json", "report.html"),
+        ]
     )
     number = rng.randrange(2**32)
 

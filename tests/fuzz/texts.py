@@ -8,19 +8,16 @@ from typing import Any
 SECTIONS: dict[str, dict[str, list[str]]] = {
     "data": {
         "name": ["digits", "'digits'"],
-        "dir": ["null", "somewhere"],
+        "dir": ["null"],
         "held_out": ["100", "null", "360"],
-        "augment": ["true", "no"],
+        "augment": ["true", "no", "false"],
         "pln": ["true"],
     },
     "model": {
         **{"name": ["fnn"], "nonlinearity": ["relu", "tanh", "gelu", "elu"], "depth": ["1", "2", "3"]},
-        **{"width": ["1", "4", "8", "0x8"], "batchnorm": ["false", "no"], "residual": ["true", "false"]},
+        **{"width": ["1", "4", "8", "0x8"], "batchnorm": ["false"], "residual": ["true", "false"]},
     },
-    "lbe": {
-        **{"alpha": ["0.5", "1e-1", "-0.5", ".5"], "beta": ["0.2", "0"], "alpha_min": ["0.2", "0"]},
-        **{"convention": ["paper", "published-code"], "neurons": ["position", "channel"]},
-    },
+    "task": {"name": ["classification"]},
     "optimizer": {
         **{"name": ["adam", "sgd", "Adam", "adamw"], "lr": ["1e-3", "0.01", "1e+0", "1E-3"]},
         **{"weight_decay": ["0", "1e-4"], "options": ["{}"]},
@@ -29,34 +26,37 @@ SECTIONS: dict[str, dict[str, list[str]]] = {
     "engine": {
         **{"device": ["cpu"], "precision": ["32-true", "64-true"], "members": ["auto", "loop", "vmap", "direct"]},
         **{"compile": ["off", "'off'"], "threads": ["1", "null"], "strategy": ["auto", "ddp"]},
+        **{"cuda_graph": ["auto", "off"], "tf32": ["false"]},
     },
 }
 SINGLE: dict[str, list[str]] = {
-    "init": ["default", "he", "lecun", "orthogonal", "lsuv"],
-    "epochs": ["1", "2", "1_0", "0b11"],
+    "epochs": ["1", "2", "0o3", "0x2"],
     "batch_size": ["256", "512", "0x100"],
     "seeds": ["1", "2", "[0, 3]", "[4]"],
     "checkpoint_every": ["1", "null", "100"],
     "probes": ["0", "1"],
     "loggers": ["[]"],
-    "remedy": [
-        "null",
-        "ic",
-        "{name: ic, keep: 0.9}",
-        "layernorm",
-        "batchnorm",
-        "selu",
-        "residual",
-        "{name: rezero}",
-        "eoc",
+    "remedies": [
+        *("null", "default", "he", "lecun", "orthogonal", "lsuv", "ic", "layernorm", "batchnorm", "selu", "eoc", "lbe"),
+        *("residual", "{name: rezero}", "{name: ic, keep: 0.9}", "ic+he", "layernorm + lbe", "[tat, lbe]"),
+        *("[{name: lbe, alpha: 1e-1, beta: 0, alpha_min: 0.1}]", "{name: lbe, convention: published-code}"),
+        *("[he, {name: lbe, neurons: channel}]", "[{name: tat, eta: 0.8, version: 1}]"),
     ],
+    "compare": ["null"],
     "sweep": ["null"],
 }
 SWEEPS = [
     "{parameters: {optimizer.lr: [0.1, 0.01]}}",
-    "{parameters: {lbe.alpha: [0.3, 0.5], model.depth: [1, 2]}, stack: 2}",
+    "{parameters: {remedies.lbe.alpha: [0.3, 0.5], model.depth: [1, 2]}, stack: 2}",
     "{method: tpe, trials: 3, parameters: {optimizer.lr: {low: 1e-4, high: 1e-1, log: true}}}",
-    "{parameters: {init: [he, default]}, storage: 'sqlite:///x.db'}",
+    "{parameters: {batch_size: [256, 512]}, storage: 'sqlite:///x.db'}",
+]
+COMPARISONS = [
+    "{}",
+    "{remedies: [default, he]}",
+    "{remedies: tat+lbe, parameters: {optimizer.lr: [0.1, 0.01]}}",
+    "{remedies: [[he, {name: lbe, beta: 0.1}], ic], parameters: {model.depth: [1, 2]}}",
+    "{parameters: {remedies.lbe.alpha: [0.3, 0.5], batch_size: [256, 512]}}",
 ]
 # What YAML has, and what it cannot make.
 SCALARS = [
@@ -74,7 +74,8 @@ SCALARS = [
     *("0." + "0" * 400 + "1", "1e9", "1e-320"),
     *("a" * 3000, "*a", "&a [*a]", "&a {b: *a}", "<<", "=", "[" * 300, "{a: " * 300, "'", '"', "%", "@", "`", "|"),
     *(">-", "? a", "- a"),
-    *("digits", "mnist", "folder", "cifar10", "fnn", "cnn", "resnet", "tat", "dks", "fixup", "streams", "fsdp"),
+    *("digits", "mnist", "folder", "cifar10", "fnn", "cnn", "resnet", "tat", "dks", "fixup", "streams", "fsdp", "tat+he"),
+    *("{name: he}", "{name: fnn}", "{name: tat, etta: 1}", "[he, tat]", "+", "he+", "{name: lbe, version: 2}"),
     *("cuda", "mps", "cpu:0"),
     *("true", "false", "on", "step", "'../../x'", "/dev/null", "/proc/self/mem", "https://u:p@h/x?password=s"),
 ]
@@ -89,7 +90,15 @@ TEXTS: list[Callable[[str], dict[str, str]]] = [
     lambda text: {"engine": f"{{device: {text}}}"},
     lambda text: {"loggers": f"[{text}]"},
     lambda text: {"sweep": f"{{parameters: {{{text}: [1]}}}}"},
-    lambda text: {"sweep": f"{{parameters: {{init: [{text}]}}}}"},
+    lambda text: {"sweep": f"{{parameters: {{optimizer.name: [{text}]}}}}"},
+    lambda text: {"remedies": text},
+    lambda text: {"remedies": f"[he, {text}]"},
+    lambda text: {"remedies": f"{{name: lbe, {text}: 1}}"},
+    lambda text: {"remedies": f"{{name: lbe, alpha: {text}}}"},
+    lambda text: {"task": f"{{name: {text}}}"},
+    lambda text: {"compare": f"{{remedies: [{text}]}}"},
+    lambda text: {"compare": f"{{parameters: {{{text}: [1]}}}}"},
+    lambda text: {"compare": f"{{parameters: {{model.nonlinearity: [{text}]}}}}"},
     lambda text: {"sweep": f"{{parameters: {{optimizer.lr: [0.1]}}, storage: {text}}}"},
 ]
 STRANGE = [
@@ -109,8 +118,8 @@ STRANGE = [
 KEYS = [
     *("epoch", "Epochs", "''", "null", "1", "1.5", "true", "[a]", "? [a]", "? {a: 1}", "2001-01-01", "a.b"),
     *("__class__", "<<", "=", "~"),
-    *('"\\ud800"', '"\\0"', "'\u00e9'", "name", "self", "model_config", "data", "model", "remedy", "engine", "seeds"),
-    *("sweep", "!!int x"),
+    *('"\\ud800"', '"\\0"', "'\u00e9'", "name", "self", "model_config", "data", "model", "remedies", "engine"),
+    *("seeds", "task", "compare", "sweep", "!!int x"),
 ]
 CHARACTERS = [*"\x00\t\r\n:{}[]&*!%#9|,'\"\\", "- ", "\ufeff", "\ud800", "\x85", "\u2028"]
 # A short text of more than forty million values: each list holds the one before it nine times.
@@ -137,6 +146,9 @@ def settings(rng: random.Random) -> dict[str, Any]:
             made[section] = {name: rng.choice(v) for name, v in values.items() if rng.random() < 0.4} or "{}"
     if rng.random() < 0.1:
         made["sweep"] = rng.choice(SWEEPS)
+    elif rng.random() < 0.15:
+        made["compare"] = rng.choice(COMPARISONS)
+        made.pop("remedies", None)
     return made
 
 
@@ -204,18 +216,25 @@ def torn(rng: random.Random, text: str) -> bytes:
 
 
 def assignments(rng: random.Random) -> list[str]:
-    """What may follow ``--set``."""
+    """Settings as they are typed, name=value."""
     names = [*SINGLE, *(f"{section}.{name}" for section, values in SECTIONS.items() for name in values)]
     made = []
     for _ in range(rng.choice([0, 0, 0, 1, 1, 2])):
         name = rng.choice(names)
+        if name == "model.name":  # the settings that stand beside it may be those of another model
+            continue
         section, _, last = name.rpartition(".")
         good = SECTIONS[section][last] if section else SINGLE[name]
         if rng.random() < 0.85:
             made.append(f"{name}={rng.choice(good)}")
             continue
         name = rng.choice(
-            [*names, "", ".", "a..b", "model", "model.depth.x", "epochs.x", ".epochs", "epochs.", "é", "\ud800", "\x00"]
+            [
+                *(*names, "", ".", "a..b", "model", "model.depth.x", "epochs.x", ".epochs", "epochs.", "é", "\ud800"),
+                *("\x00", "remedies.lbe.beta", "remedies.lbe", "remedies.", "remedies.he.x.y", "remedies.he.", "remedies..x"),
+                *("compare.remedies", "compare.parameters", "compare.parameters.x", "sweep.parameters.x", "data.x.y"),
+                *("compare.parameters.optimizer.lr", "sweep.storage", "model.", "optimizer.options.betas", "task.name"),
+            ]
         )
         made.append(rng.choice([f"{name}={rng.choice(SCALARS)}", name, f"{name}=", f"={name}", f"{name}: 3"]))
     return made

@@ -301,8 +301,13 @@ class Combination:
         return replace(self, parts=tuple(map(changed, self.parts)))
 
     def to_list(self) -> list[dict[str, Any]]:
-        """Return the JSON form of every part, from which `combine` makes it again."""
-        return [part.to_dict() for part in self.parts]
+        """Return the JSON form of every part in the order of the name, from which `combine` makes it again.
+
+        >>> combine(combine("ic+he").to_list()).name
+        'ic+he'
+        """
+        names = self.name.split("+")
+        return [part.to_dict() for part in sorted(self.parts, key=lambda part: names.index(entry_of(part).name))]
 
 
 def combine(parts: "str | Mapping[str, Any] | Remedy | Sequence[str | Mapping[str, Any] | Remedy]") -> Combination:
