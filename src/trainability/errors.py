@@ -4,9 +4,10 @@ Each is a `TrainabilityError` and also the Python error that a reader expects (`
 ``code`` is stable, in lower case with hyphens, and is what to match on; the message is for the person and may change.
 """
 
+import difflib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -114,10 +115,23 @@ class UnsupportedModelError(TrainabilityError, ValueError):
         return partial(type(self), code=self.code), (self.path, self.problem)
 
 
+def suggestion(given: object, choices: Iterable[str]) -> str:
+    """A question about the nearest of the choices, or nothing.
+
+    >>> suggestion("lba", ["lbe", "tat"])
+    "did you mean 'lbe'? "
+    """
+    near = difflib.get_close_matches(str(given), list(choices), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise ArgumentError for a word that is not among the choices."""
     if not isinstance(value, str) or value not in choices:
-        raise ArgumentError(f"{name} is {value!r}; choose from {', '.join(map(repr, choices))}", code="unknown-choice")
+        raise ArgumentError(
+            f"{name} is {value!r}; {suggestion(value, choices)}choose from {', '.join(map(repr, choices))}",
+            code="unknown-choice",
+        )
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:
@@ -137,7 +151,7 @@ def check_number(name: str, value: Any) -> None:
     except OverflowError:  # a whole number beyond all floating-point ones
         finite = False
     if not finite:
-        raise ArgumentError(f"{name} must be finite, and is no number of float64", code="out-of-range")
+        raise ArgumentError(f"{name} is {_shown(value)}; it must be a finite float64", code="out-of-range")
 
 
 def check_keep(keep: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import trainability as tr
-from trainability import signal as kernels  # noqa: F401
+from trainability import signal  # noqa: F401
 from trainability.data.pln import PLN  # noqa: F401
 from trainability.dependence.pairs import independence, mutual_information  # noqa: F401
 from trainability.errors import TrainabilityError
@@ -140,7 +140,7 @@ MODELS = ["plain()", "plain(1)", "plain(20)", "nn.Sequential(nn.Linear(6, 6), nn
 CONVENTIONS = ["'paper'", "'published-code'"]
 NEURONS = ["'position'", "'channel'"]
 ACTIVATIONS = ["'relu'", "'tanh'", "'gelu'", "torch.tanh", "lambda z: torch.tanh(2 * z)", "nn.ELU()", "'leaky_relu'"]
-GRAPHS = ["kernels.chain(4)", "kernels.chain(30)", "kernels.residual(kernels.chain(2), 0.8)"]
+GRAPHS = ["signal.chain(4)", "signal.chain(30)", "signal.residual(signal.chain(2), 0.8)"]
 TARGETS = ["tr.DKS(zeta=1.5)", "tr.TAT(eta=0.3)", "tr.TAT(tau=0.2)", "tr.EOC()"]
 NUMBERS = ["0.1", "0.5", "1.0", "2.0"]
 X = ["t(8, 6)", "(t(8, 6),)", "[t(8, 6)]", "{'input': t(8, 6)}"]
@@ -193,8 +193,8 @@ CALLS: list[tuple[str, dict[str, list[str]], dict[str, list[str]]]] = [
         },
     ),
     ("tr.predict", {"": MODELS[:2], " ": X}, {}),
-    ("kernels.read", {"": MODELS[:2], " ": X}, {}),
-    ("kernels.measured", {"": MODELS[:2], " ": X}, {}),
+    ("signal.read", {"": MODELS[:2], " ": X}, {}),
+    ("signal.measured", {"": MODELS[:2], " ": X}, {}),
     ("tr.select", {"": MODELS}, {" where": WHERE, "inputs": X}),
     ("looked_up", {"": ["0", "'1'", "-1"]}, {}),
     (
@@ -220,23 +220,23 @@ CALLS: list[tuple[str, dict[str, list[str]], dict[str, list[str]]]] = [
     ("tr.DKS", {}, {"zeta": ["1.5", "2"], "shortcut": ["0.5"], "init": ["None", "'suo'"], "batchnorm": ["'remove'"]}),
     ("tr.TAT", {}, {"eta": ["0.5"], "tau": ["0.5"], "shortcut": ["0.5"], "init": ["None"], "batchnorm": ["'remove'"]}),
     ("tr.EOC", {}, {"shortcut": ["0.5"], "init": ["None", "'gaussian'"], "batchnorm": ["'remove'"]}),
-    ("kernels.c_map", {"": ACTIVATIONS, " ": ["0.0", "0.5", "-0.5", "1.0"]}, {"q": NUMBERS}),
-    ("kernels.c_slope", {"": ACTIVATIONS}, {"c": ["0.5", "1.0"], "q": NUMBERS}),
-    ("kernels.c_curvature", {"": ["'tanh'", "'gelu'"]}, {"c": ["0.5", "1.0"], "q": NUMBERS}),
-    ("kernels.q_map", {"": ACTIVATIONS}, {"q": NUMBERS}),
-    ("kernels.q_slope", {"": ACTIVATIONS}, {"q": NUMBERS}),
-    ("kernels.mean", {"": ACTIVATIONS}, {"q": NUMBERS}),
-    ("kernels.kernel", {"": ACTIVATIONS, " ": ["0.5"]}, {"q": NUMBERS, "order": ["0", "1"]}),
+    ("signal.c_map", {"": ACTIVATIONS, " ": ["0.0", "0.5", "-0.5", "1.0"]}, {"q": NUMBERS}),
+    ("signal.c_slope", {"": ACTIVATIONS}, {"c": ["0.5", "1.0"], "q": NUMBERS}),
+    ("signal.c_curvature", {"": ["'tanh'", "'gelu'"]}, {"c": ["0.5", "1.0"], "q": NUMBERS}),
+    ("signal.q_map", {"": ACTIVATIONS}, {"q": NUMBERS}),
+    ("signal.q_slope", {"": ACTIVATIONS}, {"q": NUMBERS}),
+    ("signal.mean", {"": ACTIVATIONS}, {"q": NUMBERS}),
+    ("signal.kernel", {"": ACTIVATIONS, " ": ["0.5"]}, {"q": NUMBERS, "order": ["0", "1"]}),
     (
-        "kernels.expectation",
+        "signal.expectation",
         {"": ["torch.tanh", "torch.relu", "lambda z: z**2"]},
         {"kinks": ["[0.0]", "()"], "tolerance": ["1e-9"]},
     ),
-    ("kernels.as_activation", {"": ACTIVATIONS}, {}),
-    ("kernels.solve", {"": ["'relu'", "'tanh'"], " ": TARGETS, "  ": GRAPHS}, {}),
-    ("kernels.chain", {"": ["1", "4", "50"]}, {}),
-    ("kernels.residual", {"": GRAPHS, " ": ["0.5", "1.0"]}, {}),
-    ("kernels.series", {"": GRAPHS, " ": GRAPHS}, {}),
+    ("signal.as_activation", {"": ACTIVATIONS}, {}),
+    ("signal.solve", {"": ["'relu'", "'tanh'"], " ": TARGETS, "  ": GRAPHS}, {}),
+    ("signal.chain", {"": ["1", "4", "50"]}, {}),
+    ("signal.residual", {"": GRAPHS, " ": ["0.5", "1.0"]}, {}),
+    ("signal.series", {"": GRAPHS, " ": GRAPHS}, {}),
     ("tr.ICLayer", {"": ["6", "3"]}, {"keep": ["0.5", "1.0"], "dropout": ["'element'"]}),
     ("ShapedActivation", {"": ["'tanh'", "'relu'"], " ": ["{'input_scale': 0.5}", "{'negative_slope': 0.1}"]}, {}),
     ("WeightedSum", {"": ["[0.6, 0.8]"]}, {}),
@@ -281,7 +281,7 @@ def _exchanged(rng: random.Random, value: str) -> str:
     """Something else in the place of an argument: anything, or what is nearly of the kind."""
     if rng.random() < 0.3:
         return rng.choice(JUNK)
-    if "t(" in value and not value.startswith(("tr.", "kernels.")):
+    if "t(" in value and not value.startswith(("tr.", "signal.")):
         return _tensor(rng, value)
     for begins, values in NEARLY.items():
         if value.startswith(tuple(begins.split())):
@@ -340,10 +340,10 @@ NEARLY: dict[str, list[str]] = {
         *("True", "'a'", "'1'", "None", "1j", "t()", "t(1)", "t(2)", "np.float32(0.5)", "np.int64(2)", "[1]"),
         *("t(dtype='complex64')",),
     ],
-    "tr. kernels.": [
-        *("tr.TAT", "tr.LBE", "tr.LBE(plain())", "None", "'he'", "tr.Init()", "{'remedy': 'init'}", "kernels.chain(1)"),
-        *("kernels.Graph(())", "kernels.Graph((kernels.Node('input'),))", "kernels.DKSTarget(2)"),
-        *("kernels.chain(3).nodes",),
+    "tr. signal.": [
+        *("tr.TAT", "tr.LBE", "tr.LBE(plain())", "None", "'he'", "tr.Init()", "{'remedy': 'init'}", "signal.chain(1)"),
+        *("signal.SignalGraph(())", "signal.SignalGraph((signal.Node('input'),))", "signal.DKSTarget(2)"),
+        *("signal.chain(3).nodes",),
     ],
     "plain nn.Sequential": [
         *("nn.Sequential()", "nn.ReLU()", "nn.Linear(6, 6)", "None", "'a'", "[plain()]"),

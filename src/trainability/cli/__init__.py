@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import trainability
-from trainability.cli.arguments import ExperimentCommand, options
+from trainability.cli.arguments import ExperimentCommand, once_option, options
 from trainability.cli.request import prepare
 from trainability.cli.terminal import printable
 from trainability.experiments.reading import Command
@@ -17,6 +17,22 @@ def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
         print(f"trainability {trainability.__version__}, torch {version('torch')}")
         context.exit()
+
+
+class _Count(click.ParamType[int]):
+    """A whole number of at least 1."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if number < 1:
+            self.fail(f"{value!r} is not a whole number of at least 1", param, ctx)
+        return number
 
 
 @click.group(no_args_is_help=True)
@@ -44,10 +60,8 @@ def compare(**given: Any) -> None:
 
 @app.command(cls=ExperimentCommand)
 @options
-@click.option(
-    "--workers", type=click.IntRange(min=1), default=1, help="Processes on this machine; they share its threads."
-)
-@click.option(
+@click.option("--workers", type=_Count(), default=1, help="Processes on this machine; they share its threads.")
+@once_option(
     "--storage",
     envvar="TRAINABILITY_STORAGE",
     help="Database of the study: sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.",

@@ -1,6 +1,7 @@
 """Options, help and completion of the commands, derived from the schema of recipes."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,26 @@ class _Value(click.ParamType[str]):
         return [CompletionItem(f"{before}{comma}{c}") for c in self.setting.choices if c.startswith(begun)]
 
 
+class _Place(click.Path):
+    """A file or folder, at which only those look that use it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Make it a path, whatever the system may say of such a name."""
+        return Path(value)
+
+
+def _once(_: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
+    """The value of an option that may be given once: the callback of one with ``multiple``."""
+    if len(values) > 1:
+        raise click.UsageError(f"{param.opts[0]} is given twice")
+    return values[0] if values else None
+
+
+def once_option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+    """An option that is refused when it is given twice, instead of forgetting the first value."""
+    return click.option(*names, multiple=True, callback=_once, **settings)
+
+
 class ExperimentCommand(click.Command):
     """A command that takes a recipe and settings; its help shows them in groups."""
 
@@ -98,11 +119,14 @@ def _described(setting: Setting) -> str:
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
     """Add what all commands take: a recipe and settings, flags of some settings, and where results go."""
+    known = dict(known_settings())
+    if command.__name__ == "compare":
+        known["remedies"] = replace(known["compare.remedies"], name="remedies")
     decorators = [
         click.argument("words", nargs=-1, type=_Words(), metavar="[RECIPE.yaml] [name=value]..."),
-        *(_flag(flag, known_settings()[name]) for flag, name in _FLAGS.items()),
-        click.option("--config", type=click.Path(path_type=Path), help="YAML file of a recipe."),
-        click.option("--out", type=click.Path(path_type=Path), help="Folder of results; runs/ and the recipe's name."),
+        *(_flag(flag, known[name]) for flag, name in _FLAGS.items()),
+        once_option("--config", type=_Place(), help="YAML file of a recipe."),
+        once_option("--out", type=_Place(), help="Folder of results; runs/ and the recipe's name."),
         click.option("--resume", is_flag=True, help="Go on with what the folder holds."),
         click.option("--overwrite", is_flag=True, help="Take away what the folder holds, and begin anew."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output, nothing else."),
@@ -116,7 +140,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
 def _flag(flag: str, setting: Setting) -> Callable[[Any], Any]:
     default = setting.shown_default()
     text = setting.help.removeprefix("of fnn: ") + (f" [{default}]" if default else "")
-    return click.option(f"--{flag}", setting.name.replace(".", "__"), type=_Value(setting), metavar="VALUE", help=text)
+    return once_option(f"--{flag}", setting.name.replace(".", "__"), type=_Value(setting), metavar="VALUE", help=text)
 
 
 def recipe_and_changes(words: Iterable[str], flags: dict[str, Any]) -> tuple[Path | None, dict[str, Any]]:

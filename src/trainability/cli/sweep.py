@@ -56,20 +56,21 @@ def execute(asked: Request, *, workers: int, storage: str | None, worker: int | 
         study, data, fabric = _open(asked, place, workers)
         watch = _Watch(study, recipe)
         interrupted, troubles = False, list[str]()
-        try:
-            with interruptible(), Live(console=console, refresh_per_second=4, transient=True) as live:
-                if worker is None and workers > 1:
-                    environment = environment_with(asked.changes, TRAINABILITY_STORAGE=place)
-                    troubles = _supervise(_commands(asked, workers), environment, folder, watch, live)
-                else:
-                    show = (lambda _: None) if worker is not None else lambda t: live.update(watch.table(t))
-                    work(recipe, study, data, fabric, progress=show, workers=workers)
-        except KeyboardInterrupt:
-            interrupted = True
-        if worker is not None:
-            return
-        found, lost, left_out = rows(study, recipe), given_up(study, recipe), unreadable(study, recipe)
-        report = write_sweep_report(recipe, found, lost, _json(recipe, found), folder, left_out)
+        with interruptible():
+            try:
+                with Live(console=console, refresh_per_second=4, transient=True) as live:
+                    if worker is None and workers > 1:
+                        environment = environment_with(asked.changes, TRAINABILITY_STORAGE=place)
+                        troubles = _supervise(_commands(asked, workers), environment, folder, watch, live)
+                    else:
+                        show = (lambda _: None) if worker is not None else lambda t: live.update(watch.table(t))
+                        work(recipe, study, data, fabric, progress=show, workers=workers)
+            except KeyboardInterrupt:
+                interrupted = True
+            if worker is not None:
+                return
+            found, lost, left_out = rows(study, recipe), given_up(study, recipe), unreadable(study, recipe)
+            report = write_sweep_report(recipe, found, lost, _json(recipe, found), folder, left_out)
     except (ConfigError, DataError, FolderError) as error:
         fail(str(error))
     except STORAGE_ERRORS as error:

@@ -1,4 +1,4 @@
-"""Speaking to the person: one sentence for what is refused, a console that outlives its reader, printing JSON."""
+"""Speaking to the person: one sentence for what is refused, printing JSON."""
 
 import json
 import os
@@ -16,15 +16,10 @@ _LONGEST = 600  # of a message; what it quotes may have any length
 
 
 class Terminal(Console):
-    """Standard error as a console; when nobody reads it any more it falls silent, and the work goes on."""
+    """Standard error as a console, of the first process only."""
 
     def __init__(self) -> None:
         super().__init__(stderr=True, quiet=not is_first(), highlight=False)
-
-    def on_broken_pipe(self) -> None:
-        """Go on in silence."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def is_first() -> bool:
@@ -56,22 +51,27 @@ def duration(seconds: float | None) -> str:
 
 
 def print_json(content: Any) -> None:
-    """Print one object to standard output, after everything is on the disk; a reader that is gone costs nothing."""
-    try:
-        print(json.dumps(content), flush=True)
-    except OSError as error:  # a pipe without a reader, a full disk
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            fail(f"the results could not be printed: {error.strerror}; they are in the folder")
+    """Print one object to standard output, after everything is on the disk."""
+    print(json.dumps(content), flush=True)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Make Ctrl-C and SIGTERM a KeyboardInterrupt, for work that then has to give something back."""
+    """Make the first Ctrl-C or SIGTERM a KeyboardInterrupt, for work that then has to give something back.
+
+    Those that follow change nothing, so that it can; SIGQUIT still ends at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def interrupt(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:

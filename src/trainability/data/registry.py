@@ -3,7 +3,6 @@
 A new data set is one file: a function that loads it, registered by its name.
 """
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from trainability.errors import DataError
+from trainability.errors import DataError, suggestion
 
 if TYPE_CHECKING:
     from trainability.data.dataset import Dataset
@@ -82,8 +81,7 @@ def names() -> tuple[str, ...]:
 def check(name: str, request: Request) -> None:
     """Raise DataError for a name that is unknown, or settings that the data set of that name does not take."""
     if name not in names():
-        near = difflib.get_close_matches(name, _registered, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = suggestion(name, _registered)
         raise DataError(
             f"there is no data set {name!r}; {hint}choose from {', '.join(_registered)}", code="unknown-choice"
         )

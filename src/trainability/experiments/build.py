@@ -175,8 +175,9 @@ def check_fits(recipe: Recipe, members: int, data: Dataset, device: torch.device
         return members * per_member
     sizes = [str(getattr(recipe.model, name)) for name in ("depth", "width") if hasattr(recipe.model, name)]
     each = f"{recipe.model.name} of {' layers of '.join(sizes)}"
-    needs = f"needs about {members * per_member / 1e9:.1f} GB and {free_bytes(device) / 1e9:.1f} GB are free"
-    if members > 1:
+    count = members if fit else 1
+    needs = f"needs about {count * per_member / 1e9:.1f} GB and {free_bytes(device) / 1e9:.1f} GB are free"
+    if fit:
         raise ConfigError(
             f"a stack of {members} networks ({each}) {needs}: {fit} would fit; take fewer seeds at once, or smaller "
             "batches",

@@ -26,18 +26,18 @@ def read_recipe(file: Path | None, changes: Mapping[str, Any], command: Command)
     [('tat', {'model.depth': 10}), ('he', {'model.depth': 30})]
     """
     content = read_yaml(file, "the recipe") if file else {}
-    for section in ("compare", "sweep"):
-        if content.get(section) is not None and section != command and changes.get(section, ...) is not None:
-            raise ConfigError(
-                f"the recipe describes a {'comparison' if section == 'compare' else section}; run it with trainability "
-                f"{section}, or leave that part out with {section}=null",
-                code=f"is-a-{section}",
-            )
     if command == "compare":
         _compare(content, dict(changes))
     else:
         for name, value in changes.items():
             put(content, name, value)
+    for section in ("compare", "sweep"):
+        if content.get(section) is not None and section != command:
+            raise ConfigError(
+                f"the recipe describes a {'comparison' if section == 'compare' else section}; run it with trainability "
+                f"{section}, or leave that part out with {section}=null",
+                code=f"is-a-{section}",
+            )
     if command == "sweep" and content.get("sweep") is None:
         raise ConfigError(
             "sweep: the recipe has no such part; add one, or run it with trainability train", code="not-a-sweep"
@@ -85,7 +85,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     ('optimizer.lr', [0.001, 0.003])
     """
     name, equals, value = text.partition("=")
-    if not equals or not name.strip():
+    if not equals or not name.strip() or not name.isprintable():
         raise ConfigError(f"{name}: write name=value, such as optimizer.lr=0.01", code="setting-syntax")
     several = "," in value and not value.lstrip().startswith(("[", "{", '"', "'"))
     return name.strip(), load_yaml(f"[{value}]" if several else value, name.strip())

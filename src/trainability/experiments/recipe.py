@@ -200,6 +200,11 @@ class Recipe(Settings):
             raise ArgumentError("a seed is there twice", code="duplicate")
         return value
 
+    @field_validator("loggers", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
     @field_validator("loggers")
     @classmethod
     def _known_loggers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -217,6 +222,13 @@ class Recipe(Settings):
         if self.compare is not None and self.sweep is not None:
             raise ArgumentError("compare and sweep are two experiments; leave one out", code="settings-conflict")
         if self.compare is not None:
+            count = len(self.compare.remedies) * prod(map(len, self.compare.parameters.values()))
+            if count * len(self.seeds) > _MOST:
+                raise ArgumentError(
+                    f"compare: {count} networks of {len(self.seeds)} seeds each are more than {_MOST} in all; leave "
+                    "out values",
+                    code="too-many-trials",
+                )
             for _ in islice(self.cells(), _CHECKED):
                 pass
         if self.sweep is not None:

@@ -1,6 +1,6 @@
 """The sections of a recipe: data, model, task, remedies, optimizer, schedule, engine."""
 
-import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from trainability.data import registry as data_sets
-from trainability.errors import ArgumentError, TrainabilityError
+from trainability.errors import ArgumentError, TrainabilityError, suggestion
 from trainability.models import registry as models
 from trainability.remedies import registry as remedies
 from trainability.tasks import registry as tasks
@@ -87,9 +87,10 @@ def _architecture(given: Any) -> models.Architecture:
         others = [other for other in models.names() if option in settings_of(models.architecture(other))]
         if others:
             raise ArgumentError(f"{option} belongs to model.name: {' or '.join(others)}", code="does-not-apply")
-        near = difflib.get_close_matches(str(option), own, n=1)
-        hint = f"; did you mean model.{near[0]}?" if near else f"; it has {', '.join(own)}"
-        raise ArgumentError(f"{option} is not a setting of {name}{hint}", code="unknown-setting")
+        raise ArgumentError(
+            f"{option} is not a setting of {name}; {suggestion(option, own)}it has {', '.join(own)}",
+            code="unknown-setting",
+        )
     return TypeAdapter(kind).validate_python(options)
 
 
@@ -177,6 +178,11 @@ class ScheduleSettings(Settings):
     warmup: Amount = 0.0
     patience: Positive = 5
 
+    @field_validator("milestones", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int) else value
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.kind == "step") != bool(self.milestones):
@@ -225,6 +231,9 @@ class EngineSettings(Settings):
                 f"{self.devices * self.nodes}",
                 code="needs-cuda",
             )
+        if not re.fullmatch(r"(cpu|cuda|mps)(:\d{1,4})?", self.device):
+            hint = suggestion(self.device, ("cpu", "cuda", "mps"))
+            raise ArgumentError(f"there is no device {self.device!r}; {hint}choose from cpu, cuda, mps", code="device")
         if self.device.startswith("cpu:"):
             raise ArgumentError(f"device: {self.device} cannot be: CPUs have no numbers; write cpu", code="device")
         if ":" in self.device and self.devices > 1:

@@ -50,17 +50,65 @@ def _sentence(kind: type[BaseModel], first: ErrorDetails) -> str:
     where = [part for part in first["loc"] if isinstance(part, str) and not part.startswith("function-")]
     name = ".".join(where) or "settings"
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where[-1], _keys(kind, where[:-1]), n=1)
-        return f"{name} is not a setting" + (f"; did you mean {'.'.join([*where[:-1], near[0]])}?" if near else "")
+        return f"{name} is not a setting" + _meant(kind, where)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
-        return f"{name}: {message}" if where else message
+        return f"{name}: {message}" if where and not message.startswith(f"{name}.") else message
     if first["type"] == "missing":
         return f"{name} is missing"
-    if first["type"] == "model_type":
-        own = ", ".join(_keys(kind, where)[:4])
-        return f"{name}: {_shown(first['input'])} cannot be; it has settings of its own: {own}, …"
-    return f"{name} {message.removeprefix('Input ').partition(', unable')[0]} (it is {_shown(first['input'])})"
+    given = "nothing is given" if first["input"] is None else f"it is {_shown(first['input'])}"
+    if first["type"] in ("model_type", "model_attributes_type"):
+        own = ", ".join(f"{name}.{key}" for key in _keys(kind, where)[:3])
+        return f"{name} has settings of its own, such as {own}, and {given}"
+    return f"{name} {_must(first, message)}, and {given}{_where_lists_go(first)}"
+
+
+_MUST = {
+    ("int_type", "int_parsing", "int_from_float", "int_parsing_size"): "must be a whole number",
+    ("float_type", "float_parsing"): "must be a number",
+    ("finite_number",): "must be a finite number",
+    ("bool_type", "bool_parsing"): "must be true or false",
+    ("string_type", "string_unicode"): "must be text",
+    ("tuple_type", "list_type"): "must be a list, such as [a, b]",
+    ("dict_type",): "must be a mapping, such as {a: 1}",
+    ("path_type",): "must be a path",
+    ("too_short",): "must hold something",
+}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "less_than_equal": ("at most", "le"),
+    "greater_than": ("above", "gt"),
+    "less_than": ("below", "lt"),
+}
+
+
+def _must(first: ErrorDetails, message: str) -> str:
+    """What a value has to be."""
+    sort, context = first["type"], first.get("ctx", {})
+    if sort in _BOUNDS:
+        words, bound = _BOUNDS[sort]
+        return f"must be {words} {context[bound]}"
+    if sort == "literal_error":
+        return f"must be {str(context['expected']).replace(chr(39), '')}"
+    return next((must for sorts, must in _MUST.items() if sort in sorts), message.removeprefix("Input "))
+
+
+def _where_lists_go(first: ErrorDetails) -> str:
+    several = isinstance(first["input"], list) and first["type"] not in ("too_short", "dict_type")
+    return "; several values are compared by trainability compare" if several else ""
+
+
+def _meant(kind: type[BaseModel], where: list[str]) -> str:
+    """A question about the setting that was probably meant: beside it, or in another section."""
+    if near := difflib.get_close_matches(where[-1], _keys(kind, where[:-1]), n=1):
+        return f"; did you mean {'.'.join([*where[:-1], near[0]])}?"
+    from trainability.experiments.reference import settings  # which reads the schema, whose values are checked here
+
+    last = {setting.name: setting.name.rpartition(".")[2] for setting in settings()}
+    elsewhere = [name for name, own in last.items() if own == where[-1]]
+    near = difflib.get_close_matches(where[-1], last.values(), n=1)
+    elsewhere = elsewhere or [name for name, own in last.items() if own in near]
+    return f"; did you mean {' or '.join(dict.fromkeys(elsewhere))}?" if 0 < len(elsewhere) <= 4 else ""
 
 
 def _keys(kind: type[BaseModel], path: list[str]) -> list[str]:

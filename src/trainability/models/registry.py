@@ -3,7 +3,6 @@
 A new architecture is one file: a frozen dataclass of its settings, registered by its name.
 """
 
-import difflib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from trainability.errors import ArgumentError
+from trainability.errors import ArgumentError, suggestion
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +35,7 @@ class Architecture(ABC):
 
 Settings = TypeVar("Settings", bound=type[Architecture])
 _registered: dict[str, type[Architecture]] = {}
+_MOST = {"depth": 10**5}
 
 
 def register(name: str) -> Callable[[Settings], Settings]:
@@ -74,8 +74,7 @@ def architecture(name: str) -> type[Architecture]:
         ArgumentError: there is none of that name; the message suggests one.
     """
     if name not in names():
-        near = difflib.get_close_matches(str(name), _registered, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = suggestion(name, _registered)
         raise ArgumentError(
             f"there is no model {name!r}; {hint}choose from {', '.join(_registered)}", code="unknown-choice"
         )
@@ -83,10 +82,12 @@ def architecture(name: str) -> type[Architecture]:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raise ArgumentError for a size below 1."""
+    """Raise ArgumentError for a size below 1, or one of which a network could not even be described in memory."""
     for name, value in sizes.items():
-        if value < 1:
-            raise ArgumentError(f"{name} is {value}; it must be at least 1", code="out-of-range")
+        most = _MOST.get(name, 10**6)
+        if not 1 <= value <= most:
+            bound = "at least 1" if value < 1 else f"at most {most}"
+            raise ArgumentError(f"{name} is {value}; it must be {bound}", code="out-of-range")
 
 
 @cache

@@ -47,6 +47,7 @@ class ResNet(Architecture):
         check_sizes(width=self.width)
         check_nonlinearity(self.nonlinearity)
         check_depth(self.depth, self.convolutions)
+        check_sizes(depth=self.depth)
         norm = self.batchnorm or self.unit != "baseline"
         _check_options(self.unit, self.keep, norm=norm, preactivation=False, shortcuts=self.residual, scale=self.scale)
 

@@ -1,17 +1,16 @@
 """The registry of remedies: names, settings, serial form, and which go together. Nothing in it loads torch."""
 
-import difflib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from itertools import combinations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from trainability.errors import ArgumentError, ArgumentTypeError
+from trainability.errors import ArgumentError, ArgumentTypeError, suggestion
 
 if TYPE_CHECKING:
     from torch import nn
@@ -191,16 +190,6 @@ def entry_of(remedy: Remedy) -> Entry:
         f"{remedy!r} has no name; decorate {type(remedy).__name__} with trainability.remedies.register",
         code="not-registered",
     )
-
-
-def suggestion(given: object, choices: Iterable[str]) -> str:
-    """A question about the nearest of the choices, or nothing.
-
-    >>> suggestion("lba", ["lbe", "tat"])
-    "did you mean 'lbe'? "
-    """
-    near = difflib.get_close_matches(str(given), list(choices), n=1)
-    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def make(name: str, **settings: Any) -> Remedy:

@@ -1,12 +1,11 @@
 """Tasks by name. A new one is a file here, or any module that registers it."""
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
 from functools import cache
 
-from trainability.errors import ArgumentError
+from trainability.errors import ArgumentError, suggestion
 from trainability.tasks.base import Task
 
 _registered: dict[str, Callable[[], Task]] = {}
@@ -43,8 +42,7 @@ def task(name: str) -> Task:
     'accuracy'
     """
     if name not in names():
-        near = difflib.get_close_matches(str(name), _registered, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = suggestion(name, _registered)
         raise ArgumentError(
             f"there is no task {name!r}; {hint}choose from {', '.join(_registered)}", code="unknown-choice"
         )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainability.errors import ArgumentError, ConfigError
+from trainability.errors import ArgumentError, ConfigError, suggestion
 from trainability.training.addresses import without_secrets
 
 _ADDRESSES = ("MLFLOW_TRACKING_URI", "WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
@@ -114,7 +114,10 @@ def check(names: Sequence[str]) -> None:
     """Raise ValueError for a logger that is unknown or not installed, before anything is trained."""
     for name in names:
         if name not in _KINDS:
-            raise ArgumentError(f"there is no logger {name!r}; choose from {', '.join(_KINDS)}", code="unknown-choice")
+            raise ArgumentError(
+                f"there is no logger {name!r}; {suggestion(name, _KINDS)}choose from {', '.join(_KINDS)}",
+                code="unknown-choice",
+            )
         if importlib.util.find_spec(name) is None:
             raise ArgumentError(f"the logger {name!r} needs: pip install 'trainability[{name}]'", code="missing-extra")
 

@@ -35,6 +35,8 @@ def check_place(folder: Path, existing: Existing) -> None:
             be resumed; or a link in it would have results written elsewhere.
     """
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            folder.lstat()
         check_links(folder)
         if folder.is_symlink() and not folder.exists():
             raise ConfigError(f"out: {folder} is a link to a place that is not there", code="out-not-writable")
@@ -42,7 +44,7 @@ def check_place(folder: Path, existing: Existing) -> None:
     except (OSError, ValueError) as error:  # the latter of a name that no folder can have
         if isinstance(error, ConfigError | FolderError):
             raise
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
         raise ConfigError(f"out: {folder} cannot be used: {reason}", code="out-not-writable") from None
     if not there.is_dir():
         raise ConfigError(f"out: {there} is a file, not a folder", code="out-not-writable")

@@ -7,13 +7,46 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.reader import ReaderError
 
 from trainability.errors import ConfigError
 
 _MOST_BYTES = 10**6  # a device or a pipe may have no end
 _MOST_VALUES = 10**4  # an alias stands for all that it names
 _DEEPEST = 50
+
+
+class _Values(SafeConstructor):
+    """Values, of which one that cannot be made is an error with its line, and not what Python says of it."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """Make the value of a node."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+            raise ConstructorError(None, None, "a value that cannot be read", node.start_mark) from None
+
+
+class _TooMuch(YAMLError):
+    """More nodes than are read, or deeper ones."""
+
+
+class _Nodes(Composer):
+    """Nodes, of which there are not too many, nor too deep ones; the rest of the text is not looked at."""
+
+    _count = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Make one more."""
+        self._count += 1
+        if self._count > _MOST_VALUES:
+            raise _TooMuch(f"has more than {_MOST_VALUES} values")
+        if self.depth > _DEEPEST:
+            raise _TooMuch(f"is nested more than {_DEEPEST} deep")
+        return super().compose_node(parent, index)
 
 
 def load_yaml(text: str, what: str) -> Any:
@@ -25,23 +58,32 @@ def load_yaml(text: str, what: str) -> Any:
     >>> load_yaml("lr: 1e-3", "the recipe")
     {'lr': 0.001}
     """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer, yaml.Constructor = _Nodes, _Values
     try:
         with warnings.catch_warnings():  # of what version 1.1 thought of numbers
             warnings.simplefilter("ignore")
-            content = YAML(typ="safe", pure=True).load(text)
+            content = yaml.load(text)
+    except _TooMuch as error:
+        raise ConfigError(f"{what} {error}", code="file-too-large") from None
     except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark else ""
-        said = str(getattr(error, "problem", None) or "")
-        why = f": {said.removeprefix('found ').partition(' with value')[0]}" if "duplicate key" in said else ""
-        raise ConfigError(f"{what} is not valid YAML{place}{why}", code="yaml") from None
+        raise ConfigError(f"{what} is not valid YAML{_why(error)}", code="yaml") from None
     except RecursionError:
-        raise ConfigError(f"{what} is nested too deeply", code="yaml") from None
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        # What the constructors of dates and numbers raise of their own
-        raise ConfigError(f"{what} holds a value that cannot be read: {error}", code="yaml") from None
+        raise ConfigError(f"{what} is nested too deeply", code="file-too-large") from None
     _check(content, what)
     return content
+
+
+def _why(error: YAMLError) -> str:
+    """The line, and the reason where it can be said in a few words."""
+    mark = getattr(error, "problem_mark", None)
+    place = f" at line {mark.line + 1}" if mark else ""
+    if isinstance(error, ReaderError):
+        return f": it holds the character {chr(error.character)!r}"
+    said = str(getattr(error, "problem", None) or "")
+    if "duplicate key" in said:
+        return f"{place}: {said.removeprefix('found ').partition(' with value')[0]}"
+    return f"{place}: {said}" if said == "a value that cannot be read" else place
 
 
 def _check(content: Any, what: str) -> None:
@@ -53,7 +95,7 @@ def _check(content: Any, what: str) -> None:
         if count > _MOST_VALUES:
             raise ConfigError(f"{what} has more than {_MOST_VALUES} values", code="file-too-large")
         if depth > _DEEPEST:
-            raise ConfigError(f"{what} is nested more than {_DEEPEST} deep", code="yaml")
+            raise ConfigError(f"{what} is nested more than {_DEEPEST} deep", code="file-too-large")
         if isinstance(value, dict):
             waiting += [(part, depth + 1) for pair in value.items() for part in pair]
         elif isinstance(value, list | tuple | set):
