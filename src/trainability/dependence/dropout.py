@@ -40,8 +40,8 @@ class DropoutEffect:
 def correlation_after_dropout(correlation: float, keep: float, mean: float = 0.0) -> float:
     """Correlation of two neurons of variance 1 and one mean after dropout that keeps entries with probability ``keep``.
 
-    keep · ρ / (1 + (1 - keep) · mean²): dropout multiplies the covariance by keep², and a variance by keep, to which the
-    mean adds keep (1 - keep) mean². For a mean of zero the factor is ``keep``.
+    keep · ρ / (1 + (1 - keep) · mean²): dropout multiplies the covariance by keep², and a variance by keep, to which
+    the mean adds keep (1 - keep) mean². For a mean of zero the factor is ``keep``.
 
     Reference: Chen et al. (2019), theorem 1, whose neurons have mean zero.
 
