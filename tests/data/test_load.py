@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainability.data import PLN, DataError, FolderOptions, cifar, load, per_location_normalize
-from trainability.data import load as load_function
+from trainability.data import PLN, DataError, FolderOptions, cifar, load, load as load_function, per_location_normalize
 from trainability.data.augment import Augmentation, CropFlip, usual_augmentation
 from trainability.errors import ArgumentError, ArgumentTypeError, ConfigError
 
