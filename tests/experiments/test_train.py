@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from trainability.experiments.train import train
 
 from refusals import codes_of
 from trainability import cli
 from trainability.errors import ConfigError, FolderError, InfeasibleError
 from trainability.experiments.recipe import Recipe
-from trainability.experiments.train import train
 from trainability.experiments.validation import validated
 from trainability.training import files
 from trainability.training.engine import Training

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import activation
+from trainability.models.parts import activation as model_activation
 
 from trainability.introspect.activation_table import ALIASES, CALLED, CHOICES, OPERATIONS, TABLE, VARYING
 from trainability.introspect.torch_private import operation_name
-from trainability.models.parts import activation as model_activation
 from trainability.signal.activation import as_activation, names
 from trainability.signal.kinks import find_kinks
 
