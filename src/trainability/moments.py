@@ -72,7 +72,7 @@ def _channels_last(dims: int) -> torch.memory_format:
 
 
 def sample_rows(x: Tensor) -> Tensor:
-    """What `samples` returned as ``(S, n)``, positions being rows like any other sample."""
+    """The result of `samples` as ``(S, n)``, positions being rows like any other sample."""
     return x if x.dim() == 2 else x.movedim(1, -1).flatten(0, 1)
 
 
@@ -145,7 +145,7 @@ def careful_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_float32_short(x: Tensor, mean: Tensor, variance: Tensor) -> bool:
-    """Whether a variance is beyond float32, or so small beside the mean that the rounding of it is felt."""
+    """Tell whether a variance is beyond float32, or so small beside the mean that the rounding of it is felt."""
     if x.dtype == torch.float64 or x.device.type not in ("cpu", "cuda"):  # others have no float64
         return False
     enough = (mean.square() <= variance * _SQUARE_RATIO) & variance.isfinite()
@@ -156,7 +156,7 @@ def _is_float32_short(x: Tensor, mean: Tensor, variance: Tensor) -> bool:
 
 
 def transformed(x: Tensor) -> bool:
-    """Whether a tensor is one within torch.func, whose transformations go through torch's own operations alone."""
+    """Tell whether a tensor is one within torch.func, which transforms torch's own operations alone."""
     return not torch.compiler.is_compiling() and _is_wrapped(x)
 
 

@@ -22,7 +22,7 @@ _STREAMS = 8
 
 
 class Passed(NamedTuple):
-    """What a pass returned: outputs ``(E, B, ...)`` and the moments of the tapped layers, ``(E, readings, n)``."""
+    """The results of a pass: outputs ``(E, B, ...)`` and the moments of the tapped layers, ``(E, readings, n)``."""
 
     outputs: Tensor
     readings: list[BatchStatistics]
@@ -281,7 +281,7 @@ class Stack(nn.Module):
 
 
 def called(module: nn.Module, state: tuple[dict[str, Tensor], dict[str, Tensor]], x: Tensor) -> Any:
-    """What a module gives with other tensors; those that are tied are all named in the state."""
+    """Call a module with other tensors; those that are tied are all named in the state."""
     return functional_call(module, state, (x,), tie_weights=False)
 
 
