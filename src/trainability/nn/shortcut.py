@@ -39,9 +39,9 @@ class ScaledAdd(nn.Module):
 
 
 def fixup_factors(layers: Sequence[nn.Module], branches: Sequence[Sequence[nn.Module]]) -> dict[nn.Module, float]:
-    """Factors of He's weights for each weight layer of a model whose branches have no normalization.
+    """The factor of He's weights for each weight layer of a model whose branches have no normalization.
 
-    A factor is 0 for the last of the m weight layers of a branch and L^(-1 / (2m - 2)) for the others, with L branches; 0 for
+    It is 0 for the last of the m weight layers of a branch and L^(-1 / (2m - 2)) for the others, with L branches; 0 for
     the last layer of the model; and 1 for the rest.
 
     Reference: Zhang, Dauphin and Ma (2019), section 3.
