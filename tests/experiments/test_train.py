@@ -281,7 +281,7 @@ def test_resuming_what_is_done_changes_nothing(tmp_path):
         ({"engine": {"devices": 3}}, "batch-not-shareable", "batch_size"),
         ({"engine": {"members": "streams"}}, "needs-cuda", "members"),
         ({"engine": {"cuda_graph": "on"}}, "needs-cuda", "cuda_graph"),
-        ({"engine": {"members": "direct"}, "seeds": 2, "model": {"batchnorm": True}}, "not-stackable", "members: auto"),
+        ({"engine": {"members": "direct"}, "seeds": 2, "model": {"name": "cnn"}}, "not-stackable", "members: auto"),
         ({"engine": {"nodes": 2}}, "no-launcher", "engine.nodes"),
         ({"engine": {"threads": 9999}}, "out-of-range", "engine.threads"),
         ({"lbe": True}, "setting-type", "alpha, beta"),

@@ -292,7 +292,7 @@ class Stack(nn.Module):
 
 
 def called(module: nn.Module, state: tuple[dict[str, Tensor], dict[str, Tensor]], x: Tensor) -> Any:
-    """What a module gives with other tensors; those that are tied are all named in the state."""
+    """Call a module with other tensors; those that are tied are all named in the state."""
     return functional_call(module, state, (x,), tie_weights=False)
 
 
