@@ -26,10 +26,10 @@ from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_s
 from trainability.experiments.sweep import capacity, progress_of, work
 from trainability.experiments.train import load_data, open_fabric
 from trainability.report.sweep import write_sweep_report
-from trainability.training.engine import Training
 from trainability.training.files import finite
 from trainability.training.folder import keep_recipe
 from trainability.training.runtime import tune_allocator
+from trainability.training.trainer import Training
 
 _SETTINGS = "TRAINABILITY_SETTINGS"  # what was given to a worker's parent by --set
 # Settings of the workers, which may change while a sweep goes on.

@@ -16,10 +16,10 @@ from trainability.data import DataError
 from trainability.errors import ConfigError, FolderError
 from trainability.experiments.recipe import read_recipe
 from trainability.experiments.train import train
-from trainability.training.engine import Training
 from trainability.training.folder import checkpoints, step_of
 from trainability.training.history import History
 from trainability.training.runtime import tune_allocator
+from trainability.training.trainer import Training
 
 
 def train_command(

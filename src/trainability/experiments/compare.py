@@ -20,8 +20,8 @@ from trainability.remedies import DKS, IC, TAT, Remedy, Residual, apply_
 from trainability.tasks import Task, task
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
-from trainability.training.engine import Training
 from trainability.training.history import History
+from trainability.training.trainer import Training
 
 
 @dataclass

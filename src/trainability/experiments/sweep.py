@@ -19,8 +19,8 @@ from trainability.experiments.study import STACKABLE, claim, fail_lost, heartbea
 from trainability.experiments.train import build_training, member_bytes
 from trainability.stack.memory import members_that_fit
 from trainability.tasks import task
-from trainability.training.engine import Training
 from trainability.training.history import History
+from trainability.training.trainer import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

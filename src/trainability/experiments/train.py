@@ -22,12 +22,12 @@ from trainability.stack.memory import bytes_per_member, free_bytes, least_bytes,
 from trainability.tasks import task
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on, launched
-from trainability.training.engine import Training
 from trainability.training.files import finite
 from trainability.training.folder import RunFolder
 from trainability.training.history import History
 from trainability.training.optimizers import Schedule
 from trainability.training.run import naming_the_dead, run
+from trainability.training.trainer import Training
 from trainability.training.writer import FolderWriter, Writer
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """What `train` returns: a history per member, and where and how they ran."""
+    """Result of `train`: a history per member, and the step and checkpoints that it went on from."""
 
     recipe: Recipe
     histories: list[History]

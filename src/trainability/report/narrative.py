@@ -91,7 +91,7 @@ def _cell(arms: dict[str, list[History]], task: Task, chance: float | None, brie
 
 
 def _learns(value: float, task: Task, chance: float | None) -> bool:
-    """Whether a score is better than chance; without a level of chance nothing tells."""
+    """Return whether a score is better than chance, or there is no level of chance."""
     return task.chance is None or chance is None or task.metric.exceeds(value, chance, task.chance.margin)
 
 
@@ -137,7 +137,7 @@ def _jumps(run: History) -> float:
 
 
 def _revival(name: str, runs: list[History]) -> list[str]:
-    """When the last hidden layer first carried information, for runs that began without any."""
+    """The step at which the last hidden layer first carried information, for runs that began without any."""
     woke: dict[int, int | None] = {}
     for run in runs:
         if run.flow[0].entropy[-1] < SILENT:

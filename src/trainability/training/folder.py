@@ -59,7 +59,7 @@ class RunFolder:
         self.path = path
         check_links(path)
         if resume and not (path / "recipe.yaml").exists():
-            raise FolderError(f"{path} holds no run that could be resumed", code="nothing-to-resume")
+            raise FolderError(f"{path} holds no run to resume", code="nothing-to-resume")
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(path / ".lock")
         try:
@@ -119,7 +119,7 @@ class RunFolder:
         except Exception as error:
             reason = str(error).partition("\n")[0]
             raise FolderError(
-                f"the state cannot be checkpointed: it cannot be read back safely ({reason})", code="state-unsafe"
+                f"the state is not written, since reading it back would run code ({reason})", code="state-unsafe"
             ) from None
         os.fsync(self._events)
         name = f"step-{state['steps']:08d}-{hashlib.sha256(payload).hexdigest()[:16]}.pt"
@@ -161,7 +161,7 @@ class RunFolder:
                 f"{path} cannot be read without running code from it ({reason})", code="state-unsafe"
             ) from None
         if not isinstance(state, dict) or "steps" not in state:
-            raise FolderError(f"{path} is not the checkpoint of a run; take it away", code="state-damaged")
+            raise FolderError(f"{path} is not the checkpoint of a run; remove it", code="state-damaged")
         if state.pop("recipe", None) != self._digest:
             raise FolderError(f"{path} is the checkpoint of another recipe", code="other-recipe")
         return state
@@ -197,11 +197,11 @@ def check_links(folder: Path) -> None:
     """
     for path in [folder / name for name in _OWN] + [path for pattern in _OWN_MANY for path in folder.glob(pattern)]:
         if path.is_symlink():
-            raise FolderError(f"{path} is a link; take it away, since a run keeps its files to itself", code="link")
+            raise FolderError(f"{path} is a link, and a run keeps its files to itself; remove it", code="link")
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise FolderError(f"{path} is neither a file nor a folder; take it away", code="not-a-file")
+            raise FolderError(f"{path} is neither a file nor a folder; remove it", code="not-a-file")
         if path.is_file() and path.stat().st_nlink > 1:
-            raise FolderError(f"{path} has another name elsewhere; put a copy in its place", code="link")
+            raise FolderError(f"{path} is a hard link to a file elsewhere; replace it by a copy", code="link")
 
 
 def keep_recipe(
@@ -223,9 +223,7 @@ def keep_recipe(
         except Exception:  # YAML's constructors raise what Python's do
             there = None
         if not isinstance(there, dict):
-            raise FolderError(
-                f"{kept} is damaged; choose another folder, or put the recipe back there", code="recipe-damaged"
-            )
+            raise FolderError(f"{kept} is damaged; restore it, or choose another folder", code="recipe-damaged")
         differ = [d for d in _differences(there, dict(recipe)) if not d.startswith(free)]
         if differ:
             raise FolderError(f"{folder} holds another recipe: {'; '.join(differ[:3])}", code="other-recipe")
@@ -251,7 +249,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def _differences(kept: Any, given: Any, path: str = "") -> list[str]:
-    """Where two recipes differ, in words."""
+    """Differences of two recipes, in words."""
     if isinstance(kept, dict) and isinstance(given, dict):
         keys = dict.fromkeys([*kept, *given])
         return [d for key in keys for d in _differences(kept.get(key), given.get(key), f"{path}.{key}".strip("."))]

@@ -7,8 +7,8 @@ from typing import Any
 import torch.distributed as dist
 
 from trainability.errors import ArgumentError, FolderError, UnsupportedModelError
-from trainability.training.engine import Training
 from trainability.training.interrupts import deferred
+from trainability.training.trainer import Training
 from trainability.training.writer import Writer
 
 
@@ -31,7 +31,7 @@ def run(
 
     Raises:
         FolderError: the checkpoint is of another run, or damaged.
-        UnsupportedModelError: the networks cannot run as the plan wants them.
+        UnsupportedModelError: the networks cannot run as the configuration wants them.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint, in the first process; the others return.
     """
     fabric = training.fabric
@@ -68,8 +68,7 @@ def run(
 
 
 def _begin(training: Training, state: dict[str, Any] | None) -> None:
-    """Start or take up a training, every process from the first one's state and with the first one's choices."""
-    fabric = training.fabric
+    """Start or take up a training, every process from the first one's state."""
     if state is not None:
         try:
             training.load(state)
@@ -78,15 +77,8 @@ def _begin(training: Training, state: dict[str, Any] | None) -> None:
                 f"the newest checkpoint is not one of this run: {error}; remove it to go on from the one before it",
                 code=error.code,
             ) from None
-        return
-    if training.shared_out:  # nothing is to be chosen, and the passes take all processes
+    else:
         training.prepare()
-        return
-    if fabric.is_global_zero:
-        training.prepare()
-    execution = fabric.broadcast(training.execution)
-    if not fabric.is_global_zero:
-        training.prepare(execution)
 
 
 @contextmanager

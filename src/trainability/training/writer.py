@@ -1,4 +1,4 @@
-"""Where a run is written: its folder and its loggers, by the first of its processes alone."""
+"""Writers of a run, one for each process: to its folder and its loggers in the first, and nowhere in the others."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ class Writer:
 
     @property
     def complete(self) -> bool:
-        """Whether the results are written already."""
+        """True once the results are written."""
         return False
 
     def newest(self) -> dict[str, Any] | None:
@@ -60,7 +60,7 @@ class FolderWriter(Writer):
 
     @property
     def complete(self) -> bool:
-        """Whether the results are written already."""
+        """True once the results are written."""
         return (self._folder.path / "results.json").exists()
 
     def newest(self) -> dict[str, Any] | None:
