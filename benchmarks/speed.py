@@ -24,6 +24,7 @@ from statistics import median
 
 import torch
 from torch import nn
+from trainability.training.record import Record
 
 import trainability as tr
 from records import Rows
@@ -32,9 +33,8 @@ from trainability.data import Dataset, Split
 from trainability.models import resnet
 from trainability.training.config import Member, TrainingConfig
 from trainability.training.devices import fabric_on
-from trainability.training.engine import Training
-from trainability.training.record import Record
 from trainability.training.runtime import tune_allocator
+from trainability.training.trainer import Training
 
 REMEDIES = {
     "batchnorm": tr.Normalize("batch"),

@@ -24,8 +24,8 @@ from trainability.errors import ConfigError, FolderError, InfeasibleError
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.validation import validated
 from trainability.training import files
-from trainability.training.engine import Training
 from trainability.training.folder import RunFolder, read_events
+from trainability.training.trainer import Training
 
 SMALL = {
     "model": {"depth": 4, "width": 16},

@@ -19,9 +19,9 @@ from trainability.stack.module import Stack
 from trainability.tasks import task
 from trainability.training.batches import Batches
 from trainability.training.config import Member, Strength, TrainingConfig
-from trainability.training.engine import Training
 from trainability.training.optimizers import Schedule
 from trainability.training.seeding import stream
+from trainability.training.trainer import Training
 
 
 def alone(kind: str, number: int, steps: int, dtype: torch.dtype, optimizer: str) -> nn.Module:

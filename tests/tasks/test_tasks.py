@@ -18,9 +18,9 @@ from trainability.tasks import Loss, Metric, Task, names, prediction_of, registe
 from trainability.tasks.registry import _registered
 from trainability.training.batches import Batches
 from trainability.training.config import Member, TrainingConfig
-from trainability.training.engine import Training
 from trainability.training.history import History
 from trainability.training.optimizers import Schedule
+from trainability.training.trainer import Training
 
 REGRESSION = Task(
     "regression",

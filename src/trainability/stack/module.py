@@ -153,6 +153,11 @@ class Stack(nn.Module):
         self._forward = self._pass
 
     @property
+    def sharded(self) -> bool:
+        """Whether each process keeps a part of the weights, so that every pass takes all processes."""
+        return any(isinstance(p, DTensor) for p in self.module.parameters())
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the first floating-point parameter, and so of the inputs."""
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
