@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call, vmap
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError

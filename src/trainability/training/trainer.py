@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainability.data import Dataset, Split
+from trainability.data.dataset import Dataset, Split
 from trainability.errors import ArgumentError
 from trainability.introspect.hooks import Place
 from trainability.introspect.select import select
