@@ -29,7 +29,7 @@ from trainability.training.record import Record
 import trainability as tr
 from records import Rows
 from sides import alone, network, noise
-from trainability.data import Dataset, Split
+from trainability.data.dataset import Dataset, Split
 from trainability.models import resnet
 from trainability.training.config import Member, TrainingConfig
 from trainability.training.devices import fabric_on
