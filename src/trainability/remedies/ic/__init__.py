@@ -86,7 +86,7 @@ class ICUnit(Remedy):
     Reference: Chen et al. (2019), section 4.
 
     >>> ICUnit("ic-conv-relu").options("resnet")
-    {'unit': 'ic-conv-relu', 'norm': True, 'keep': 0.95}
+    {'unit': 'ic-conv-relu', 'keep': 0.95}
     """
 
     unit: Unit = "relu-ic-conv"
