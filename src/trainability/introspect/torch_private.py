@@ -118,6 +118,6 @@ class DispatchModeBesideCompiler(DispatchMode):
         return True
 
 
-def check_input_dimensions(norm: nn.Module, x: Tensor) -> None:
+def check_input_dimensions(norm: Any, x: Tensor) -> None:
     """Raise ValueError where a BatchNorm is for inputs of other dimensions."""
     norm._check_input_dim(x)
