@@ -14,7 +14,6 @@ from trainability.experiments.build import architecture_key, build_training, che
 from trainability.experiments.comparison import Comparison, Side
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
-from trainability.report.page import write_report
 from trainability.stack.memory import free_bytes
 from trainability.tasks import task
 from trainability.training.history import History
@@ -135,6 +134,8 @@ class _Experiment:
                     break
             self.comparison.seconds = time.monotonic() - begin
             if self.fabric.is_global_zero:
+                from trainability.report.page import write_report
+
                 write_report(self.comparison, self.out)
         return self.comparison
 
