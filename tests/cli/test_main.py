@@ -26,7 +26,7 @@ def _shell(words, redirection, cwd):
 
 @pytest.mark.parametrize(
     ("redirection", "code"),
-    [(">/dev/full", 2), (">&-", 0), ("2>/dev/full", 0), ("2>&-", 0), (">&- 2>&-", 0), (">/dev/full 2>&-", 2)],
+    [("2>/dev/full", 0), (">&- 2>&-", 0), (">/dev/full 2>&-", 2)],
 )
 def test_a_stream_that_cannot_be_written_to_costs_no_results(redirection, code, tmp_path):
     assert _shell(["compare", *SMALL, "--out", "o", "--json"], redirection, tmp_path) == code

@@ -6,7 +6,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 
 from trainability import cli
-from trainability.cli.arguments import recipe_and_changes
+from trainability.cli.request import recipe_and_changes
 from trainability.errors import ConfigError
 from trainability.experiments.reading import read_recipe
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainability.cli.arguments import recipe_and_changes
+from trainability.cli.request import recipe_and_changes
 from trainability.experiments.build import build_model, load_data
 from trainability.experiments.reading import Command, read_recipe
 from trainability.experiments.recipe import Recipe

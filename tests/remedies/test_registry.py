@@ -9,6 +9,7 @@ from dataclasses import FrozenInstanceError, dataclass, fields
 from functools import partial
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from torch import nn
 import trainability as tr
 from refusals import code_of, refused
 from trainability.errors import ArgumentError, ArgumentTypeError
+from trainability.models.fnn import FNN
 from trainability.remedies import (
     Change,
     ICUnit,
@@ -30,6 +32,7 @@ from trainability.remedies import (
     register,
     registry,
 )
+from trainability.remedies.initialization import Init
 
 # Written by hand: what only one remedy of a network can set, and what does not go together though it sets other things.
 WEIGHTS = {"delta-orthogonal", "dks", "eoc", "he", "lecun", "lsuv", "orthogonal", "pytorch", "selu", "suo", "tat"}
@@ -126,9 +129,9 @@ def test_what_a_network_of_the_package_builds_in_is_not_applied():
     cells = {
         ("batchnorm", "fnn"): {"batchnorm": True},
         ("batchnorm", "cnn"): {"batchnorm": True},
-        ("batchnorm", "resnet"): {"norm": True},
-        ("rezero", "resnet"): {"scale": "rezero"},
-        ("ic-conv-relu", "resnet"): {"unit": "ic-conv-relu", "norm": True, "keep": 0.95},
+        ("batchnorm", "resnet"): {"batchnorm": True},
+        ("rezero", "resnet"): {"residual": True, "scale": "rezero"},
+        ("ic-conv-relu", "resnet"): {"unit": "ic-conv-relu", "keep": 0.95},
         **{key: {} for key in product(("layernorm", "ic", "tat", "he", "default", "lbe"), ("fnn", "resnet", "own"))},
         **{key: {} for key in product(("batchnorm", "residual"), ("own",))},
         ("rezero", "fnn"): {},
@@ -181,9 +184,10 @@ def test_a_wrong_name_or_setting_suggests_the_right_one():
         make("tat", ete=0.5)
 
 
-@pytest.mark.parametrize("given", [3, None, [3]])
+@pytest.mark.parametrize("given", [3, 2.5, None, [3]])
 def test_what_is_no_remedy_is_refused(given):
     assert code_of(lambda: combine(given if isinstance(given, list) else [given]), TypeError) == "wrong-type"
+    assert code_of(lambda: combine(given), TypeError) == "wrong-type"
     assert code_of(lambda: from_dict(given), TypeError) == "wrong-type"
 
 
@@ -283,3 +287,15 @@ assert not {"torch", "pydantic"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["ic+he", "he+ic", "layernorm+lbe+orthogonal", "lbe+tat"])
+def test_a_combination_is_written_in_the_order_in_which_it_was_given(name):
+    again = combine(combine(name).to_list())
+    assert (again.name, again.baseline, again.parts) == (name, combine(name).baseline, combine(name).parts)
+
+
+@pytest.mark.parametrize("word", [np.ones((4, 6)), ["relu"], 3, "rulu"])
+def test_a_nonlinearity_that_is_none_is_refused(word):
+    for make_one in (Init, FNN):
+        assert code_of(lambda make_one=make_one: make_one(nonlinearity=word))

@@ -10,7 +10,7 @@ Scale = Literal["identity", "skipinit", "rezero", "fixup"]
 
 def check_nonlinearity(name: str) -> None:
     """Raise ArgumentError for a nonlinearity that the architectures do not know."""
-    if name not in CHOICES:
+    if not isinstance(name, str) or name not in CHOICES:
         raise ArgumentError(
             f"there is no nonlinearity {name!r}; {suggestion(name, CHOICES)}choose from {', '.join(CHOICES)}",
             code="unknown-choice",

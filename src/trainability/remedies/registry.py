@@ -48,6 +48,16 @@ class Remedy(ABC):
         return {"name": found.name, "version": found.version, **{key: getattr(self, key) for key in found.settings}}
 
 
+class BuiltIn(Remedy):
+    """A remedy of the package, which the module ``plan`` beside its declaration plans, so that this loads no torch."""
+
+    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
+        """Plan the changes that the class describes."""
+        home = next(kind.__module__ for kind in type(self).__mro__ if kind.__module__.startswith(f"{__package__}."))
+        planned: Plan = importlib.import_module(f"{home}.plan").plan(self, model, where, inputs)
+        return planned
+
+
 @dataclass(frozen=True)
 class Entry:
     """One remedy by name.
@@ -312,7 +322,7 @@ def combine(parts: "str | Mapping[str, Any] | Remedy | Sequence[str | Mapping[st
     ...
     trainability.errors.ArgumentError: tat+he cannot be combined: tat and he both set the weights; leave one out
     """
-    given = [parts] if isinstance(parts, str | Mapping | Remedy) else list(parts)
+    given = list(parts) if isinstance(parts, list | tuple) else [parts]
     remedies = [remedy for part in given for remedy in _parsed(part)] or [Default()]
     entries = [entry_of(remedy) for remedy in remedies]
     name = "+".join(found.name for found in entries)
@@ -326,7 +336,7 @@ def combine(parts: "str | Mapping[str, Any] | Remedy | Sequence[str | Mapping[st
     return Combination(name, applied, last.title, last.claim, "+".join(map(str, others)) or own)
 
 
-def _parsed(part: "str | Mapping[str, Any] | Remedy") -> list[Remedy]:
+def _parsed(part: object) -> list[Remedy]:
     if isinstance(part, Remedy):
         return [part]
     if isinstance(part, Mapping):
