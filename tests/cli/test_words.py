@@ -2,15 +2,22 @@
 
 import io
 from contextlib import redirect_stderr, redirect_stdout
+from unittest.mock import patch
 
 import pytest
 
 from trainability import cli
-from trainability.cli.request import recipe_and_changes
+from trainability.cli.request import prepare, recipe_and_changes
 from trainability.errors import ConfigError
 from trainability.experiments.reading import read_recipe
+from trainability.training.yaml_files import dump_yaml
 
 MANY = ",".join(f"{number}e-4" for number in range(1, 400))
+
+NUMBERS = [
+    *("epochs", "batch_size", "seeds", "probes", "checkpoint_every", "model.depth", "optimizer.lr", "schedule.warmup"),
+    *("engine.threads", "data.held_out"),
+]
 
 
 def refused(*words):
@@ -78,6 +85,11 @@ def test_a_mistyped_word_suggests_the_right_one(word, code, meant):
         (["train", "epochs=\ud800"], "yaml"),
         (["train", "\ud800=1"], "setting-syntax"),
         (["train", "a\0=1"], "setting-syntax"),
+        *((["train", f"{name}=true"], "setting-type") for name in NUMBERS),
+        (["train", "remedies.lbe.beta=true"], "wrong-type"),
+        (["compare", "compare.remedies=hee"], "unknown-choice"),
+        (["compare", "compare.parameters.optimizer.lr=3"], "setting-type"),
+        (["compare", "remedies=3"], "wrong-type"),
         (["train", "model.depth=100001"], "out-of-range"),
         (["train", "model.width=" + "9" * 24], "out-of-range"),
         (["train", "model={name: resnet, depth: 600000002}"], "out-of-range"),
@@ -131,6 +143,23 @@ def test_a_folder_in_use_says_what_to_type(tmp_path):
     code, message = said("train", "--out", str(tmp_path))
     assert code == 2
     assert all(flag in message for flag in ("--resume", "--overwrite", "--out"))
+
+
+def test_a_folder_of_another_recipe_says_where_they_differ_before_anything_is_loaded(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(read_recipe(None, {"model.depth": 3}, "train").resolved()))
+    with patch("trainability.cli._experiment", prepare):
+        code, message = said("train", "--out", str(tmp_path), "--resume")
+    assert code == 2
+    assert "model.depth" in message
+    assert "3" in message.partition("model.depth")[2]
+    assert all(flag in message for flag in ("--overwrite", "--out"))
+
+
+def test_parameters_of_a_comparison_can_be_typed_by_their_own_names():
+    changes = {"compare.parameters.optimizer.lr": [0.1, 0.01], "compare.remedies": ["he"]}
+    assert read_recipe(None, changes, "compare") == read_recipe(
+        None, {"optimizer.lr": [0.1, 0.01], "remedies": "he"}, "compare"
+    )
 
 
 def test_help_of_a_comparison_has_the_remedies_that_it_compares():

@@ -11,10 +11,22 @@ from trainability.cli.terminal import fail, is_first
 from trainability.errors import ConfigError, DataError, FolderError
 from trainability.experiments.reading import Command, parse_setting, read_recipe
 from trainability.experiments.recipe import Recipe
-from trainability.training.places import Existing, check_place
+from trainability.training.places import Existing, check_place, holds_recipe
 from trainability.training.yaml_files import dump_yaml
 
 CHANGES = "TRAINABILITY_CHANGES"  # to the recipe, for the processes that a command starts
+
+# Settings of the workers of a sweep, which may change while a sweep goes on.
+FREE = (
+    "engine",
+    "loggers",
+    "checkpoint_every",
+    "data.dir",
+    "sweep.stack",
+    "sweep.storage",
+    "sweep.retries",
+    "sweep.heartbeat",
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ def prepare(command: Command, given: dict[str, Any], *, own: bool = True) -> Req
             return None
         if own and is_first():
             check_place(folder, existing)
+            if existing == "resume":
+                holds_recipe(folder, recipe.resolved(), FREE if command == "sweep" else ())
     except (ConfigError, DataError, FolderError) as error:
         fail(str(error))
     return Request(recipe, folder, existing, as_json, file, changes)

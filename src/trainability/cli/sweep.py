@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from trainability.cli.request import Request, environment_with
+from trainability.cli.request import FREE, Request, environment_with
 from trainability.cli.terminal import Terminal, duration, fail, interruptible, print_json
 from trainability.data.dataset import Dataset
 from trainability.errors import ConfigError, DataError, FolderError
@@ -32,18 +32,6 @@ from trainability.training.trainer import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-# Settings of the workers, which may change while a sweep goes on.
-_FREE = (
-    "engine",
-    "loggers",
-    "checkpoint_every",
-    "data.dir",
-    "sweep.stack",
-    "sweep.storage",
-    "sweep.retries",
-    "sweep.heartbeat",
-)
 
 
 def execute(asked: Request, *, workers: int, storage: str | None, worker: int | None) -> None:
@@ -97,7 +85,7 @@ def _open(asked: Request, place: str, workers: int) -> tuple[Study, Dataset, "Fa
     if place.startswith("sqlite"):
         asked.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(asked.recipe, place)
-    keep_recipe(asked.folder, asked.recipe.resolved(), {**describe_environment(), "allocator": allocator}, _FREE)
+    keep_recipe(asked.folder, asked.recipe.resolved(), {**describe_environment(), "allocator": allocator}, FREE)
     return study, data, fabric
 
 

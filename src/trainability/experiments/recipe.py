@@ -93,7 +93,7 @@ class CompareSettings(Settings):
     @field_validator("remedies", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
+        return value if isinstance(value, list | tuple) else [value]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -189,7 +189,7 @@ class Recipe(Settings):
                     f"{value} is no number of seeds from 1 to a million; 3 means seeds 0, 1 and 2", code="out-of-range"
                 )
             return tuple(range(value))
-        if not isinstance(value, list | tuple) or not value:
+        if not isinstance(value, list | tuple) or not value or any(isinstance(seed, bool) for seed in value):
             raise ArgumentError("write a number, or a list of numbers", code="setting-type")
         return value
 
@@ -411,6 +411,8 @@ def put(content: dict[str, Any], name: str, value: Any) -> None:
         ConfigError: the name leads through something that has no settings.
     """
     *path, last = name.split(".")
+    if path[1:] and path[0] in ("compare", "sweep") and path[1] == "parameters":  # whose keys are dotted names
+        path, last = path[:2], ".".join([*path[2:], last])
     if path and path[0] == "remedies":
         content["remedies"] = combine(content.get("remedies") or "default").to_list()
         path = path[1:]

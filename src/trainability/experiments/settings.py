@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -30,10 +31,31 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _PLAIN = ("adam", "adamw", "sgd")
 
 
+def _is_number(annotation: Any) -> bool:
+    if annotation in (int, float):
+        return True
+    parts = get_args(annotation) if get_origin(annotation) in (Annotated, Union, UnionType) else ()
+    return any(map(_is_number, parts)) and bool not in parts
+
+
+def _refuse_flags(given: Mapping[str, Any], annotations: Mapping[str, Any]) -> None:
+    """Raise ArgumentError for true and false where a number belongs, for which they would be taken."""
+    for name, value in given.items():
+        if isinstance(value, bool) and _is_number(annotations.get(name)):
+            raise ArgumentError(f"{name} must be a number, and it is {str(value).lower()}", code="setting-type")
+
+
 class Settings(BaseModel):
     """Settings of which every key is checked; the docstring of each kind describes them under ``Args:``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            _refuse_flags(given, {name: field.annotation for name, field in cls.model_fields.items()})
+        return given
 
 
 class DataSettings(Settings):
@@ -91,6 +113,7 @@ def _architecture(given: Any) -> models.Architecture:
             f"{option} is not a setting of {name}; {suggestion(option, own)}it has {', '.join(own)}",
             code="unknown-setting",
         )
+    _refuse_flags(options, {field.name: field.type for field in fields(kind)})  # type: ignore[arg-type]
     return TypeAdapter(kind).validate_python(options)
 
 

@@ -59,7 +59,7 @@ def _sentence(kind: type[BaseModel], first: ErrorDetails) -> str:
     given = "nothing is given" if first["input"] is None else f"it is {_shown(first['input'])}"
     if first["type"] in ("model_type", "model_attributes_type"):
         own = ", ".join(f"{name}.{key}" for key in _keys(kind, where)[:3])
-        return f"{name} has settings of its own, such as {own}, and {given}"
+        return f"{name} has settings of its own, such as {own}; it cannot be {_shown(first['input'])}"
     return f"{name} {_must(first, message)}, and {given}{_where_lists_go(first)}"
 
 

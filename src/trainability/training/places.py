@@ -124,9 +124,21 @@ def keep_recipe(
     Raises:
         FolderError: another recipe is there; the message says where they differ.
     """
-    kept = folder / "recipe.yaml"
     check_links(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if holds_recipe(folder, recipe, free):
+        return
+    write_atomically(folder / "environment.json", (json.dumps(dict(environment), indent=1) + "\n").encode())
+    write_atomically(folder / "recipe.yaml", dump_yaml(recipe).encode())
+
+
+def holds_recipe(folder: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = ()) -> bool:
+    """Tell whether a folder holds a recipe, which has to be this one apart from settings in ``free``.
+
+    Raises:
+        FolderError: it is another one; the message says where they differ.
+    """
+    kept = folder / "recipe.yaml"
     if kept.exists():
         try:
             there = read_yaml(kept, "the recipe")
@@ -141,9 +153,8 @@ def keep_recipe(
                 "anew there with --overwrite",
                 code="other-recipe",
             )
-        return
-    write_atomically(folder / "environment.json", (json.dumps(dict(environment), indent=1) + "\n").encode())
-    write_atomically(kept, dump_yaml(recipe).encode())
+        return True
+    return False
 
 
 def _differences(kept: Any, given: Any, path: str = "") -> list[str]:
