@@ -198,7 +198,7 @@ class _GraphReader(Tracker):
         raise _refusal(name, path)
 
     def held(self, value: Tensor, source: object) -> bool:
-        """Tell whether a tensor beside a signal is one of the model's own, or has several values."""
+        """True for a tensor beside a signal that is one of the model's own, or has several values."""
         return value.numel() > 1 or (isinstance(source, fx.Node) and bool(self.origins.get(source)))
 
     def cast(self, node: fx.Node, path: str, signal: Signal) -> Signal:
