@@ -78,7 +78,7 @@ def uncompiled(model: nn.Module) -> nn.Module | None:
 
 
 def compiler_is_loaded() -> bool:
-    """Tell whether torch's compiler, which takes seconds to load, is loaded."""
+    """True once the compiler of torch, which takes seconds to load, is loaded."""
     return "torch._dynamo" in sys.modules
 
 

@@ -142,7 +142,7 @@ def floor(value: float) -> float:
 
 
 def _is_number(value: object) -> bool:
-    """Tell whether it is a number within what float64 holds; NaN is none."""
+    """True for a number within what float64 holds; NaN is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
