@@ -126,9 +126,9 @@ def test_what_a_network_of_the_package_builds_in_is_not_applied():
     cells = {
         ("batchnorm", "fnn"): {"batchnorm": True},
         ("batchnorm", "cnn"): {"batchnorm": True},
-        ("batchnorm", "resnet"): {"norm": True},
-        ("rezero", "resnet"): {"scale": "rezero"},
-        ("ic-conv-relu", "resnet"): {"unit": "ic-conv-relu", "norm": True, "keep": 0.95},
+        ("batchnorm", "resnet"): {"batchnorm": True},
+        ("rezero", "resnet"): {"residual": True, "scale": "rezero"},
+        ("ic-conv-relu", "resnet"): {"unit": "ic-conv-relu", "keep": 0.95},
         **{key: {} for key in product(("layernorm", "ic", "tat", "he", "default", "lbe"), ("fnn", "resnet", "own"))},
         **{key: {} for key in product(("batchnorm", "residual"), ("own",))},
         ("rezero", "fnn"): {},
@@ -139,12 +139,6 @@ def test_what_a_network_of_the_package_builds_in_is_not_applied():
         assert one.applied(model) == (() if options or name in ("default", "lbe") else one.parts), (name, model)
     assert code_of(lambda: combine("ic-conv-relu").options("fnn")) == "does-not-apply"
     assert code_of(lambda: combine("ic-conv-relu").applied("fnn")) == "does-not-apply"
-
-
-def test_settings_reach_the_parts_that_have_them():
-    parts = combine("tat+layernorm+lbe").with_settings(eta=0.5, keep=0.5, alpha=1.0).parts
-    assert parts == (tr.TAT(eta=0.5), tr.Normalize("layer"), LBELoss(alpha=1.0))
-    assert combine("default").with_settings(eta=0.5) == combine("default")
 
 
 @pytest.mark.parametrize(
