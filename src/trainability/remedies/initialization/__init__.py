@@ -1,7 +1,6 @@
 """Initializations of the weights."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, get_args
 
 from trainability.errors import check_choice
@@ -10,22 +9,6 @@ from trainability.remedies.registry import BuiltIn, register
 Scheme = Literal["he", "default", "lecun", "orthogonal", "delta-orthogonal", "suo", "lsuv"]
 
 
-_weights = partial(register, sets="weights", order=1)
-
-
-@_weights("he", title="He initialization", preset={"scheme": "he"})
-@_weights("orthogonal", title="orthogonal initialization with the gain of ReLU", preset={"scheme": "orthogonal"})
-@_weights("lecun", title="LeCun initialization", preset={"scheme": "lecun"})
-@_weights(
-    "delta-orthogonal",
-    title="orthogonal initialization of the central tap of each convolution",
-    preset={"scheme": "delta-orthogonal"},
-)
-@_weights("suo", title="orthogonal initialization that keeps the mean square of the signal", preset={"scheme": "suo"})
-@_weights(
-    "lsuv", title="orthogonal initialization, scaled to outputs of variance 1 on a batch", preset={"scheme": "lsuv"}
-)
-@_weights("pytorch", title="PyTorch's default initialization, drawn anew", preset={"scheme": "default"})
 @dataclass(frozen=True)
 class Init(BuiltIn):
     """Initialize every weight layer anew.
@@ -58,3 +41,16 @@ class Init(BuiltIn):
             from trainability.remedies.initialization.plan import gain
 
             gain(self.nonlinearity)
+
+
+for _name, _title in {
+    "he": "He initialization",
+    "orthogonal": "orthogonal initialization with the gain of ReLU",
+    "lecun": "LeCun initialization",
+    "delta-orthogonal": "orthogonal initialization of the central tap of each convolution",
+    "suo": "orthogonal initialization that keeps the mean square of the signal",
+    "lsuv": "orthogonal initialization, scaled to outputs of variance 1 on a batch",
+    "pytorch": "PyTorch's default initialization, drawn anew",
+}.items():
+    _scheme = "default" if _name == "pytorch" else _name
+    register(_name, title=_title, sets="weights", order=1, preset={"scheme": _scheme})(Init)
