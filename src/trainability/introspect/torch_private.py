@@ -71,6 +71,11 @@ def swap_hooks(a: nn.Module, b: nn.Module) -> None:
         vars(a)[name], vars(b)[name] = vars(b)[name], vars(a)[name]
 
 
+def check_norm_input(norm: BatchNormNd, x: Tensor) -> None:
+    """Raise ValueError for an input whose number of dimensions a BatchNorm does not take."""
+    norm._check_input_dim(x)
+
+
 def uncompiled(model: nn.Module) -> nn.Module | None:
     """The module inside what `torch.compile` returned; None for any other."""
     inner = getattr(model, "_orig_mod", None)

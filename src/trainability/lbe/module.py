@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant
@@ -20,7 +19,7 @@ from trainability.introspect.select import DID_NOT_RUN, Selection, Where, select
 from trainability.lbe.first_pass import FirstPassCheck
 from trainability.lbe.last_call import LastCall
 from trainability.lbe.loss import regularized_loss
-from trainability.lbe.ranks import global_statistics
+from trainability.lbe.ranks import scaled_variances
 from trainability.lbe.statistics import StatisticsReader, merge
 from trainability.moments import Neurons, check_neurons, transformed
 
@@ -157,14 +156,7 @@ class LBE(nn.Module):
         names = tuple(name for batch in batches for name in batch.names)
         rows = tuple(self._row_of[path] for batch in batches for path in batch.paths)
         alpha = self.alpha if rows == tuple(range(len(self._row_of))) else self.alpha[self._index(rows)]
-        runs = merge(batches)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            variances, totals, mean_loss = global_statistics(runs, loss.detach())
-            scales: list[Any] = [self._constant * n / (n - 1) for n in totals]
-        else:
-            variances = [run.variance for run in runs]
-            scales = [self._constant * run.count / (run.count - 1) for run in runs]  # c σ² with σ² unbiased
-            mean_loss = loss.detach()
+        variances, scales, mean_loss = scaled_variances(merge(batches), loss.detach(), self._constant)
         settings = (self.beta, self.alpha_min, self._halved, scales)
         total, lbe, entropy = regularized_loss(loss, mean_loss, alpha, *settings, *variances)
         # What torch.func works on means nothing outside of it.

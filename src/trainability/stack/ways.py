@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import vmap
 
@@ -14,6 +13,7 @@ from trainability.errors import UnsupportedModelError
 from trainability.introspect.hooks import Taps, tensors_in
 from trainability.introspect.run import observing
 from trainability.introspect.torch_private import ConvNd
+from trainability.lbe.ranks import several_ranks
 from trainability.stack import cuda_graphs as graphs
 from trainability.stack.direct import layers, layers_are_known, teach_
 from trainability.stack.members import Way
@@ -85,7 +85,7 @@ def _candidates(stack: Stack, x: Tensor) -> list[_Candidate]:
         one_by_one = ["alone"]
     mapped = [] if stack.way in ("alone", "loop") else [_Candidate("vmap")]
     # Ranks that choose differently would add up statistics of neurons in different orders.
-    alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+    alone = not several_ranks()
     colored = x.dim() == 5 and x.shape[2] > 1  # of a single channel there is one order
     layouts = [False, True] if alone and colored else [False]
     return mapped + [_Candidate(way, layout) for way in one_by_one for layout in layouts]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainability.errors import ConfigError, FolderError
-from trainability.training.files import write_atomically
+from trainability.training.files import write_whole
 from trainability.training.yaml_files import dump_yaml, read_yaml
 
 Existing = Literal["refuse", "resume", "overwrite"]
@@ -76,9 +76,9 @@ def clear(folder: Path) -> None:
         (stack / ".lock").unlink(missing_ok=True)
         with suppress(OSError):  # something else is in it
             stack.rmdir()
-    for path in [folder / name for name in _OWN if name != ".lock"] + [
-        path for pattern in _OWN_MANY for path in folder.glob(pattern)
-    ]:
+    for path in _own_paths(folder):
+        if path.name == ".lock":  # which this process may hold
+            continue
         if path.name == "stacks":
             with suppress(OSError):
                 path.rmdir()
@@ -86,6 +86,10 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _own_paths(folder: Path) -> list[Path]:
+    return [folder / name for name in _OWN] + [path for pattern in _OWN_MANY for path in folder.glob(pattern)]
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -105,7 +109,7 @@ def check_links(folder: Path) -> None:
     Raises:
         FolderError: one of the names of a run is a link, a second name of a file, or no plain file or folder.
     """
-    for path in [folder / name for name in _OWN] + [path for pattern in _OWN_MANY for path in folder.glob(pattern)]:
+    for path in _own_paths(folder):
         if path.is_symlink():
             raise FolderError(f"{path} is a link; take it away, since a run keeps its files to itself", code="link")
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -140,8 +144,8 @@ def keep_recipe(
                 code="other-recipe",
             )
         return
-    write_atomically(folder / "environment.json", (json.dumps(dict(environment), indent=1) + "\n").encode())
-    write_atomically(kept, dump_yaml(recipe).encode())
+    write_whole({folder / "environment.json": json.dumps(dict(environment), indent=1) + "\n"})
+    write_whole({kept: dump_yaml(recipe)})
 
 
 def _differences(kept: Any, given: Any, path: str = "") -> list[str]:
