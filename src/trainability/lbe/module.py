@@ -1,7 +1,5 @@
 """Layerwise batch-entropy regularization (LBE): a loss term that keeps information flowing through every layer."""
 
-import math
-import numbers
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant
-from trainability.errors import ArgumentError, ArgumentTypeError, StateError
+from trainability.errors import ArgumentError, StateError, check_number
 from trainability.introspect.hooks import Taps
 from trainability.introspect.run import unwrap
 from trainability.introspect.select import DID_NOT_RUN, Selection, Where, select
@@ -97,7 +95,9 @@ class LBE(nn.Module):
         channel_dim: int | None = None,
     ) -> None:
         super().__init__()
-        alpha, beta, alpha_min = _number("alpha", alpha), _number("beta", beta), _number("alpha_min", alpha_min)
+        for name, value in {"alpha": alpha, "beta": beta, "alpha_min": alpha_min}.items():
+            check_number(name, value)
+        alpha, beta, alpha_min = float(alpha), float(beta), float(alpha_min)
         if beta < 0 or alpha_min < 0:
             raise ArgumentError(f"beta={beta}, alpha_min={alpha_min}: they must not be negative", code="out-of-range")
         if max(abs(alpha), beta, alpha_min) > _LARGEST:
@@ -165,7 +165,7 @@ class LBE(nn.Module):
         return total
 
     def _is_of_evaluation(self, loss: Tensor) -> bool:
-        """Tell whether a loss is of a pass in evaluation, which may come between a training pass and its loss."""
+        """True for the loss of a pass in evaluation, which may come between a training pass and its loss."""
         reader = self._reader
         if reader.model_training or not reader.waiting:
             return not reader.model_training
@@ -276,19 +276,6 @@ class LBE(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}
-
-
-def _number(name: str, value: Any) -> float:
-    """A setting as a finite number."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ArgumentTypeError(f"{name} must be a number, not {value!r}", code="wrong-type")
-    try:
-        number = float(value)
-    except OverflowError:  # a whole number beyond what a float holds
-        number = math.inf
-    if not math.isfinite(number):
-        raise ArgumentError(f"{name}={value}: it must be finite", code="out-of-range")
-    return number
 
 
 @contextmanager

@@ -157,7 +157,7 @@ _DIRECT: dict[type[nn.Module], type[Direct]] = {
 
 
 def layers_are_known(module: nn.Module) -> bool:
-    """Tell whether every layer can run for all members at once."""
+    """Return True where every layer can run for all members at once."""
     return all(_is_known(layer) for layer in layers(module))
 
 

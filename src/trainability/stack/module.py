@@ -136,7 +136,7 @@ class Stack(nn.Module):
 
     @property
     def recordable(self) -> bool:
-        """That random numbers come from generators that are set between steps, and not between the members."""
+        """True where random numbers come from generators that are set between steps, and not between the members."""
         return self.way not in ("loop", "streams") or not self.turn.by_functions
 
     def seed(self, generators: Sequence[torch.Generator], seeds: Sequence[int]) -> None:
@@ -155,7 +155,7 @@ class Stack(nn.Module):
 
     @property
     def sharded(self) -> bool:
-        """Whether each process keeps a part of the weights, so that every pass takes all processes."""
+        """True where each process keeps a part of the weights, so that every pass takes all processes."""
         return any(isinstance(p, DTensor) for p in self.module.parameters())
 
     @property

@@ -122,7 +122,7 @@ def _can_be_mapped(stack: Stack, x: Tensor) -> bool:
 
 
 def _draws_by_functions(stack: Stack, x: Tensor) -> bool:
-    """Tell whether a member that runs by itself draws from torch's own generators, though its dropouts do not."""
+    """True where a member that runs by itself draws from torch's own generators, though its dropouts do not."""
     way = stack.way
     stack.way, stack.turn.by_functions = "loop", False
     try:
@@ -136,7 +136,7 @@ def _draws_by_functions(stack: Stack, x: Tensor) -> bool:
 
 
 def _direct_agrees(stack: Stack, x: Tensor) -> bool:
-    """Tell whether every layer returns directly what it returns mapped, for what it is given mapped.
+    """True where every layer returns directly what it returns mapped, for what it is given mapped.
 
     Each is given that, so that rounding, which a deep network may amplify, does not add up over the layers.
     """
@@ -185,7 +185,7 @@ def _after_each_layer(module: nn.Module, hook: Callable[[nn.Module, Any, Tensor]
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors agree as two ways of computing them do, measured by the largest entry."""
+    """Agreement of two tensors as closely as two ways of computing them agree, measured by the largest entry."""
     rtol = max(1e-3, 4 * torch.finfo(a.dtype).eps)
     return a.shape == b.shape and torch.allclose(
         a, b, rtol=rtol, atol=0.1 * rtol * float(a.abs().max()), equal_nan=True
