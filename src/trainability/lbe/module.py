@@ -102,7 +102,7 @@ class LBE(nn.Module):
             raise ArgumentError(f"beta={beta}, alpha_min={alpha_min}: they must not be negative", code="out-of-range")
         if max(abs(alpha), beta, alpha_min) > _LARGEST:
             raise ArgumentError(
-                f"alpha={alpha}, beta={beta}, alpha_min={alpha_min}: they must be numbers of float32",
+                f"alpha={alpha}, beta={beta}, alpha_min={alpha_min}: they must lie within the range of float32",
                 code="out-of-range",
             )
         check_neurons(neurons, channel_dim)

@@ -65,7 +65,7 @@ class Stack(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(models, Sequence):
-            raise ArgumentTypeError(f"models are a list of networks, not {models!r}", code="wrong-type")
+            raise ArgumentTypeError(f"models must be a list of networks, not {models!r}", code="wrong-type")
         if not models:
             raise ArgumentError("a stack needs at least one model", code="empty")
         members = [unwrap(model) for model in models]
@@ -269,8 +269,8 @@ class Stack(nn.Module):
                 raise
             raise UnsupportedModelError(
                 "",
-                "it draws random numbers by a function, which cannot be mapped over the members; use torch.nn.Dropout, "
-                "or let them run one after another (members: loop)",
+                "its forward calls a function that draws random numbers, which cannot be mapped over the members; use "
+                "torch.nn.Dropout, or let them run one after another (members: loop)",
                 code="draws-by-function",
             ) from None
         return outputs, self.collector.batches(moments)

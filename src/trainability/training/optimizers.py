@@ -172,6 +172,6 @@ def check(name: str, *, lr: float, weight_decay: float, options: Mapping[str, An
         torch.load(kept, weights_only=True)
     except Exception:  # it holds objects of its own
         raise ArgumentError(
-            f"{name} cannot be used: its state could not be read back without running code from it",
+            f"{name} cannot be used: reading its saved state back would run code from the file",
             code="optimizer-unfit",
         ) from None

@@ -37,7 +37,10 @@ def check_place(folder: Path, existing: Existing) -> None:
     try:
         check_links(folder)
         if folder.is_symlink() and not folder.exists():
-            raise ConfigError(f"out: {folder} is a link to a place that is not there", code="out-not-writable")
+            raise ConfigError(
+                f"out: {folder} is a link to a place that does not exist; make that place, or choose another folder",
+                code="out-not-writable",
+            )
         there = next(place for place in [folder.absolute(), *folder.absolute().parents] if place.exists())
     except (OSError, ValueError) as error:  # the latter of a name that no folder can have
         if isinstance(error, ConfigError | FolderError):
@@ -45,21 +48,21 @@ def check_place(folder: Path, existing: Existing) -> None:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"out: {folder} cannot be used: {reason}", code="out-not-writable") from None
     if not there.is_dir():
-        raise ConfigError(f"out: {there} is a file, not a folder", code="out-not-writable")
+        raise ConfigError(f"out: {there} is a file, not a folder; choose another folder", code="out-not-writable")
     if shutil.disk_usage(there).free < _REPORT_BYTES:
         raise ConfigError(
             f"out: no space is left on the disk of {there}; a report takes {_REPORT_BYTES // 10**6} MB",
             code="out-not-writable",
         )
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"out: {there} cannot be written to", code="out-not-writable")
+        raise ConfigError(f"out: {there} is not writable by this user; choose another folder", code="out-not-writable")
     check_existing(folder, existing)
 
 
 def check_existing(folder: Path, existing: Existing) -> None:
     """Raise FolderError where a folder that holds results is neither resumed nor overwritten, or has none to resume."""
     if existing == "resume" and not (folder / "recipe.yaml").exists():
-        raise FolderError(f"{folder} holds nothing that could be resumed", code="nothing-to-resume")
+        raise FolderError(f"{folder} holds no run to resume; leave out --resume to begin one", code="nothing-to-resume")
     if existing == "refuse" and any((folder / name).exists() for name in _RESULTS):
         raise FolderError(
             f"{folder} holds results already; go on with --resume, take them away with --overwrite, or choose another "
@@ -111,9 +114,11 @@ def check_links(folder: Path) -> None:
     """
     for path in _own_paths(folder):
         if path.is_symlink():
-            raise FolderError(f"{path} is a link; take it away, since a run keeps its files to itself", code="link")
+            raise FolderError(
+                f"{path} is a link; remove it, since a run writes nowhere but into its own folder", code="link"
+            )
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise FolderError(f"{path} is neither a file nor a folder; take it away", code="not-a-file")
+            raise FolderError(f"{path} is neither a file nor a folder; remove it", code="not-a-file")
         if path.is_file() and path.stat().st_nlink > 1:
             raise FolderError(f"{path} has another name elsewhere; put a copy in its place", code="link")
 

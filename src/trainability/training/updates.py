@@ -196,7 +196,7 @@ class Updates:
             parameters = [p for group in part.optimizer.param_groups for p in group["params"]]
             numbers = [number for group in found["param_groups"] for number in group["params"]]
             if numbers != list(range(len(parameters))) or not found["state"].keys() <= set(numbers):
-                raise ArgumentError("the saved state of an optimizer belongs to other parameters", code="state-damaged")
+                raise ArgumentError("the saved state of an optimizer is for other parameters", code="state-damaged")
             for number, values in found["state"].items() if self._elementwise else ():
                 check_like(values, self._kept_for(parameters[number]), f"optimizers.state.{number}")
 
