@@ -16,11 +16,11 @@ from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
 from trainability.stack.memory import free_bytes
 from trainability.tasks import task
+from trainability.training.folder import Writer, open_writer
 from trainability.training.history import History
 from trainability.training.interrupts import deferred
 from trainability.training.places import Existing
 from trainability.training.run import Run, naming_the_dead
-from trainability.training.writer import Writer, open_writer
 
 Progress = Callable[[Comparison, int, int], None]
 
@@ -178,8 +178,8 @@ class _Experiment:
             content = {"networks": [recipe.resolved() for recipe in stack.recipes]}
             opening = open_writer(self.fabric, stack.path, content, self.environment, there, **self._logging(stack))
             writer = opened.enter_context(opening)
-        state = writer.newest() if resume else None
-        self._note_resuming(stack, resume, state, writer.damaged)
+        state, damaged = writer.newest() if resume else (None, ())
+        self._note_resuming(stack, resume, state, damaged)
         if finished := self.fabric.broadcast(_finished(state)):
             stack.steps = stack.total
             histories = [history for side in stack.sides for history in side.histories]
