@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from inspect import cleandoc
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -101,12 +102,13 @@ def meanings_of(kind: type) -> dict[str, str]:
     'learning rate'
     """
     found: dict[str, str] = {}
-    for line in (kind.__doc__ or "").partition("Args:\n")[2].splitlines():
-        if not line.strip() or not line.startswith("     "):
+    name = ""
+    for line in cleandoc(kind.__doc__ or "").partition("Args:\n")[2].splitlines():
+        if not line.startswith("    "):
             break
-        if begins := re.match(r" {8}(\w+): (.*)", line):
+        if begins := re.match(r" {4}(\w+): (.*)", line):
             name = begins[1]
             found[name] = begins[2]
-        else:
+        elif name:
             found[name] += " " + line.strip()
     return {name: text.replace("``", "").removesuffix(".") for name, text in found.items()}
