@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint types tests fuzz benchmark clean
 
 demo: .venv/.installed
-	$(BIN)/trainability compare --out runs/demo
+	$(BIN)/trainability compare --out runs/demo --overwrite
 
 test: .venv/.installed
 	@for part in lint types tests; do \

@@ -15,8 +15,8 @@ from trainability.models import fnn
 from trainability.stack.cuda_graphs import CudaGraph
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
-from trainability.training.engine import Training
 from trainability.training.history import History
+from trainability.training.trainer import Training
 from turns import Side
 
 PRECISIONS = {  # of Lightning Fabric; of torch's float32 products; whether products are in bfloat16

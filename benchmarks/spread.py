@@ -16,8 +16,8 @@ import torch
 from trainability.data import load
 from trainability.models import fnn
 from trainability.training.config import Member, Strength, TrainingConfig
-from trainability.training.engine import Training
 from trainability.training.history import History
+from trainability.training.trainer import Training
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import torch
 
 from parts import Row, reason
 from trainability.stack.cuda_graphs import synchronize
-from trainability.training.engine import Training
+from trainability.training.trainer import Training
 
 _WARM = 6  # a step is launched operation by operation at first, then recorded, or compiled
 _LONG_S = 0.05  # a step that takes as long is a turn by itself

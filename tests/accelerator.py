@@ -111,7 +111,7 @@ torch.is_autocast_enabled = lambda _device=None: False
 
 
 def fabric() -> SimpleNamespace:
-    """What the engine uses of Lightning Fabric, which does not know the device."""
+    """The part of Lightning Fabric that a training uses, which does not know the device."""
     return SimpleNamespace(
         device=DEVICE,
         global_rank=0,

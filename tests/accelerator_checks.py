@@ -24,8 +24,8 @@ from trainability.dependence.dropout import dropout_effects
 from trainability.dependence.pairs import independence
 from trainability.models import fnn, resnet
 from trainability.signal import measured, predict
-from trainability.training.engine import Training
 from trainability.training.history import History
+from trainability.training.trainer import Training
 
 CHECKS: dict[str, Callable[[], Any]] = {}
 _on_cpu = trainability.training.seeding.Generators.__init__

@@ -7,8 +7,8 @@ from torch import nn
 
 from trainability.data import load
 from trainability.training.config import Member, Strength, TrainingConfig
-from trainability.training.engine import Training
 from trainability.training.history import History
+from trainability.training.trainer import Training
 
 SEEDS = [3, 4, 5]
 KEEP = [0.9, 0.8, 0.5]

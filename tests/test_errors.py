@@ -13,9 +13,9 @@ from trainability.errors import TrainabilityError
 
 SOURCES = sorted(Path(trainability.__file__).parent.rglob("*.py"))
 KINDS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
-# Ends of a command, and protocols of Python and of PyYAML that ask for these.
-OTHERS = {"typer.Exit", "SystemExit", "KeyboardInterrupt", "AttributeError", "NotImplementedError"}
-OTHERS |= {"AssertionError", "yaml.YAMLError", "yaml.constructor.ConstructorError"}
+# Ends of a command, and protocols of Python that ask for these.
+OTHERS = {"click.exceptions.Exit", "SystemExit", "KeyboardInterrupt", "AttributeError", "NotImplementedError"}
+OTHERS |= {"AssertionError"}
 
 
 def calls():

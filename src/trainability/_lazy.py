@@ -1,8 +1,15 @@
-"""Names of a package that load on first use (PEP 562), so that what needs no torch does not load it."""
+"""Names that load on first use: those of packages (PEP 562), and those under which things are registered."""
 
+import difflib
 import importlib
+import pkgutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from trainability.errors import ArgumentError, TrainabilityError
+
+T = TypeVar("T")
 
 
 def lazily(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
@@ -17,3 +24,48 @@ def lazily(package: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[
         return value
 
     return load, lambda: sorted({*vars(sys.modules[package]), *home})
+
+
+def suggestion(given: object, choices: Iterable[str]) -> str:
+    """A question about the nearest of the choices, or nothing.
+
+    >>> suggestion("lba", ["lbe", "tat"])
+    "did you mean 'lbe'? "
+    """
+    near = difflib.get_close_matches(str(given), list(choices), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+class Registry(dict[str, T], Generic[T]):
+    """Things of one kind by name, which the modules of a package add when they are first asked for.
+
+    Args:
+        kind: of thing, in messages.
+        package: whose modules add the package's own; they load nothing heavy when they are imported.
+        error: raised for a name that there is not.
+    """
+
+    def __init__(self, kind: str, package: str, error: type[TrainabilityError] = ArgumentError) -> None:
+        super().__init__()
+        self._kind, self._package, self._error, self._loaded = kind, package, error, False
+
+    def names(self) -> tuple[str, ...]:
+        """All names."""
+        if not self._loaded:
+            self._loaded = True
+            for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+        return tuple(self)
+
+    def find(self, name: object) -> T:
+        """The thing of a name.
+
+        Raises:
+            TrainabilityError: there is none; the message suggests one.
+        """
+        if not isinstance(name, str) or name not in self.names():
+            raise self._error(
+                f"there is no {self._kind} {name!r}; {suggestion(name, self)}choose from {', '.join(self)}",
+                code="unknown-choice",
+            )
+        return self[name]

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from trainability.dependence.pairs import Independence
-from trainability.dependence.pairs import independence as independence_of
+from trainability.dependence.pairs import Independence, independence as independence_of
 from trainability.entropy import Convention, entropy_constant, entropy_from_variance, is_activation
 from trainability.errors import (
     ArgumentError,

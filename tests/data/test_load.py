@@ -286,8 +286,9 @@ def test_nothing_need_be_held_out():
 
 
 def test_a_run_without_validation_has_test_accuracies_alone(tmp_path):
-    from trainability.experiments.recipe import Recipe
     from trainability.experiments.train import train
+
+    from trainability.experiments.recipe import Recipe
     from trainability.experiments.validation import validated
 
     recipe = Recipe(data={"held_out": 0}, model={"depth": 2, "width": 8}, epochs=1, seeds=2)

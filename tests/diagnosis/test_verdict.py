@@ -38,7 +38,7 @@ def test_the_first_remedy_of_a_verdict_is_an_object_that_helps():
     model, (x, y) = deep(30), batch()
     verdict = tr.diagnose(model, x, y, nn.functional.cross_entropy)
     tr.apply_(model, verdict.remedies[0], inputs=x)
-    assert tr.diagnose(model, x, y, nn.functional.cross_entropy).dies_at is None
+    assert tr.diagnose(model, x, y, nn.functional.cross_entropy).fails_at is None
 
 
 def test_he_initialization_is_healthy():

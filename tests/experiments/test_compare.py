@@ -10,13 +10,13 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+from trainability.experiments.arms import PARTS
+from trainability.experiments.compare import compare
+from trainability.experiments.config import CompareConfig, configure
 
 from trainability import cli
 from trainability.data import load
 from trainability.errors import ConfigError
-from trainability.experiments.arms import PARTS
-from trainability.experiments.compare import compare
-from trainability.experiments.config import CompareConfig, configure
 from trainability.report.narrative import narrate
 from trainability.report.page import render, write_report
 from trainability.training import files

@@ -2,13 +2,13 @@
 
 import pytest
 from torch import nn
+from trainability.experiments.compare import _built, _combination, compare
+from trainability.experiments.config import CompareConfig, configure
+from trainability.experiments.train import build_model
 
 from trainability.data import load
 from trainability.errors import ConfigError
-from trainability.experiments.compare import _built, _combination, compare
-from trainability.experiments.config import CompareConfig, configure
 from trainability.experiments.recipe import Recipe
-from trainability.experiments.train import build_model
 from trainability.experiments.validation import validated
 from trainability.nn.ic import ICLayer
 from trainability.nn.shortcut import Add, ScaledAdd

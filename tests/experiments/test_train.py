@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from trainability.experiments.train import train
 
 from refusals import codes_of
 from trainability import cli
 from trainability.errors import ConfigError, FolderError, InfeasibleError
 from trainability.experiments.recipe import Recipe
-from trainability.experiments.train import train
 from trainability.experiments.validation import validated
 from trainability.training import files
-from trainability.training.engine import Training
 from trainability.training.folder import RunFolder, read_events
+from trainability.training.trainer import Training
 
 SMALL = {
     "model": {"depth": 4, "width": 16},
@@ -281,7 +281,7 @@ def test_resuming_what_is_done_changes_nothing(tmp_path):
         ({"engine": {"devices": 3}}, "batch-not-shareable", "batch_size"),
         ({"engine": {"members": "streams"}}, "needs-cuda", "members"),
         ({"engine": {"cuda_graph": "on"}}, "needs-cuda", "cuda_graph"),
-        ({"engine": {"members": "direct"}, "seeds": 2, "model": {"batchnorm": True}}, "not-stackable", "members: auto"),
+        ({"engine": {"members": "direct"}, "seeds": 2, "model": {"name": "cnn"}}, "not-stackable", "members: auto"),
         ({"engine": {"nodes": 2}}, "no-launcher", "engine.nodes"),
         ({"engine": {"threads": 9999}}, "out-of-range", "engine.threads"),
         ({"lbe": True}, "setting-type", "alpha, beta"),

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
 from trainability.cli.common import changes
-from trainability.experiments.recipe import Recipe, read_recipe
 from trainability.experiments.train import build_model, load_data
+
+from trainability.experiments.recipe import Recipe, read_recipe
 from trainability.training.folder import keep_recipe
 
 from .commands import command

@@ -11,7 +11,7 @@ from torch.nn.modules import activation
 
 from trainability.introspect.activation_table import ALIASES, CALLED, CHOICES, OPERATIONS, TABLE, VARYING
 from trainability.introspect.torch_private import operation_name
-from trainability.models.parts import activation as model_activation
+from trainability.nn.nonlinearity import nonlinearity_of
 from trainability.signal.activation import as_activation, names
 from trainability.signal.kinks import find_kinks
 
@@ -63,4 +63,4 @@ def test_the_operations_are_those_that_a_call_is_recorded_as():
 def test_names_are_known_and_choices_are_modules():
     assert set(names()) == {row.name for row in NAMED} | ALIASES.keys()
     for name in CHOICES:
-        assert type(model_activation(name)).__name__ == TABLE[name].module
+        assert type(nonlinearity_of(name)).__name__ == TABLE[name].module

@@ -10,7 +10,18 @@ from trainability.introspect import torch_private
 
 ROOT = Path(trainability.__file__).parent
 # Of a module, and named in the text of the file; and of optuna.
-ELSEWHERE = {"_parameters", "_buffers", "_modules", "_apply", "_load_from_state_dict", "_trial_id", "_backend"}
+ELSEWHERE = {
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_apply",
+    "_load_from_state_dict",
+    "_trial_id",
+    "_backend",
+    "_exit",
+    "_fields",
+    "_replace",
+}
 
 
 def private(name: str) -> bool:

@@ -126,9 +126,9 @@ def test_what_a_network_of_the_package_builds_in_is_not_applied():
     cells = {
         ("batchnorm", "fnn"): {"batchnorm": True},
         ("batchnorm", "cnn"): {"batchnorm": True},
-        ("batchnorm", "resnet"): {"norm": True},
-        ("rezero", "resnet"): {"scale": "rezero"},
-        ("ic-conv-relu", "resnet"): {"unit": "ic-conv-relu", "norm": True, "keep": 0.95},
+        ("batchnorm", "resnet"): {"batchnorm": True},
+        ("rezero", "resnet"): {"residual": True, "scale": "rezero"},
+        ("ic-conv-relu", "resnet"): {"unit": "ic-conv-relu", "keep": 0.95},
         **{key: {} for key in product(("layernorm", "ic", "tat", "he", "default", "lbe"), ("fnn", "resnet", "own"))},
         **{key: {} for key in product(("batchnorm", "residual"), ("own",))},
         ("rezero", "fnn"): {},

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 import trainability as tr
 from trainability.errors import UnsupportedModelError
 from trainability.models import fnn
-from trainability.nn import Add, FeatureBatchNorm, FeatureGroupNorm, ICLayer, ScaledAdd
+from trainability.nn.ic import ICLayer
+from trainability.nn.norms import FeatureBatchNorm, FeatureGroupNorm
 from trainability.nn.shaped_activation import ShapedActivation
+from trainability.nn.shortcut import Add, ScaledAdd
 from trainability.nn.weighted_sum import WeightedSum
 from trainability.stack import ways
 from trainability.stack.module import Stack

@@ -13,7 +13,7 @@ from models_for_tests import Functional
 from trainability.lbe.stacked import StackLBE
 from trainability.stack import ways
 from trainability.stack.module import Stack
-from trainability.training.probe import signal_values
+from trainability.training.observations import signal_values
 
 
 class Dense(nn.Module):

@@ -19,9 +19,9 @@ from trainability.stack.module import Stack
 from trainability.tasks import task
 from trainability.training.batches import Batches
 from trainability.training.config import Member, Strength, TrainingConfig
-from trainability.training.engine import Training
 from trainability.training.optimizers import Schedule
 from trainability.training.seeding import stream
+from trainability.training.trainer import Training
 
 
 def alone(kind: str, number: int, steps: int, dtype: torch.dtype, optimizer: str) -> nn.Module:
@@ -210,6 +210,11 @@ def test_a_copy_of_a_stack_is_one():
     assert caught.value.code == "not-picklable"
 
 
+def colored() -> nn.Sequential:
+    conv = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*conv, nn.Flatten(), nn.Linear(256, 10))
+
+
 @pytest.mark.parametrize(
     ("members", "seconds", "chosen"),
     [
@@ -221,14 +226,14 @@ def test_a_copy_of_a_stack_is_one():
     ],
 )
 def test_convolutions_run_the_way_that_was_faster(members, seconds, chosen):
-    stack = Stack([network("conv", e) for e in range(members)])
+    stack = Stack([colored() for _ in range(members)])
     left = iter(seconds)
 
     def timer(work) -> float:
         work()
         return next(left)
 
-    found = ways.choose(stack, torch.randn(members, 8, 1, 8, 8), timer)
+    found = ways.choose(stack, torch.randn(members, 8, 3, 8, 8), timer)
     assert list(found) == (
         ["vmap", "loop", "loop, channels last"] if members > 1 else ["alone", "alone, channels last"]
     )
@@ -238,14 +243,14 @@ def test_convolutions_run_the_way_that_was_faster(members, seconds, chosen):
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_maps_with_their_channels_last_give_the_same_networks(members):
-    models = [network("conv", e).double().eval() for e in range(members)]
+    models = [colored().double() for _ in range(members)]
     twins = copy.deepcopy(models)
     stack = Stack(models)
     stack.way = "alone" if members == 1 else "loop"
     stack.channels_last = True
     layouts = []
     stack.module[2].register_forward_hook(lambda _m, _i, out: layouts.append(out.stride(1)))
-    x = torch.randn(members, 6, 1, 8, 8, dtype=torch.float64)
+    x = torch.randn(members, 6, 3, 8, 8, dtype=torch.float64)
     outputs = stack(x).outputs
     outputs.sin().sum().backward()
     assert set(layouts) == {1}
@@ -258,20 +263,20 @@ def test_maps_with_their_channels_last_give_the_same_networks(members):
             assert own.is_contiguous()
             torch.testing.assert_close(own.grad if members == 1 else own.grad[number], theirs.grad)
     for twin, found in zip(twins, stack.predict(x[0]), strict=True):
-        torch.testing.assert_close(found, twin(x[0]))
+        torch.testing.assert_close(found, twin.eval()(x[0]))
 
 
 def test_a_view_that_other_strides_do_not_have_keeps_maps_as_they_are():
     class Viewing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.last = nn.Conv2d(1, 4, 3), nn.Linear(144, 10)
+            self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Linear(144, 10)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.last(self.conv(x).view(len(x), -1))
 
     stack = Stack([Viewing()])
-    assert set(ways.choose(stack, torch.randn(1, 6, 1, 8, 8))) == {"alone"}
+    assert set(ways.choose(stack, torch.randn(1, 6, 3, 8, 8))) == {"alone"}
     assert not stack.channels_last
 
 

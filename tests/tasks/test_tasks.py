@@ -11,16 +11,17 @@ from torch import Tensor, nn
 
 from refusals import code_of, refused
 from stacks import fabric
-from trainability.data import Dataset, Split
+from trainability.data.dataset import Dataset, Split
 from trainability.errors import UnsupportedModelError
+from trainability.stack import ways
 from trainability.stack.module import Stack
 from trainability.tasks import Loss, Metric, Task, names, prediction_of, register, task
 from trainability.tasks.registry import _registered
 from trainability.training.batches import Batches
 from trainability.training.config import Member, TrainingConfig
-from trainability.training.engine import Training
 from trainability.training.history import History
 from trainability.training.optimizers import Schedule
+from trainability.training.trainer import Training
 
 REGRESSION = Task(
     "regression",
@@ -143,9 +144,9 @@ def test_outputs_of_every_kind_come_back_as_the_models_own(kind, way):
     expected = [model(own) for model, own in zip(models, x, strict=True)]
     shared = [model(x[0]) for model in models]
     stack = Stack(models)
-    stack.prepare(x)
-    assert stack.how == ("alone" if way == "alone" else "direct")
-    stack.how = way
+    ways.prepare(stack, x)
+    assert stack.way == ("alone" if way == "alone" else "direct")
+    stack.way = way
     labels = torch.randint(3, x.shape[:2], generator=torch.Generator().manual_seed(2))
     for outputs, wanted in ((stack(x).outputs, expected), (stack.predict(x[0]), shared)):
         assert type(outputs) is type(wanted[0])
@@ -202,7 +203,7 @@ def test_a_stack_refuses_a_model_that_returns_no_tensor(way):
 
     models = [Silent(4, 4) for _ in range(1 if way == "alone" else 2)]
     stack = Stack(models)
-    stack.how = way
+    stack.way = way
     with refused(UnsupportedModelError, "outputs-not-a-tensor"):
         stack(torch.zeros(len(models), 3, 4))
 

@@ -3,12 +3,12 @@
 import os
 
 import pytest
+from trainability.experiments.train import train
 
 from recipes_for_tests import SWEEP, recipe, write
 from refusals import codes_of
 from trainability import cli
 from trainability.errors import FolderError
-from trainability.experiments.train import train
 
 OWN = (
     "recipe.yaml",

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from trainability.experiments.train import train
 
 from recipes_for_tests import recipe
 from trainability.errors import FolderError
-from trainability.experiments.train import train
 from trainability.training.folder import RunFolder, checkpoints, read_events
 
 

@@ -23,9 +23,9 @@ from trainability.stack.module import Stack
 from trainability.tasks import task
 from trainability.training.batches import Batches
 from trainability.training.config import Member, Strength
-from trainability.training.engine import Training
 from trainability.training.optimizers import Schedule
 from trainability.training.step import Step
+from trainability.training.trainer import Training
 from trainability.training.updates import Updates
 
 # A recording reads its learning rates as float32; these are the same numbers there.
@@ -279,7 +279,7 @@ def test_the_way_is_chosen_and_checked_in_the_precision_of_the_training():
     together = training([model, network("conv", 1)], BARE[:2], "bf16-mixed", graph=Graphs())
     ways.prepare(together.stack, together._one_step.inputs(0))
     seen.clear()
-    ways.choose(together.stack, together._one_step.inputs(0), together._seconds)
+    ways.choose(together.stack, together._one_step.inputs(0), together._execution.seconds)
     assert all(seen)
 
 

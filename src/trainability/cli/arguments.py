@@ -1,6 +1,6 @@
 """Options, help and completion of the commands, derived from the schema of recipes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,6 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from trainability.errors import ConfigError
-from trainability.experiments.reading import parse_setting
 from trainability.experiments.reference import Setting, settings
 
 # Settings that are typed most, and their flags.
@@ -117,25 +115,3 @@ def _flag(flag: str, setting: Setting) -> Callable[[Any], Any]:
     default = setting.shown_default()
     text = setting.help.removeprefix("of fnn: ") + (f" [{default}]" if default else "")
     return click.option(f"--{flag}", setting.name.replace(".", "__"), type=_Value(setting), metavar="VALUE", help=text)
-
-
-def recipe_and_changes(words: Iterable[str], flags: dict[str, Any]) -> tuple[Path | None, dict[str, Any]]:
-    """The recipe's file and the changes to it, those of flags and of ``name=value`` together.
-
-    Raises:
-        ConfigError: two recipes, or a setting that is given twice.
-    """
-    file: Path | None = flags.pop("config", None)
-    changes: dict[str, Any] = {}
-    texts = [f"{name.replace('__', '.')}={value}" for name, value in flags.items() if value is not None]
-    for word in [*texts, *words]:
-        if "=" not in word:
-            if file is not None:
-                raise ConfigError(f"{file} and {word}: give one recipe; settings are name=value", code="two-recipes")
-            file = Path(word)
-            continue
-        name, value = parse_setting(word)
-        if name in changes:
-            raise ConfigError(f"{name} is given twice", code="duplicate")
-        changes[name] = value
-    return file, changes

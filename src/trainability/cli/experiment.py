@@ -55,7 +55,8 @@ def _show(comparison: Comparison, console: Terminal) -> None:
         words = dict(narrate(comparison, brief=len(comparison.sides) > _FEW))
         for section in comparison.sections():
             if section.histories:
-                console.print(tables.remedies(section, table(section, comparison.task.metric)))
+                metric = comparison.task.metric
+                console.print(tables.remedies(section, table(section, metric), metric))
                 for sentence in words[section.title]:
                     console.print(f"- {sentence}", markup=False)
     if all(history.status == "diverged" for history in comparison.histories):

@@ -2,15 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainability.cli.arguments import recipe_and_changes
 from trainability.cli.terminal import fail, is_first
 from trainability.errors import ConfigError, DataError, FolderError
-from trainability.experiments.reading import Command, read_recipe
+from trainability.experiments.reading import Command, parse_setting, read_recipe
 from trainability.experiments.recipe import Recipe
 from trainability.training.places import Existing, check_place
 from trainability.training.yaml_files import dump_yaml
@@ -41,7 +40,7 @@ def prepare(command: Command, given: dict[str, Any], *, own: bool = True) -> Req
     existing = _existing(given.pop("resume"), given.pop("overwrite"))
     out, as_json, print_config = given.pop("out"), given.pop("as_json"), given.pop("print_config")
     try:
-        file, changes = recipe_and_changes(given.pop("words"), given)
+        file, changes = _recipe_and_changes(given.pop("words"), given)
         if not own:
             changes = json.loads(os.environ.get(CHANGES, "{}"))
         recipe = read_recipe(file, changes, command)
@@ -54,6 +53,28 @@ def prepare(command: Command, given: dict[str, Any], *, own: bool = True) -> Req
     except (ConfigError, DataError, FolderError) as error:
         fail(str(error))
     return Request(recipe, folder, existing, as_json, file, changes)
+
+
+def _recipe_and_changes(words: Iterable[str], flags: dict[str, Any]) -> tuple[Path | None, dict[str, Any]]:
+    """The recipe's file and the changes to it, those of flags and of ``name=value`` together.
+
+    Raises:
+        ConfigError: two recipes, or a setting that is given twice.
+    """
+    file: Path | None = flags.pop("config", None)
+    changes: dict[str, Any] = {}
+    texts = [f"{name.replace('__', '.')}={value}" for name, value in flags.items() if value is not None]
+    for word in [*texts, *words]:
+        if "=" not in word:
+            if file is not None:
+                raise ConfigError(f"{file} and {word}: give one recipe; settings are name=value", code="two-recipes")
+            file = Path(word)
+            continue
+        name, value = parse_setting(word)
+        if name in changes:
+            raise ConfigError(f"{name} is given twice", code="duplicate")
+        changes[name] = value
+    return file, changes
 
 
 def _existing(resume: bool, overwrite: bool) -> Existing:

@@ -25,10 +25,10 @@ from trainability.experiments.recipe import Recipe
 from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_study, reason_of, rows, unreadable
 from trainability.experiments.sweep import capacity, progress_of, work
 from trainability.report.sweep import write_sweep_report
-from trainability.training.engine import Training
 from trainability.training.files import finite
 from trainability.training.places import clear, keep_recipe
 from trainability.training.runtime import tune_allocator
+from trainability.training.trainer import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

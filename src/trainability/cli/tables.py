@@ -4,11 +4,13 @@ import time
 from collections.abc import Sequence
 from statistics import median
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from trainability.cli.terminal import duration
 from trainability.experiments.comparison import Comparison, Section
+from trainability.tasks import Metric
 from trainability.training.history import History
 
 _MOST_ROWS = 12
@@ -22,7 +24,7 @@ class Watch:
         self._begin = time.monotonic()
         self._drawn = 0.0
         self._first: int | None = None
-        self._line: tuple[int, int] | None = None
+        self._line: tuple[int, ...] | None = None
         self._table = Table()
 
     def __call__(self, comparison: Comparison, done: int, total: int) -> Table:
@@ -43,10 +45,11 @@ class Watch:
     def _log(self, comparison: Comparison) -> None:
         """One line per epoch, with the middle of the networks."""
         found = [history for history in comparison.histories if history.scores]
-        epochs = sum(history.epochs for history in found)
-        if not found or self._line == (len(found), epochs) or any(h.epochs != found[0].epochs for h in found):
+        epochs = {history.epochs for history in found}
+        beginning = epochs == {1} and any(history.status == "waiting" for history in comparison.histories)
+        if len(epochs) != 1 or beginning or self._line == (line := (len(found), *epochs)):
             return
-        self._line = len(found), epochs
+        self._line = line
         part, values = "validation", [h.val for h in found if h.val is not None]
         if not values:
             part, values = "test", [h.test for h in found if h.test is not None]
@@ -79,17 +82,17 @@ def _numbers(history: History) -> list[str]:
     ]
 
 
-def remedies(section: Section, rows: Sequence[dict[str, object]]) -> Table:
+def remedies(section: Section, rows: Sequence[dict[str, object]], metric: Metric) -> Table:
     """One row per remedy, the strongest first."""
-    grid = Table(title=section.title, title_justify="left")
-    grid.add_column("remedy", overflow="fold")
-    for heading in ("test, median", "lowest to highest", "seeds", "last nats", "ms"):
+    grid = Table(title=f"{section.title}: test {metric.label}", title_justify="left", box=box.SIMPLE, pad_edge=False)
+    grid.add_column("remedy", overflow="fold", min_width=min(24, max(map(len, section.histories))))
+    for heading in ("median", "range", "seeds", "last nats", "ms"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         grid.add_row(
             str(row["remedy"]),
-            f"{row['median']:.2f}",
-            f"{row['low']:.2f} to {row['high']:.2f}",
+            metric.number(row["median"]),  # type: ignore[arg-type]
+            f"{metric.number(row['low'])} to {metric.number(row['high'])}",  # type: ignore[arg-type]
             str(len(row["seeds"])),  # type: ignore[arg-type]
             f"{row['entropy']:.2g} → {row['entropy_end']:.2g}",
             f"{row['step_ms']:.1f}",

@@ -3,15 +3,12 @@
 A new data set is one file: a function that loads it, registered by its name.
 """
 
-import difflib
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from trainability._lazy import Registry
 from trainability.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,7 +49,7 @@ class _Source:
     needs: tuple[str, ...]
 
 
-_registered: dict[str, _Source] = {}
+_registered: Registry[_Source] = Registry("data set", "trainability.data.sources", DataError)
 
 
 def register(
@@ -75,19 +72,12 @@ def register(
 
 def names() -> tuple[str, ...]:
     """The names of all data sets."""
-    _load_own()
-    return tuple(_registered)
+    return _registered.names()
 
 
 def check(name: str, request: Request) -> None:
-    """Raise DataError for a name that is unknown, or settings that the data set of that name does not take."""
-    if name not in names():
-        near = difflib.get_close_matches(name, _registered, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise DataError(
-            f"there is no data set {name!r}; {hint}choose from {', '.join(_registered)}", code="unknown-choice"
-        )
-    source = _registered[name]
+    """Raise DataError for an unknown name, or settings that the data set of that name does not take."""
+    source = _registered.find(name)
     for setting in ("dir", "hub", "image_size", "classes", "per_class"):
         if getattr(request, setting) and setting not in source.takes:
             raise DataError(f"data.{setting} does not apply to {name}; leave it out", code="does-not-apply")
@@ -145,11 +135,3 @@ def load(
     request = Request(folder, hub, held_out, image_size, classes, per_class, split_seed)
     check(name, request)
     return replace(_registered[name].load(name, request), pln=pln)
-
-
-@cache
-def _load_own() -> None:
-    import trainability.data.sources as room
-
-    for module in pkgutil.iter_modules(room.__path__):
-        importlib.import_module(f"{room.__name__}.{module.name}")

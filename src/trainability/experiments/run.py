@@ -14,7 +14,6 @@ from trainability.experiments.build import architecture_key, build_training, che
 from trainability.experiments.comparison import Comparison, Side
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
-from trainability.report.page import write_report
 from trainability.stack.memory import free_bytes
 from trainability.tasks import task
 from trainability.training.history import History
@@ -126,7 +125,8 @@ class _Experiment:
     def train(self) -> Comparison:
         """Train all stacks, or go on with them, until they are done or an interrupt asks to stop; write the report."""
         begin = time.monotonic()
-        config, own = self.recipe.resolved(), self._loggers if self.recipe.compare is None else {}
+        config = self.recipe.resolved()
+        own = self._logging(self.stacks[0]) if self.recipe.compare is None else {}
         opening = open_writer(self.fabric, self.out, config, self.environment, self.existing, **own)
         with opening as writer, deferred(self.fabric) as interrupted:
             try:
@@ -139,6 +139,8 @@ class _Experiment:
                 raise
             self.comparison.seconds = time.monotonic() - begin
             if self.fabric.is_global_zero:
+                from trainability.report.page import write_report
+
                 write_report(self.comparison, self.out)
         return self.comparison
 
@@ -150,9 +152,15 @@ class _Experiment:
             stack.writer.discard()
         writer.discard()
 
-    @property
-    def _loggers(self) -> dict[str, Any]:
-        return {"loggers": self.recipe.loggers, "seeds": self.recipe.seeds}
+    def _logging(self, stack: _Stack) -> dict[str, Any]:
+        """The loggers of a stack, and the names of its networks there."""
+        several = len(stack.sides) > 1
+        members = [
+            "".join(f"{name}={value}," for name, value in side.cell.values.items() if several) + f"seed{seed}"
+            for side in stack.sides
+            for seed in side.cell.recipe.seeds
+        ]
+        return {"loggers": self.recipe.loggers, "members": members}
 
     def _take_turns(self, stacks: list[_Stack], writer: Writer, interrupted: Callable[[int], bool]) -> bool:
         """Train stacks, an epoch each in turn; tell whether they came to their end."""
@@ -181,7 +189,7 @@ class _Experiment:
             there: Existing = "resume" if resume and (stack.path / "recipe.yaml").exists() else "refuse"
             resume = self.fabric.broadcast(there == "resume")
             content = {"networks": [recipe.resolved() for recipe in stack.recipes]}
-            opening = open_writer(self.fabric, stack.path, content, self.environment, there, **self._loggers)
+            opening = open_writer(self.fabric, stack.path, content, self.environment, there, **self._logging(stack))
             writer = stack.writer = opened.enter_context(opening)
         state = writer.newest() if resume else None
         self._note_resuming(stack, resume, state, writer.damaged)

@@ -19,8 +19,8 @@ from trainability.experiments.recipe import Range, Recipe
 from trainability.experiments.study import claim, fail_lost, heartbeat, refill, total_trials, value_of
 from trainability.stack.memory import members_that_fit
 from trainability.tasks import task
-from trainability.training.engine import Training
 from trainability.training.history import History
+from trainability.training.trainer import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

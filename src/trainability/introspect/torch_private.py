@@ -116,3 +116,8 @@ class DispatchModeBesideCompiler(DispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return True
+
+
+def check_input_dimensions(norm: Any, x: Tensor) -> None:
+    """Raise ValueError where a BatchNorm is for inputs of other dimensions."""
+    norm._check_input_dim(x)

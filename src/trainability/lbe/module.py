@@ -1,12 +1,10 @@
 """Layerwise batch-entropy regularization (LBE): a loss term that keeps information flowing through every layer."""
 
-import inspect
 import math
 import numbers
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,60 +13,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant
-from trainability.errors import ArgumentError, ArgumentTypeError, StateError, UnsupportedModelError
+from trainability.errors import ArgumentError, ArgumentTypeError, StateError
 from trainability.introspect.hooks import Taps
 from trainability.introspect.run import unwrap
 from trainability.introspect.select import DID_NOT_RUN, Selection, Where, select
-from trainability.lbe.statistics import StatisticsReader, join
-from trainability.lbe.term import over_ranks, total_of
+from trainability.lbe.first_pass import FirstPassCheck
+from trainability.lbe.last_call import LastCall
+from trainability.lbe.loss import regularized_loss
+from trainability.lbe.ranks import global_statistics
+from trainability.lbe.statistics import StatisticsReader, merge
 from trainability.moments import Neurons, check_neurons, transformed
 
 _LARGEST = torch.finfo(torch.float32).max
-
-
-@dataclass(frozen=True)
-class Last:
-    """What the last ``lbe(loss)`` saw. Reading a value waits for the device; nothing before that does."""
-
-    _names: tuple[str, ...]
-    _rows: tuple[int, ...]
-    _loss: Tensor
-    _lbe: Tensor
-    _entropy: Tensor
-    _alpha: Tensor
-    _alpha_min: float
-
-    @property
-    def ce(self) -> float:
-        """The loss that was passed in; on several ranks, this rank's."""
-        return float(self._loss)
-
-    @property
-    def lbe(self) -> float:
-        """L_BE of eq. 5, the relative weight of the term: the total was ce + |ce| lbe."""
-        return float(self._lbe)
-
-    @property
-    def entropy(self) -> dict[str, float]:
-        """BatchStatistics entropy per reading, in nats; over all ranks where there are several."""
-        return dict(zip(self._names, self._entropy.tolist(), strict=True))
-
-    @property
-    def alpha(self) -> dict[str, float]:
-        """The learned alpha per reading; calls of one layer share theirs."""
-        values = self._alpha.tolist()
-        return {name: values[row] for name, row in zip(self._names, self._rows, strict=True)}
-
-    @property
-    def inert(self) -> tuple[str, ...]:
-        """Readings whose |alpha| is below ``alpha_min``: the target is fixed there and alpha does not learn."""
-        below = (self._alpha.abs() < self._alpha_min).tolist()  # in the precision of alpha, as the term compares
-        return tuple(name for name, row in zip(self._names, self._rows, strict=True) if below[row])
-
-    @property
-    def not_finite(self) -> tuple[str, ...]:
-        """Readings whose entropy is NaN or infinite, in the order in which they ran."""
-        return tuple(name for name, value in self.entropy.items() if not value < float("inf"))
 
 
 class LBE(nn.Module):
@@ -105,7 +61,7 @@ class LBE(nn.Module):
     Attributes:
         alpha: the learnable targets ``(L,)``, in the order of ``selection.paths``.
         selection: which layers, and the account of it.
-        last: what the last call saw.
+        last: an account of the last call.
 
     Raises:
         ValueError: ``beta`` or ``alpha_min`` negative, ``where`` matches nothing, or ``inputs`` are needed. A call
@@ -168,13 +124,15 @@ class LBE(nn.Module):
         self.alpha_min = alpha_min
         self.convention = convention
         self.neurons = neurons
-        self._last: Last | None = None
+        self._last: LastCall | None = None
         self._row_of = {path: row for row, path in enumerate(self.selection.paths)}
         self._rows: tuple[tuple[int, ...], Tensor] | None = None
         self._halved = convention == "published-code"
         self._reader = StatisticsReader(neurons, channel_dim, owner=self)
         self._taps = Taps(model, self.selection.places, self._reader)
-        self._check = _FirstPass(model, self.selection, self._taps) if where is None and self.selection.remark else None
+        self._check = (
+            FirstPassCheck(model, self.selection, self._taps) if where is None and self.selection.remark else None
+        )
 
     def forward(self, loss: Tensor) -> Tensor:
         """Return loss · (1 + L_BE) for the readings of the last training pass, and forget them."""
@@ -199,23 +157,23 @@ class LBE(nn.Module):
         names = tuple(name for batch in batches for name in batch.names)
         rows = tuple(self._row_of[path] for batch in batches for path in batch.paths)
         alpha = self.alpha if rows == tuple(range(len(self._row_of))) else self.alpha[self._index(rows)]
-        runs = join(batches)
+        runs = merge(batches)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            variances, totals, mean_loss = over_ranks(runs, loss.detach())
+            variances, totals, mean_loss = global_statistics(runs, loss.detach())
             scales: list[Any] = [self._constant * n / (n - 1) for n in totals]
         else:
             variances = [run.variance for run in runs]
             scales = [self._constant * run.count / (run.count - 1) for run in runs]  # c σ² with σ² unbiased
             mean_loss = loss.detach()
         settings = (self.beta, self.alpha_min, self._halved, scales)
-        total, lbe, entropy = total_of(loss, mean_loss, alpha, *settings, *variances)
+        total, lbe, entropy = regularized_loss(loss, mean_loss, alpha, *settings, *variances)
         # What torch.func works on means nothing outside of it.
         values = (loss.detach(), lbe, entropy, self.alpha.detach().clone())
-        self._last = None if any(map(transformed, values)) else Last(names, rows, *values, self.alpha_min)
+        self._last = None if any(map(transformed, values)) else LastCall(names, rows, *values, self.alpha_min)
         return total
 
     def _is_of_evaluation(self, loss: Tensor) -> bool:
-        """Whether a loss is that of a pass in evaluation, which may have come between a training pass and its loss."""
+        """Tell whether a loss is of a pass in evaluation, which may come between a training pass and its loss."""
         reader = self._reader
         if reader.model_training or not reader.waiting:
             return not reader.model_training
@@ -250,8 +208,8 @@ class LBE(nn.Module):
         return self._rows[1]
 
     @property
-    def last(self) -> Last:
-        """What the last call in training mode saw."""
+    def last(self) -> LastCall:
+        """An account of the last call in training mode."""
         if self._last is None:
             raise StateError(
                 "lbe.last is empty: lbe(loss) has not run in training mode yet, or ran within torch.func",
@@ -352,29 +310,3 @@ def _training_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-class _FirstPass:
-    """Checks in the first training pass that the choice of what is read, made without running the model, holds."""
-
-    def __init__(self, model: nn.Module, selection: Selection, taps: Taps) -> None:
-        self.paths = set(selection.paths)
-        self.taps = taps
-        self.handle = model.register_forward_pre_hook(self, with_kwargs=True)
-
-    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling() or self.taps.paused or not model.training:
-            return
-        names = list(inspect.signature(model.forward).parameters)
-        found = select(model, inputs={**dict(zip(names, args, strict=False)), **kwargs} if kwargs else args)
-        found.check_complete()
-        idle = {name for name, reason in found.skipped.items() if reason == DID_NOT_RUN}
-        differ = sorted((self.paths ^ set(found.paths)) - idle)
-        if differ:
-            raise UnsupportedModelError(
-                "",
-                "LBE, made without inputs, chose other readings than those that it finds now that the model runs; they "
-                f"differ in {', '.join(differ[:5])}; make it with LBE(model, inputs=x)",
-                code="inputs-needed",
-            )
-        self.handle.remove()

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant
 from trainability.errors import ArgumentError
-from trainability.lbe.statistics import BatchStatistics, join
-from trainability.lbe.term import Total, over_ranks
+from trainability.lbe.loss import RegularizedLoss
+from trainability.lbe.ranks import global_statistics
+from trainability.lbe.statistics import BatchStatistics, merge
 
 
 class StackLBE(nn.Module):
@@ -68,9 +69,9 @@ class StackLBE(nn.Module):
                     f"{reading.names[0]} has one sample per neuron; LBE needs a batch of two at the least",
                     code="one-sample",
                 )
-        runs = join(list(readings), dim=1)
+        runs = merge(readings, dim=1)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            variances, counts, mean_losses = over_ranks(runs, losses.detach())
+            variances, counts, mean_losses = global_statistics(runs, losses.detach())
             scales: list[float | Tensor] = [self._constant * n / (n - 1) for n in counts]
         else:
             variances, mean_losses = [run.variance for run in runs], losses.detach()
@@ -80,7 +81,7 @@ class StackLBE(nn.Module):
         alpha = self.alpha if rows == tuple(range(len(self.paths))) else self.alpha[:, self._index(rows)]
         totals: Tensor
         settings = (self.beta, self.alpha_min, self._halved, scales)
-        totals, self.lbe, _ = Total.apply(losses, mean_losses, alpha, *settings, *variances)
+        totals, self.lbe, _ = RegularizedLoss.apply(losses, mean_losses, alpha, *settings, *variances)
         return totals
 
     def _index(self, rows: tuple[int, ...]) -> Tensor:

@@ -1,7 +1,7 @@
 """Turning activations into moments as they pass, for a loss term to take at the end of the pass."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -85,17 +85,17 @@ class StatisticsReader:
 
     @property
     def reading(self) -> bool:
-        """Whether what passes now is read."""
+        """True where what passes now is read."""
         return self.model_training and self.owner is not None and self.owner.training
 
     @property
     def waiting(self) -> bool:
-        """Whether readings of a pass with a graph wait for their loss."""
+        """True where readings of a pass with a graph wait for their loss."""
         return bool(self._graph)
 
     @property
     def without_graph(self) -> bool:
-        """Whether there are readings, but of a pass without a graph."""
+        """True where there are readings, but of a pass without a graph."""
         return bool(self._plain)
 
     def begin(self, model: nn.Module) -> None:
@@ -147,7 +147,7 @@ class StatisticsReader:
             self._keep(now, path, name, x, *Moments.apply(x))
         overwritten = self._overwritten.get(path)
         if overwritten is None:  # held until the pass has shown
-            now.versions.append((path, partial(_itself, activation), version_of(activation)))
+            now.versions.append((path, partial(_unchanged, activation), version_of(activation)))
         elif not overwritten:  # autograd holds it where it will be needed
             now.versions.append((path, weakref.ref(x), version_of(x)))
 
@@ -176,7 +176,7 @@ class StatisticsReader:
         now.pending.clear()
         # A group may reach over several checkpointed regions. What it saves must not count among the tensors that
         # one of them saves, or the recomputation would miss them; hooks of its own keep it out.
-        with saved_tensors_hooks(_itself, _itself) if saving_hooks(True) else nullcontext():
+        with saved_tensors_hooks(_unchanged, _unchanged) if saving_hooks(True) else nullcontext():
             mean, variance = GroupMoments.apply(*xs)
         now.batches.append(BatchStatistics(paths, names, mean, variance, sample_count(xs[0])))
 
@@ -207,8 +207,8 @@ class StatisticsReader:
         return batches
 
 
-def join(batches: list[BatchStatistics], dim: int = 0) -> list[BatchStatistics]:
-    """Join neighbors with as many neurons and samples, so that what follows is one operation for all of them.
+def merge(batches: Sequence[BatchStatistics], dim: int = 0) -> list[BatchStatistics]:
+    """Merge neighbors with as many neurons and samples, so that what follows is one operation for all of them.
 
     ``dim`` is the dimension of the readings: 1 for a stack, whose statistics are ``(E, readings, n)``.
     """
@@ -224,5 +224,5 @@ def join(batches: list[BatchStatistics], dim: int = 0) -> list[BatchStatistics]:
     return runs
 
 
-def _itself(tensor: Tensor) -> Tensor:
+def _unchanged(tensor: Tensor) -> Tensor:
     return tensor

@@ -3,14 +3,11 @@
 A new architecture is one file: a frozen dataclass of its settings, registered by its name.
 """
 
-import difflib
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cache
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from trainability._lazy import Registry
 from trainability.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -35,7 +32,7 @@ class Architecture(ABC):
 
 
 Settings = TypeVar("Settings", bound=type[Architecture])
-_registered: dict[str, type[Architecture]] = {}
+_registered: Registry[type[Architecture]] = Registry("model", "trainability.models")
 
 
 def register(name: str) -> Callable[[Settings], Settings]:
@@ -63,23 +60,12 @@ def register(name: str) -> Callable[[Settings], Settings]:
 
 def names() -> tuple[str, ...]:
     """The names of all architectures."""
-    _load_own()
-    return tuple(_registered)
+    return _registered.names()
 
 
 def architecture(name: str) -> type[Architecture]:
-    """The settings of an architecture.
-
-    Raises:
-        ArgumentError: there is none of that name; the message suggests one.
-    """
-    if name not in names():
-        near = difflib.get_close_matches(str(name), _registered, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ArgumentError(
-            f"there is no model {name!r}; {hint}choose from {', '.join(_registered)}", code="unknown-choice"
-        )
-    return _registered[name]
+    """The settings of an architecture; ArgumentError for a name that there is not."""
+    return _registered.find(name)
 
 
 def check_sizes(**sizes: int) -> None:
@@ -87,12 +73,3 @@ def check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise ArgumentError(f"{name} is {value}; it must be at least 1", code="out-of-range")
-
-
-@cache
-def _load_own() -> None:
-    import trainability.models as room
-
-    for module in pkgutil.iter_modules(room.__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"{room.__name__}.{module.name}")

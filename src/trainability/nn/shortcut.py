@@ -39,7 +39,7 @@ class ScaledAdd(nn.Module):
 
 
 def fixup_factors(layers: Sequence[nn.Module], branches: Sequence[Sequence[nn.Module]]) -> dict[nn.Module, float]:
-    """What He's weights of each weight layer of a model are multiplied by, for branches without normalization.
+    """The factor of He's weights for each weight layer of a model whose branches have no normalization.
 
     It is 0 for the last of the m weight layers of a branch and L^(-1 / (2m - 2)) for the others, with L branches; 0 for
     the last layer of the model; and 1 for the rest.

@@ -5,52 +5,26 @@ from typing import TYPE_CHECKING
 from trainability._lazy import lazily
 
 if TYPE_CHECKING:
-    from trainability.remedies.apply import Report, apply_
-    from trainability.remedies.changes import Change, Plan
-    from trainability.remedies.ic import IC, ICUnit
-    from trainability.remedies.initialization import Init
-    from trainability.remedies.lbe import LBELoss
-    from trainability.remedies.normalization import Normalize
+    from trainability.remedies.apply import Report as Report, apply_ as apply_
+    from trainability.remedies.changes import Change as Change, Plan as Plan
+    from trainability.remedies.ic import IC as IC, ICUnit as ICUnit
+    from trainability.remedies.initialization import Init as Init
+    from trainability.remedies.lbe import LBELoss as LBELoss
+    from trainability.remedies.normalization import Normalize as Normalize
     from trainability.remedies.registry import (
-        Combination,
-        Entry,
-        Remedy,
-        combine,
-        entry,
-        from_dict,
-        make,
-        names,
-        register,
+        Combination as Combination,
+        Entry as Entry,
+        Remedy as Remedy,
+        combine as combine,
+        entry as entry,
+        from_dict as from_dict,
+        make as make,
+        names as names,
+        register as register,
     )
-    from trainability.remedies.selu import SELU
-    from trainability.remedies.shaping import DKS, EOC, TAT
-    from trainability.remedies.shortcuts import Residual
-
-__all__ = [
-    "DKS",
-    "EOC",
-    "IC",
-    "SELU",
-    "TAT",
-    "Change",
-    "Combination",
-    "Entry",
-    "ICUnit",
-    "Init",
-    "LBELoss",
-    "Normalize",
-    "Plan",
-    "Remedy",
-    "Report",
-    "Residual",
-    "apply_",
-    "combine",
-    "entry",
-    "from_dict",
-    "make",
-    "names",
-    "register",
-]
+    from trainability.remedies.selu import SELU as SELU
+    from trainability.remedies.shaping import DKS as DKS, EOC as EOC, TAT as TAT
+    from trainability.remedies.shortcuts import Residual as Residual
 
 __getattr__, __dir__ = lazily(
     __name__,

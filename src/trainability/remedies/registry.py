@@ -49,6 +49,16 @@ class Remedy(ABC):
         return {"name": found.name, "version": found.version, **{key: getattr(self, key) for key in found.settings}}
 
 
+class BuiltIn(Remedy):
+    """A remedy of the package, which the module ``plan`` beside its declaration plans, so that this loads no torch."""
+
+    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
+        """Plan the changes that the class describes."""
+        home = next(kind.__module__ for kind in type(self).__mro__ if kind.__module__.startswith(f"{__package__}."))
+        planned: Plan = importlib.import_module(f"{home}.plan").plan(self, model, where, inputs)
+        return planned
+
+
 @dataclass(frozen=True)
 class Entry:
     """One remedy by name.

@@ -93,7 +93,7 @@ def _section(section: Section, task: Task, chance: float | None, brief: bool) ->
 
 
 def _learns(value: float, task: Task, chance: float | None) -> bool:
-    """Whether a score is better than chance; without a level of chance nothing tells."""
+    """Return whether a score is better than chance, or there is no level of chance."""
     return task.chance is None or chance is None or task.metric.exceeds(value, chance, task.chance.margin)
 
 
@@ -139,7 +139,7 @@ def _jumps(run: History) -> float:
 
 
 def _revival(name: str, runs: list[History]) -> list[str]:
-    """When the last hidden layer first carried information, for runs that began without any."""
+    """The step at which the last hidden layer first carried information, for runs that began without any."""
     woke: dict[int, int | None] = {}
     for run in runs:
         if run.flow[0].entropy[-1] < SILENT:

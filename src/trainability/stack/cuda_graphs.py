@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class DeviceGraph(Protocol):
-    """What records work and repeats it: the same operations on the same tensors, and nothing of the Python between."""
+    """A recorder of work, which it repeats: the same operations on the same tensors, without the Python between."""
 
     def check(self, work: Callable[[], object]) -> None:
         """Run work as it is; raise RuntimeError where it waits for the device, as no recording may."""

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainability.introspect.activations import is_nonlinearity
+from trainability.introspect.torch_private import BatchNormNd, check_input_dimensions
 from trainability.nn.norms import FeatureBatchNorm, FeatureGroupNorm
 from trainability.nn.shaped_activation import ShapedActivation
 from trainability.nn.shortcut import Add, ScaledAdd
@@ -78,12 +78,12 @@ class StackedFlatten(Direct, nn.Flatten):
         return x.flatten(*(d + 1 if d >= 0 else d for d in (self.start_dim, self.end_dim)))
 
 
-class StackedBatchNorm(Direct, _BatchNorm):
+class StackedBatchNorm(Direct, BatchNormNd):
     """BatchNorm of the members' features beside one another, as so many features of one network."""
 
     def direct(self, x: Tensor) -> Tensor:
         """Normalize ``(E, B, C, ...)``, or ``(E, B, ..., C)`` where features lie in the last dimension."""
-        self._check_input_dim(x[0])
+        check_input_dimensions(self, x[0])
         by_feature = x.flatten(1, -2) if getattr(self, "last", False) else x  # (E, S, C), or (E, B, C, ...)
         mean = variance = None
         if self.track_running_stats or not self.training:
@@ -162,7 +162,7 @@ def layers_are_known(module: nn.Module) -> bool:
 
 
 def _is_known(layer: nn.Module) -> bool:
-    if isinstance(layer, _BatchNorm) and layer.momentum is None:  # a cumulative mean asks how many batches there were
+    if isinstance(layer, BatchNormNd) and layer.momentum is None:  # a cumulative mean asks how many batches there were
         return False
     if type(layer) in _DIRECT or isinstance(layer, (Direct, *_ELEMENTWISE)):
         return True

@@ -17,7 +17,7 @@ Way = Literal["alone", "direct", "vmap", "loop", "streams"]
 
 @dataclass
 class Turn:
-    """How the members run now, whose turn it is where each runs by itself, and from what they draw."""
+    """The way in which the members run now, whose turn it is where each runs by itself, and from what they draw."""
 
     way: Way
     member: int = 0

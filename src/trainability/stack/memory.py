@@ -1,4 +1,4 @@
-"""How many members of a stack fit in memory."""
+"""The memory that members of a stack take, and the number of them that fits."""
 
 from collections.abc import Sequence
 
@@ -56,7 +56,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def members_that_fit(per_member: int, device: torch.device) -> int:
-    """How many networks of this size fit into what is free."""
+    """The number of networks of this size that fit into what is free."""
     return free_bytes(device) // max(1, per_member)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call, vmap
 
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
@@ -153,6 +154,11 @@ class Stack(nn.Module):
         self._forward = self._pass
 
     @property
+    def sharded(self) -> bool:
+        """Whether each process keeps a part of the weights, so that every pass takes all processes."""
+        return any(isinstance(p, DTensor) for p in self.module.parameters())
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the first floating-point parameter, and so of the inputs."""
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
@@ -292,7 +298,7 @@ class Stack(nn.Module):
 
 
 def called(module: nn.Module, state: tuple[dict[str, Tensor], dict[str, Tensor]], x: Tensor) -> Any:
-    """What a module gives with other tensors; those that are tied are all named in the state."""
+    """Call a module with other tensors; those that are tied are all named in the state."""
     return functional_call(module, state, (x,), tie_weights=False)
 
 

@@ -86,7 +86,8 @@ def _candidates(stack: Stack, x: Tensor) -> list[_Candidate]:
     mapped = [] if stack.way in ("alone", "loop") else [_Candidate("vmap")]
     # Ranks that choose differently would add up statistics of neurons in different orders.
     alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
-    layouts = [False, True] if alone and x.dim() == 5 else [False]
+    colored = x.dim() == 5 and x.shape[2] > 1  # of a single channel there is one order
+    layouts = [False, True] if alone and colored else [False]
     return mapped + [_Candidate(way, layout) for way in one_by_one for layout in layouts]
 
 

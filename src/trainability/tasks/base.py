@@ -63,7 +63,7 @@ class Metric:
         return max(entries, key=key) if self.direction == "max" else min(entries, key=key)
 
     def exceeds(self, value: float, other: float, margin: float = 0.0) -> bool:
-        """Whether a value is better than another one by at least a margin."""
+        """Return whether a value is better than another one by at least a margin."""
         return value >= other + margin if self.direction == "max" else value <= other - margin
 
     def number(self, value: float, detail: Detail = "exact", sign: str = "") -> str:
@@ -129,7 +129,7 @@ def prediction_of(outputs: Any) -> "Tensor":
 
 @dataclass(frozen=True)
 class Task:
-    """What the outputs of a model are scored by.
+    """The loss and the metrics by which the outputs of a model are scored.
 
     Args:
         name: of the task.

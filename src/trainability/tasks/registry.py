@@ -1,15 +1,11 @@
 """Tasks by name. A new one is a file here, or any module that registers it."""
 
-import difflib
-import importlib
-import pkgutil
 from collections.abc import Callable
-from functools import cache
 
-from trainability.errors import ArgumentError
+from trainability._lazy import Registry
 from trainability.tasks.base import Task
 
-_registered: dict[str, Callable[[], Task]] = {}
+_registered: Registry[Callable[[], Task]] = Registry("task", "trainability.tasks")
 
 
 def register(make: Callable[[], Task]) -> Callable[[], Task]:
@@ -29,31 +25,13 @@ def register(make: Callable[[], Task]) -> Callable[[], Task]:
 
 def names() -> tuple[str, ...]:
     """The names of all tasks."""
-    _load_own()
-    return tuple(_registered)
+    return _registered.names()
 
 
 def task(name: str) -> Task:
-    """The task of a name.
-
-    Raises:
-        ArgumentError: there is none; the message suggests one.
+    """The task of a name; ArgumentError where there is none.
 
     >>> task("classification").metric.name
     'accuracy'
     """
-    if name not in names():
-        near = difflib.get_close_matches(str(name), _registered, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ArgumentError(
-            f"there is no task {name!r}; {hint}choose from {', '.join(_registered)}", code="unknown-choice"
-        )
-    return _registered[name]()
-
-
-@cache
-def _load_own() -> None:
-    import trainability.tasks as room
-
-    for module in pkgutil.iter_modules(room.__path__):
-        importlib.import_module(f"{room.__name__}.{module.name}")
+    return _registered.find(name)()

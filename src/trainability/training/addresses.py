@@ -58,5 +58,5 @@ def without_secrets(message: str, address: str) -> str:
 
 
 def _pieces(address: str) -> list[str]:
-    """What stands between the marks of an address, and the words in it."""
+    """The parts of an address between its marks, and the words in them."""
     return [*re.split(r"[:/?#@&=\s]+", address), *re.split(r"\W+", address)]

@@ -1,4 +1,4 @@
-"""What is to be trained: the members of a stack, and what they share."""
+"""Settings of a training: of each member of a stack, and those that they share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class Strength:
 
 @dataclass(frozen=True)
 class Member:
-    """What one network of a stack has to itself, besides its weights.
+    """Settings of one network of a stack.
 
     Args:
         seed: of its order of samples, augmentation and dropout.
@@ -40,7 +40,7 @@ class Member:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What the members of a stack share.
+    """Settings that the members of a stack share.
 
     Args:
         epochs: passes over the training set, at least 1.
@@ -82,6 +82,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 2:
             raise ArgumentError(
-                f"epochs is {self.epochs} and batch_size {self.batch_size}; take at least 1 and 2", code="out-of-range"
+                f"epochs must be at least 1 and batch_size at least 2; they are {self.epochs} and {self.batch_size}",
+                code="out-of-range",
             )
         check_words(self, "members", "compile", "cuda_graph", "convention", "neurons")

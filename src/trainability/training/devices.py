@@ -24,15 +24,15 @@ def fabric_on(
     if strategy == "fsdp":
         from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 
-        from trainability.training.shards import share_out
+        from trainability.training.sharding import shard
 
-        chosen = ModelParallelStrategy(share_out, data_parallel_size=devices * nodes, tensor_parallel_size=1)
+        chosen = ModelParallelStrategy(shard, data_parallel_size=devices * nodes, tensor_parallel_size=1)
     options: dict[str, Any] = {"num_nodes": nodes, "strategy": chosen, "precision": precision}
     return lightning_fabric.Fabric(accelerator=kind, devices=[int(index)] if index else devices, **options)
 
 
 def launched() -> bool:
-    """Whether something has told this process of several hosts where it belongs: a launcher, or the environment."""
+    """Return whether a launcher or the environment has told this process of several hosts where it belongs."""
     from lightning_fabric.plugins.environments.lsf import LSFEnvironment
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment

@@ -110,7 +110,7 @@ class RunFolder:
         except Exception as error:
             reason = str(error).partition("\n")[0]
             raise FolderError(
-                f"the state cannot be checkpointed: it cannot be read back safely ({reason})", code="state-unsafe"
+                f"the state is not written, since reading it back would run code ({reason})", code="state-unsafe"
             ) from None
         os.fsync(self._events)
         name = f"step-{state['steps']:08d}-{hashlib.sha256(payload).hexdigest()[:16]}.pt"
@@ -155,7 +155,7 @@ class RunFolder:
                 f"{path} cannot be read without running code from it ({reason})", code="state-unsafe"
             ) from None
         if not isinstance(state, dict) or "steps" not in state:
-            raise FolderError(f"{path} is not the checkpoint of a run; take it away", code="state-damaged")
+            raise FolderError(f"{path} is not the checkpoint of a run; remove it", code="state-damaged")
         if state.pop("recipe", None) != self._digest:
             raise FolderError(f"{path} is the checkpoint of another recipe", code="other-recipe")
         return state

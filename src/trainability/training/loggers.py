@@ -1,4 +1,4 @@
-"""Where metrics are sent while a run trains: TensorBoard, Weights & Biases, MLflow, by name."""
+"""Loggers by name, to which a run sends its metrics: TensorBoard, Weights & Biases, MLflow."""
 
 import importlib.util
 import os
@@ -14,13 +14,13 @@ _ADDRESSES = ("MLFLOW_TRACKING_URI", "WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROX
 
 
 class Logger(Protocol):
-    """What a run sends its metrics to."""
+    """A receiver of the metrics of a run."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Take metrics of one step."""
 
     def close(self) -> None:
-        """Write out what is held back."""
+        """Write out what is buffered."""
 
 
 class _TensorBoard:

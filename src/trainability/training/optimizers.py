@@ -39,7 +39,7 @@ def check_words(settings: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate changes.
+    """Schedule of the learning rate.
 
     ``constant``; ``step``: times ``gamma`` after each of ``milestones`` (epochs); ``cosine``: up linearly over
     ``warmup`` epochs and down to zero at the end; ``plateau``: times ``gamma`` after more than ``patience`` epochs
@@ -152,9 +152,7 @@ def build(
         make: Callable[..., Optimizer] = kind
         return make([g for g in groups if g["params"]], lr=lr, **given)
     except Exception as error:  # each of them checks in its own way
-        raise ArgumentError(
-            f"{kind.__name__} cannot be made with these options: {error}", code="optimizer-options"
-        ) from None
+        raise ArgumentError(f"{kind.__name__} refuses these options: {error}", code="optimizer-options") from None
 
 
 def check(name: str, *, lr: float, weight_decay: float, options: Mapping[str, Any]) -> None:

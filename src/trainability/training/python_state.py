@@ -1,4 +1,4 @@
-"""What a pass may change besides tensors of the device, and what a recording of it would therefore not repeat."""
+"""State in Python that a pass may change, and that a recording of the pass would not change again."""
 
 import random
 import sys

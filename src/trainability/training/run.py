@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 
 from trainability.errors import ArgumentError, FolderError
-from trainability.training.engine import Training
+from trainability.training.trainer import Training
 from trainability.training.writer import Writer
 
 _SECONDS = 5.0  # between checkpoints at the end of epochs
@@ -34,8 +34,8 @@ class Run:
             FolderError: the checkpoint is of another run, or damaged.
             UnsupportedModelError: the networks cannot run as the configuration wants them.
         """
-        fabric, training = self.training.fabric, self.training
-        state = fabric.broadcast(state)
+        training = self.training
+        state = training.fabric.broadcast(state)
         if state is not None:
             try:
                 training.load(state)
@@ -44,14 +44,8 @@ class Run:
                     f"the newest checkpoint is not one of this run: {error}; remove it to go on from the one before it",
                     code=error.code,
                 ) from None
-        elif training.shared_out:  # nothing is to be chosen, and the passes take all processes
-            training.prepare()
         else:
-            if fabric.is_global_zero:
-                training.prepare()
-            execution = fabric.broadcast(training.execution)
-            if not fabric.is_global_zero:
-                training.prepare(execution)
+            training.prepare()
         self._writer.note("resumed" if state else "started", step=training.steps, execution=training.execution)
         if state is None:
             self.save()  # killed in its first epoch, it goes on with the choices made here

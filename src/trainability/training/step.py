@@ -170,7 +170,7 @@ class Step:
             ) from error
 
     def _whole(self) -> tuple[Tensor, Tensor]:
-        """What is recorded: nothing in it asks the device for a value."""
+        """Run the part of a step that is recorded: nothing in it asks the device for a value."""
         losses, totals = self._losses()
         self._backward(totals)
         if self._updates.recordable:

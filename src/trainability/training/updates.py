@@ -15,7 +15,7 @@ from trainability.errors import ArgumentError
 from trainability.stack.module import Stack
 from trainability.training.optimizers import Schedule, build
 from trainability.training.restoring import as_kind, check_like
-from trainability.training.shards import load_optimizer, whole
+from trainability.training.sharding import gathered, load_optimizer
 
 # Each entry's update depends on that entry alone, so a stacked tensor is updated as its slices would be.
 ELEMENTWISE = {"adam", "adamw", "sgd"}
@@ -105,12 +105,12 @@ class Updates:
 
     @property
     def sizes(self) -> list[int]:
-        """How many members each optimizer updates."""
+        """Number of members that each optimizer updates."""
         return [len(part.members) for part in self._parts]
 
     @property
     def recordable(self) -> bool:
-        """Whether the updates can be recorded as a graph of the device, as those of torch's fused optimizers can.
+        """True if the updates can be recorded as a graph of the device, as those of torch's fused optimizers can.
 
         They count their steps on the device; others count in Python, or may.
         """
@@ -182,7 +182,7 @@ class Updates:
     def state(self) -> dict[str, Any]:
         """Everything `load` needs."""
         return {
-            "optimizers": [whole(part.optimizer.state_dict()) for part in self._parts],
+            "optimizers": [gathered(part.optimizer.state_dict()) for part in self._parts],
             "schedulers": [part.scheduler.state_dict() if part.scheduler else None for part in self._parts],
         }
 
@@ -207,12 +207,12 @@ class Updates:
             parameters = [p for group in part.optimizer.param_groups for p in group["params"]]
             numbers = [number for group in found["param_groups"] for number in group["params"]]
             if numbers != list(range(len(parameters))) or not found["state"].keys() <= set(numbers):
-                raise ArgumentError("the state of an optimizer is of other parameters", code="state-damaged")
+                raise ArgumentError("the saved state of an optimizer belongs to other parameters", code="state-damaged")
             for number, values in found["state"].items() if self._elementwise else ():
                 check_like(values, self._kept_for(parameters[number]), f"optimizers.state.{number}")
 
     def _kept_for(self, parameter: nn.Parameter) -> dict[str, Tensor]:
-        """What an optimizer keeps for a parameter after its first step: numbers, and tensors of its shape."""
+        """State of an optimizer for a parameter after its first step: numbers, and tensors of its shape."""
         one = nn.Parameter(torch.zeros(2))
         one.grad = torch.zeros(2)
         optimizer = build(self._name, [one], [], lr=1.0, options=self._options)
@@ -231,7 +231,9 @@ class Updates:
                 load_optimizer(part.optimizer, optimizer)
             except Exception as error:  # each of them reads it in its own way
                 kind = type(part.optimizer).__name__
-                raise ArgumentError(f"{kind} does not take its state back: {error}", code="state-damaged") from None
+                raise ArgumentError(
+                    f"the saved state does not fit the optimizer {kind}: {error}", code="state-damaged"
+                ) from None
             if part.scheduler is not None:
                 part.scheduler.load_state_dict(scheduler)
 

@@ -1,4 +1,4 @@
-"""Where a run is written: its folder and its loggers, by the first of its processes alone."""
+"""Writers of a run, one for each process: to its folder and its loggers in the first, and nowhere in the others."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,13 +48,13 @@ class FolderWriter(Writer):
         folder: of the run.
         config: its recipe, of plain values.
         names: of the loggers.
-        seeds: of the members, by which their metrics are named.
+        members: names of the networks, by which their metrics are named.
     """
 
     def __init__(
-        self, folder: RunFolder, config: Mapping[str, Any], *, names: Sequence[str] = (), seeds: Sequence[int] = ()
+        self, folder: RunFolder, config: Mapping[str, Any], *, names: Sequence[str] = (), members: Sequence[str] = ()
     ) -> None:
-        self._folder, self._config, self._names, self._seeds = folder, config, names, seeds
+        self._folder, self._config, self._names, self._members = folder, config, names, members
         self._loggers: list[Logger] = []
 
     def newest(self) -> dict[str, Any] | None:
@@ -68,10 +68,10 @@ class FolderWriter(Writer):
         """Append to the events, and send lists of numbers, one per member, to the loggers."""
         self._folder.note(event, **values)
         metrics = {
-            f"{name}/seed{seed}": float(number)
+            f"{name}/{member}": float(number)
             for name, numbers in values.items()
             if isinstance(numbers, list) and not any(isinstance(number, dict) for number in numbers)
-            for seed, number in zip(self._seeds, numbers, strict=True)
+            for member, number in zip(self._members, numbers, strict=True)
         }
         for logger in self._loggers if metrics else ():
             logger.log(metrics, values["step"])
@@ -108,7 +108,7 @@ def open_writer(
     existing: Existing,
     *,
     loggers: Sequence[str] = (),
-    seeds: Sequence[int] = (),
+    members: Sequence[str] = (),
 ) -> Iterator[Writer]:
     """Open the writer of this process: that of a folder in the first, and one that writes nothing in the others.
 
@@ -130,6 +130,6 @@ def open_writer(
         yield Writer()
         return
     with folder:
-        writer = FolderWriter(folder, config, names=loggers, seeds=seeds)
+        writer = FolderWriter(folder, config, names=loggers, members=members)
         with writer.logging():
             yield writer

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from trainability.errors import ArgumentError, check_choice, check_keep
-from trainability.remedies.registry import Remedy, register
+from trainability.remedies.registry import BuiltIn, Remedy, register
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +20,7 @@ _CLAIM = "steadier training, faster convergence and a better end than with Batch
 
 @register("ic", title="BatchNorm and Dropout before every weight layer", sets="normalization", order=2, claim=_CLAIM)
 @dataclass(frozen=True)
-class IC(Remedy):
+class IC(BuiltIn):
     """Put an `ICLayer`, BatchNorm and then Dropout, before each weight layer but the first.
 
     Each weight layer gets a child ``ic`` through which its inputs go; its own parameters keep their names. Layers that
@@ -52,37 +53,25 @@ class IC(Remedy):
         check_choice("dropout", self.dropout, ("element", "channel"))
         check_choice("batchnorm", self.batchnorm, ("remove", "keep"))
 
-    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
-        """Plan one change per weight layer, and one per BatchNorm that goes."""
-        from trainability.remedies.ic.plan import plan
 
-        return plan(self, model, where, inputs)
+_unit = partial(register, sets="normalization", order=2, baseline="batchnorm")
 
 
-@register(
+@_unit(
     "relu-ic-conv",
     title="residual units of ReLU, IC layer and convolution",
-    sets="normalization",
-    order=2,
-    baseline="batchnorm",
     claim=_CLAIM + "; the best of the units",
     preset={"unit": "relu-ic-conv"},
 )
-@register(
+@_unit(
     "ic-conv-relu",
     title="residual units of IC layer, convolution and ReLU",
-    sets="normalization",
-    order=2,
-    baseline="batchnorm",
     claim=_CLAIM,
     preset={"unit": "ic-conv-relu"},
 )
-@register(
+@_unit(
     "conv-relu-ic",
     title="residual units of convolution, ReLU and IC layer",
-    sets="normalization",
-    order=2,
-    baseline="batchnorm",
     claim=_CLAIM,
     preset={"unit": "conv-relu-ic"},
 )
@@ -97,7 +86,7 @@ class ICUnit(Remedy):
     Reference: Chen et al. (2019), section 4.
 
     >>> ICUnit("ic-conv-relu").options("resnet")
-    {'unit': 'ic-conv-relu', 'norm': True, 'keep': 0.95}
+    {'unit': 'ic-conv-relu', 'keep': 0.95}
     """
 
     unit: Unit = "relu-ic-conv"

@@ -1,59 +1,33 @@
 """Initializations of the weights."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from functools import partial
+from typing import Literal, get_args
 
 from trainability.errors import check_choice
-from trainability.remedies.registry import Remedy, register
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from trainability.introspect.select import Where
-    from trainability.remedies.changes import Plan
+from trainability.remedies.registry import BuiltIn, register
 
 Scheme = Literal["he", "default", "lecun", "orthogonal", "delta-orthogonal", "suo", "lsuv"]
 
 
-@register("he", title="He initialization", sets="weights", order=1, preset={"scheme": "he"})
-@register(
-    "orthogonal",
-    title="orthogonal initialization with the gain of ReLU",
-    sets="weights",
-    order=1,
-    preset={"scheme": "orthogonal"},
-)
-@register("lecun", title="LeCun initialization", sets="weights", order=1, preset={"scheme": "lecun"})
-@register(
+_weights = partial(register, sets="weights", order=1)
+
+
+@_weights("he", title="He initialization", preset={"scheme": "he"})
+@_weights("orthogonal", title="orthogonal initialization with the gain of ReLU", preset={"scheme": "orthogonal"})
+@_weights("lecun", title="LeCun initialization", preset={"scheme": "lecun"})
+@_weights(
     "delta-orthogonal",
     title="orthogonal initialization of the central tap of each convolution",
-    sets="weights",
-    order=1,
     preset={"scheme": "delta-orthogonal"},
 )
-@register(
-    "suo",
-    title="orthogonal initialization that keeps the mean square of the signal",
-    sets="weights",
-    order=1,
-    preset={"scheme": "suo"},
+@_weights("suo", title="orthogonal initialization that keeps the mean square of the signal", preset={"scheme": "suo"})
+@_weights(
+    "lsuv", title="orthogonal initialization, scaled to outputs of variance 1 on a batch", preset={"scheme": "lsuv"}
 )
-@register(
-    "lsuv",
-    title="orthogonal initialization, scaled to outputs of variance 1 on a batch",
-    sets="weights",
-    order=1,
-    preset={"scheme": "lsuv"},
-)
-@register(
-    "pytorch",
-    title="PyTorch's default initialization, drawn anew",
-    sets="weights",
-    order=1,
-    preset={"scheme": "default"},
-)
+@_weights("pytorch", title="PyTorch's default initialization, drawn anew", preset={"scheme": "default"})
 @dataclass(frozen=True)
-class Init(Remedy):
+class Init(BuiltIn):
     """Initialize every weight layer anew.
 
     ``"default"``: what PyTorch does when a layer is made, uniform weights of variance 1 / (3 fan-in) and uniform
@@ -84,9 +58,3 @@ class Init(Remedy):
             from trainability.remedies.initialization.plan import gain
 
             gain(self.nonlinearity)
-
-    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
-        """Plan one change per weight layer."""
-        from trainability.remedies.initialization.plan import plan
-
-        return plan(self, model, where, inputs)

@@ -2,42 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 from trainability.errors import ArgumentError, check_choice, check_whole
-from trainability.remedies.registry import Remedy, register
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from trainability.introspect.select import Where
-    from trainability.remedies.changes import Plan
+from trainability.remedies.registry import BuiltIn, register
 
 Kind = Literal["batch", "layer", "weight", "group"]
 
 
-@register(
-    "batchnorm",
-    title="BatchNorm before every nonlinearity",
-    sets="normalization",
-    order=2,
-    preset={"kind": "batch", "groups": None},
-)
-@register(
-    "layernorm",
-    title="LayerNorm before every nonlinearity",
-    sets="normalization",
-    order=2,
-    preset={"kind": "layer", "groups": None},
-)
-@register(
-    "groupnorm", title="GroupNorm before every nonlinearity", sets="normalization", order=2, preset={"kind": "group"}
-)
-@register(
-    "weightnorm", title="weight normalization", sets="normalization", order=2, preset={"kind": "weight", "groups": None}
-)
+_norm = partial(register, sets="normalization", order=2)
+
+
+@_norm("batchnorm", title="BatchNorm before every nonlinearity", preset={"kind": "batch", "groups": None})
+@_norm("layernorm", title="LayerNorm before every nonlinearity", preset={"kind": "layer", "groups": None})
+@_norm("groupnorm", title="GroupNorm before every nonlinearity", preset={"kind": "group"})
+@_norm("weightnorm", title="weight normalization", preset={"kind": "weight", "groups": None})
 @dataclass(frozen=True)
-class Normalize(Remedy):
+class Normalize(BuiltIn):
     """Normalize after each weight layer but the last, and so before each nonlinearity of a plain network.
 
     Each weight layer gets a child ``norm`` through which its outputs go; its own parameters keep their names. Under
@@ -75,9 +57,3 @@ class Normalize(Remedy):
     def options(self, model: str) -> Mapping[str, Any] | None:
         """The BatchNorm of the package's own models, which have no other normalization."""
         return {"batchnorm": True} if model in ("fnn", "cnn", "resnet") and self.kind == "batch" else None
-
-    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
-        """Plan one change per weight layer."""
-        from trainability.remedies.normalization.plan import plan
-
-        return plan(self, model, where, inputs)

@@ -1,21 +1,15 @@
 """Self-normalizing networks: SELU in the place of the activations of a model."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from trainability.errors import check_choice
-from trainability.remedies.registry import Remedy, register
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from trainability.introspect.select import Where
-    from trainability.remedies.changes import Plan
+from trainability.remedies.registry import BuiltIn, register
 
 
 @register("selu", title="SELU, with weights of variance 1 / fan-in", sets="weights", order=1)
 @dataclass(frozen=True)
-class SELU(Remedy):
+class SELU(BuiltIn):
     """Replace activations by SELU, and draw weights of variance 1 / fan-in, under which mean 0 and variance 1 are kept.
 
     Activations that are modules are replaced; those that are called as functions are, too, by rewriting the forward
@@ -41,9 +35,3 @@ class SELU(Remedy):
     def __post_init__(self) -> None:
         if self.init is not None:
             check_choice("init", self.init, ("lecun",))
-
-    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
-        """Plan one change per activation, and one per weight layer."""
-        from trainability.remedies.selu.plan import plan
-
-        return plan(self, model, where, inputs)

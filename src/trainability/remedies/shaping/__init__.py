@@ -1,17 +1,12 @@
 """DKS, TAT and EOC: activations, sums and weights under which a kernel passes through a deep network."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Literal
 
 from trainability.errors import ArgumentError
-from trainability.remedies.registry import Remedy, register
+from trainability.remedies.registry import BuiltIn, register
 from trainability.signal.targets import DKSTarget, EOCTarget, TATTarget
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from trainability.introspect.select import Where
-    from trainability.remedies.changes import Plan
 
 _LEARNED = "shaping takes sums of fixed weights, and the scale of a shortcut would be learned"
 _IC = "the BatchNorm of an IC layer undoes the shaping"
@@ -23,7 +18,7 @@ _CONFLICTS = {
 
 
 @dataclass(frozen=True)
-class Shaping(Remedy):
+class Shaping(BuiltIn):
     """The settings that DKS, TAT and EOC share."""
 
     init: Literal["suo", "gaussian"] | None = "suo"
@@ -42,14 +37,11 @@ class Shaping(Remedy):
         if self.init is not None and (not isinstance(self.init, str) or self.init != own):
             raise ArgumentError(f"init is {own!r} or None, not {self.init!r}", code="init")
 
-    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
-        """Plan the stages that the class describes, and hold what the planned model does against the prediction."""
-        from trainability.remedies.shaping.trial import plan_tried
 
-        return plan_tried(self, model, where, inputs)
+_shaping = partial(register, sets="weights", order=1, conflicts=_CONFLICTS)
 
 
-@register("dks", title="activations and weights shaped by DKS", sets="weights", order=1, conflicts=_CONFLICTS)
+@_shaping("dks", title="activations and weights shaped by DKS")
 @dataclass(frozen=True)
 class DKS(Shaping, DKSTarget):
     """Deep kernel shaping: an activation's constants are chosen so that no subnetwork's kernel degenerates.
@@ -71,7 +63,7 @@ class DKS(Shaping, DKSTarget):
     """
 
 
-@register("tat", title="activations and weights shaped by TAT", sets="weights", order=1, conflicts=_CONFLICTS)
+@_shaping("tat", title="activations and weights shaped by TAT")
 @dataclass(frozen=True)
 class TAT(Shaping, TATTarget):
     """Tailored activation transformations: DKS with other conditions, which suit (leaky) ReLUs best.
@@ -91,7 +83,7 @@ class TAT(Shaping, TATTarget):
     """
 
 
-@register("eoc", title="weights and biases at the edge of chaos", sets="weights", order=1, conflicts=_CONFLICTS)
+@_shaping("eoc", title="weights and biases at the edge of chaos")
 @dataclass(frozen=True)
 class EOC(Shaping, EOCTarget):
     """The edge of chaos: Gaussian weights and biases whose variances keep q at 1 and C'(1) at 1.

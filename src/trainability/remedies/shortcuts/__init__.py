@@ -2,16 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from trainability.errors import check_choice, check_whole
-from trainability.remedies.registry import Remedy, register
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from trainability.introspect.select import Where
-    from trainability.remedies.changes import Plan
+from trainability.remedies.registry import BuiltIn, register
 
 Scale = Literal["identity", "skipinit", "rezero", "fixup"]
 
@@ -42,7 +36,7 @@ Scale = Literal["identity", "skipinit", "rezero", "fixup"]
     conflicts={"weightnorm": "weights that begin at 0 have no direction to normalize"},
 )
 @dataclass(frozen=True)
-class Residual(Remedy):
+class Residual(BuiltIn):
     """Give layers shortcuts: x + s · f(x) in the place of f(x).
 
     Where an `nn.Sequential` holds weight layers and nonlinearities in turn, f is ``layers`` of these pairs whose input
@@ -84,9 +78,3 @@ class Residual(Remedy):
     def options(self, model: str) -> Mapping[str, Any] | None:
         """The scale of the branches of the package's own ResNet, which has its shortcuts."""
         return {"residual": True, "scale": self.scale} if model == "resnet" else None
-
-    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
-        """Plan one change per branch, and for Fixup one per weight layer."""
-        from trainability.remedies.shortcuts.plan import plan
-
-        return plan(self, model, where, inputs)

@@ -22,7 +22,7 @@ from trainability.signal.recording import Recording
 _SAMPLES = 8  # of the inputs, in a check
 
 
-def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
+def plan(remedy: Shaping, model: nn.Module, where: Where | None, inputs: Any) -> Plan:
     """The plan for a model, after it was carried out on a copy, with the check of that copy.
 
     There is no check where tensors have no values (on the meta device).
@@ -31,7 +31,7 @@ def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: A
         UnsupportedModelError: the copy cannot be read any more, or has another graph than was meant.
     """
     shaper = Shaper(remedy, model, where, inputs)
-    plan = shaper.plan()
+    planned = shaper.plan()
     with observing(model):  # the random state is put back
         twin = _copied(model)
         trial = Shaper(remedy, twin, where, inputs)
@@ -49,15 +49,15 @@ def plan_tried(remedy: Shaping, model: nn.Module, where: Where | None, inputs: A
                 code="not-as-meant",
             )
         if any(t.is_meta for t in (*twin.parameters(), *recording.inputs.values())):
-            return plan
+            return planned
         factors = _factors(twin, inputs, graph, trial)
         if factors:
-            plan = Shaper(remedy, model, where, inputs, factors).plan()
+            planned = Shaper(remedy, model, where, inputs, factors).plan()
         draws = [*trial.draws, *(_scaled(twin, name, factor) for name, factor in factors.items())]
         meant = with_scales(graph, trial.scales)
         # What `where` leaves out keeps its weights and activations, of which the theory says nothing.
         redrawn = remedy.init is not None and where is None
-        return plan._replace(check=check(meant, recording, draws, redrawn, borders=not trial.shaping))
+        return planned._replace(check=check(meant, recording, draws, redrawn, borders=not trial.shaping))
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Weights that are shared out over processes, each of which keeps a part (FSDP), and the same made whole again."""
+"""Weights sharded over processes (FSDP), and the same gathered again."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from trainability.stack.module import Stack
 
 
-def share_out(stack: "Stack", mesh: "DeviceMesh") -> "Stack":
-    """Share out the weights of a stack of one layer by layer, by PyTorch's ``fully_shard``.
+def shard(stack: "Stack", mesh: "DeviceMesh") -> "Stack":
+    """Shard the weights of a stack of one layer by layer, by PyTorch's ``fully_shard``.
 
     Raises:
-        UnsupportedModelError: a parameter is a single number, which cannot be shared out; the message names it.
+        UnsupportedModelError: a parameter is a single number, which cannot be sharded; the message names it.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -27,7 +27,7 @@ def share_out(stack: "Stack", mesh: "DeviceMesh") -> "Stack":
         if parameter.dim() == 0:
             path, _, last = name.rpartition(".")
             raise UnsupportedModelError(
-                path, f"its {last} is a single number, which fsdp cannot share out; take ddp", code="not-shareable"
+                path, f"its {last} is a single number, which fsdp cannot shard; take ddp", code="not-shareable"
             )
     layers: list[str] = []
     for path, module in stack.module.named_modules():
@@ -40,35 +40,35 @@ def share_out(stack: "Stack", mesh: "DeviceMesh") -> "Stack":
     return stack
 
 
-def whole(state: Any) -> Any:
-    """The same nest of dictionaries and lists with every tensor whole. All processes take part."""
+def gathered(state: Any) -> Any:
+    """The same nest of dictionaries and lists with every tensor gathered. All processes take part."""
     if isinstance(state, DTensor):
         return state.full_tensor()
     if isinstance(state, Mapping):
-        return {key: whole(value) for key, value in state.items()}
+        return {key: gathered(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(whole(value) for value in state)
+        return type(state)(gathered(value) for value in state)
     return state
 
 
-def part_of(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor shared out like another one of its shape; unchanged where that is whole."""
+def sharded_like(value: Tensor, like: Tensor) -> Tensor:
+    """A tensor sharded like another one of its shape; unchanged where that is not sharded."""
     if isinstance(like, DTensor) and value.shape == like.shape:
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
     return value
 
 
 def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load whole weights into a module whose own may be shared out."""
+    """Load gathered weights into a module whose own may be sharded."""
     own = module.state_dict()
-    module.load_state_dict({name: part_of(value, own[name]) for name, value in weights.items()})
+    module.load_state_dict({name: sharded_like(value, own[name]) for name, value in weights.items()})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load the whole state of an optimizer of which the weights may be shared out."""
+    """Load the gathered state of an optimizer whose weights may be sharded."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     kept = {
-        number: {k: part_of(v, parameters[number]) if isinstance(v, Tensor) else v for k, v in values.items()}
+        number: {k: sharded_like(v, parameters[number]) if isinstance(v, Tensor) else v for k, v in values.items()}
         for number, values in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": kept})

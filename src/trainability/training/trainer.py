@@ -1,57 +1,38 @@
-"""The loop that trains a stack, and what has to be known to take it up again."""
+"""The training of a stack, and the state from which it is taken up again."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from trainability.data.dataset import Dataset, Split
-from trainability.errors import ArgumentError, UnsupportedModelError
-from trainability.flow import measure
+from trainability.errors import ArgumentError
 from trainability.introspect.hooks import Place
 from trainability.introspect.select import select
 from trainability.lbe.stacked import StackLBE
-from trainability.stack import ways
-from trainability.stack.cuda_graphs import CudaGraph, DeviceGraph, seconds, synchronize
-from trainability.stack.members import Way
+from trainability.stack.cuda_graphs import CudaGraph, DeviceGraph, synchronize
 from trainability.stack.module import Stack
 from trainability.training.batches import Batches
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
-from trainability.training.history import (
-    FlowPoint,
-    History,
-    IndependencePoint,
-    LossPoint,
-    NeuronPoint,
-    ScorePoint,
-    SignalPoint,
-)
-from trainability.training.probe import (
-    dropout_of,
-    independence_of_inputs,
-    neuron_histograms,
-    predicted_signal,
-    signal_values,
-)
-from trainability.training.restoring import as_kind, check_like
-from trainability.training.shards import load_weights, whole
+from trainability.training.execution import Execution
+from trainability.training.history import History, LossPoint, ScorePoint
+from trainability.training.observer import Observer
+from trainability.training.sharding import gathered, load_weights
+from trainability.training.state import check_state
 from trainability.training.step import Step
-from trainability.training.updates import KeptUpdates, Updates
+from trainability.training.updates import Updates
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 # On an accelerator asking whether a loss is finite waits for it, so it is asked now and then.
 _LOOK_EVERY = 20
-# Compiling takes about this long for a deep network, so a shorter training is not worth the attempt.
-_WORTH_COMPILING_S = 180.0
 
 
 class Training:
@@ -66,13 +47,14 @@ class Training:
         members: their seeds, learning rates and LBE.
         histories: where each one's course is written.
         data: the data set.
-        plan: what they share.
+        config: what they share.
         fabric: devices, precision and processes; one CPU process in float32 by default.
         tell: is called with the name and values of each event: ``losses``, ``scores``, ``diverged``.
         make_graph: makes what records a step; CUDA graphs by default where one process has a CUDA device.
 
     Raises:
-        ValueError: models, members and histories differ in number, or the plan asks for a CUDA graph on another device.
+        ValueError: models, members and histories differ in number, or the configuration asks for a CUDA graph on a
+            device without them.
 
     >>> from trainability.data import load
     >>> from trainability.models import fnn
@@ -95,7 +77,7 @@ class Training:
         members: Sequence[Member],
         histories: Sequence[History],
         data: Dataset,
-        plan: TrainingConfig,
+        config: TrainingConfig,
         fabric: "Fabric | None" = None,
         tell: Callable[..., None] = lambda event, **values: None,
         make_graph: Callable[[Sequence[torch.Generator]], DeviceGraph] | None = None,
@@ -103,39 +85,37 @@ class Training:
         if not len(models) == len(members) == len(histories):
             counts = f"{len(models)} models, {len(members)} members and {len(histories)} histories"
             raise ArgumentError(f"there are {counts}; give one of each for every network", code="counts-differ")
-        self.members, self.histories, self.plan = list(members), list(histories), plan
+        self.members, self.histories, self.config = list(members), list(histories), config
         self.fabric = fabric = fabric or fabric_on("cpu")
-        if plan.cuda_graph == "on" and make_graph is None and fabric.device.type != "cuda":
+        if config.cuda_graph == "on" and make_graph is None and fabric.device.type != "cuda":
             raise ArgumentError(
                 f"cuda_graph: on needs a CUDA device, and this is {fabric.device.type}", code="needs-cuda"
             )
         self.data = data = data.to(fabric.device)
         for history in self.histories:
-            history.metric = plan.task.metric.name
+            history.metric = config.task.metric.name
         self.batches = Batches(
             data,
             [m.seed for m in members],
-            plan.batch_size,
-            plan.augmentation,
+            config.batch_size,
+            config.augmentation,
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
         self._tell = tell
         self.steps = 0
-        self.total_steps = plan.epochs * self.batches.per_epoch
-        probe = data.train.take(torch.arange(min(512, len(data.train)), device=fabric.device)).images
-        self._probe = data.inputs(probe)
+        self.total_steps = config.epochs * self.batches.per_epoch
+        probe = data.inputs(data.train.take(torch.arange(min(512, len(data.train)), device=fabric.device)).images)
         regularized = any(m.lbe for m in members)
         places: tuple[Place, ...] = ()
         if regularized:
-            selection = select(models[0], inputs=self._probe[:2].to(_like(models[0])))
+            selection = select(models[0], inputs=probe[:2].to(_like(models[0])))
             selection.check_complete()
             places = selection.places
-        self.stack = Stack(models, taps=places, neurons=plan.neurons)
+        self.stack = Stack(models, taps=places, neurons=config.neurons)
         fabric.to_device(self.stack)
         # Not fabric.setup_module: its wrapper turns all outputs to float32, which is wrong for float64.
         forward = fabric.strategy.setup_module(fabric.strategy.precision.convert_module(self.stack))
-        self._probe = self._probe.to(self.stack.dtype)
         self.lbe: StackLBE | None = None
         if regularized:
             strengths = [m.lbe or Strength(beta=0.0) for m in members]
@@ -144,7 +124,7 @@ class Training:
                 [s.alpha for s in strengths],
                 [s.beta for s in strengths],
                 [s.alpha_min for s in strengths],
-                convention=plan.convention,
+                convention=config.convention,
                 like=_like(self.stack),
             )
         self.updates = Updates(
@@ -152,104 +132,51 @@ class Training:
             self.lbe.alpha if self.lbe else None,
             [m.lr for m in members],
             [m.weight_decay for m in members],
-            name=plan.optimizer,
-            options=plan.options,
-            schedule=plan.schedule,
-            direction=plan.task.metric.direction,
-            epochs=plan.epochs,
+            name=config.optimizer,
+            options=config.options,
+            schedule=config.schedule,
+            direction=config.task.metric.direction,
+            epochs=config.epochs,
             steps_per_epoch=self.batches.per_epoch,
         )
-        self.execution: dict[str, Any] = {}
-        if make_graph is None and fabric.device.type == "cuda" and plan.cuda_graph != "off":
+        not_recorded = None
+        if make_graph is None and fabric.device.type == "cuda" and config.cuda_graph != "off":
             if fabric.world_size == 1:
                 make_graph = partial(CudaGraph, fabric.device)
             else:
-                self.execution["not_recorded"] = "several processes share each batch"
-        self._make_graph = make_graph
+                not_recorded = "several processes share each batch"
         seeds = [m.seed for m in members]
         self._one_step = Step(
-            self.stack, forward, self.lbe, self.updates, self.batches, seeds, plan.task, fabric, make_graph
+            self.stack, forward, self.lbe, self.updates, self.batches, seeds, config.task, fabric, make_graph
         )
+        self._execution = Execution(self.stack, self._one_step, config, fabric, make_graph)
+        if not_recorded:
+            self.execution["not_recorded"] = not_recorded
+        self._observer = Observer(self.stack, self.histories, probe.to(self.stack.dtype))
         self._losses: list[Tensor] = []
         self._times: list[float] = []
         self._look_every = 1 if fabric.device.type == "cpu" else _LOOK_EVERY
         self._begun: tuple[float, int] | None = None
         self._log_at = {round(self.total_steps * i / 200) for i in range(1, 201)}
         # denser at the start, where most happens
-        self._probe_at = {round(self.total_steps * (i / plan.probes) ** 1.5) for i in range(1, plan.probes + 1)}
+        self._probe_at = {round(self.total_steps * (i / config.probes) ** 1.5) for i in range(1, config.probes + 1)}
 
-    def prepare(self, execution: Mapping[str, Any] | None = None) -> None:
-        """Choose how the members run, by measurement, or take the choice of an earlier part of this training."""
-        x = self._one_step.inputs(0)
-        ways.prepare(self.stack, x)
-        if execution is not None:
-            self.execution = dict(execution)
-            if self.execution["members"] != "direct":  # which the stack has found out for itself
-                self.stack.way = self.execution["members"]
-            self.stack.channels_last = self.execution["channels_last"]
-        else:
-            if self.plan.members == "auto":
-                self.execution["seconds"] = ways.choose(self.stack, x, self._seconds)
-            elif len(self.stack) > 1:
-                if self.plan.members == "direct" and self.stack.way != "direct":
-                    raise UnsupportedModelError(
-                        "", "its layers cannot run directly as a stack; take members: auto", code="not-stackable"
-                    )
-                self.stack.way = self.plan.members
-            self.execution["compiled"] = self.plan.compile == "on" or (
-                self.plan.compile == "auto" and not self.shared_out and self._compiling_pays(x)
-            )
-            self.execution["members"], self.execution["channels_last"] = self.stack.way, self.stack.channels_last
-        if self.execution["compiled"]:
-            self.stack.compile()
-        with ways.rehearsing(self.stack, x) as work:
-            self._one_step.check(partial(self._in_precision, work))
-        if reason := self._one_step.not_recorded:
-            if self.plan.cuda_graph == "on":
-                raise UnsupportedModelError(
-                    "", f"a step cannot be recorded ({reason}); take cuda_graph: auto", code="not-recordable"
-                )
-            self.execution["not_recorded"] = reason
+    def prepare(self) -> None:
+        """Choose how the members run, by measurement.
 
-    def _compiling_pays(self, x: Tensor) -> bool:
-        with ways.rehearsing(self.stack, x) as work:
-            eager = self._seconds(work)
-        if eager * self.total_steps < _WORTH_COMPILING_S:
-            return False
-        self.stack.compile()
-        try:
-            with ways.rehearsing(self.stack, x) as work:
-                compiled = self._seconds(work)
-        except Exception as error:  # the compiler has many ways to fail, and none may stop a training
-            self.execution["not compiled"] = f"{type(error).__name__}: {error}".partition("\n")[0]
-            return False
-        finally:
-            self.stack.eager()
-        self.execution |= {"seconds eager": eager, "seconds compiled": compiled}
-        return compiled < 0.97 * eager
-
-    def _in_precision(self, work: Callable[[], object]) -> None:
-        with self.fabric.autocast():
-            work()
-
-    def _seconds(self, work: Callable[[], object]) -> float:
-        """Seconds that work takes as it will run: in the training's precision, and as a graph if it can be one."""
-        work = partial(self._in_precision, work)
-        if self._make_graph is not None and self.stack.recordable:
-            try:
-                return seconds(work, self.fabric.device, self._make_graph(self._one_step.generators))
-            except RuntimeError:  # it cannot be recorded, or cannot run at all
-                pass
-        return seconds(work, self.fabric.device)
+        Raises:
+            UnsupportedModelError: they cannot run as the configuration wants them.
+        """
+        self._execution.choose(self.total_steps)
 
     @property
-    def shared_out(self) -> bool:
-        """Whether each process keeps a part of the weights, so that every pass takes all processes."""
-        return any(isinstance(p, DTensor) for p in self.stack.parameters())
+    def execution(self) -> dict[str, Any]:
+        """The way in which the members run, and the measurements by which it was chosen."""
+        return self._execution.chosen
 
     @property
     def alive(self) -> list[bool]:
-        """Which members are trained."""
+        """A flag for each member that is still trained."""
         return self._one_step.alive
 
     def step(self) -> Tensor:
@@ -276,7 +203,7 @@ class Training:
     def advance(self) -> None:
         """Train one step and record what is due: losses, flow and, at the end of an epoch, scores."""
         if self.steps == 0:
-            self._start()
+            self._observer.start()
         self.stack.module.train()
         if self._begun is None:
             self._begun = time.perf_counter(), self.steps
@@ -291,7 +218,7 @@ class Training:
         if logs:
             self._log()
         if probes:
-            self._measure()
+            self._observer.look(self.steps)
         if ended:
             self._evaluate()
 
@@ -310,18 +237,13 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to train."""
+        """True once nothing is left to train."""
         return self.steps >= self.total_steps or not any(self.alive)
 
     def finish(self, status: str) -> None:
         """Record the end of training, complete (``"done"``) or ``"interrupted"``."""
+        self._observer.finish(self.steps, status)
         for e, history in enumerate(self.histories):
-            if history.status == "training":
-                history.status = status
-                model = self.stack.models[e]
-                history.neurons.append(NeuronPoint(self.steps, neuron_histograms(model, self._probe)))
-                history.independence.append(IndependencePoint(self.steps, independence_of_inputs(model, self._probe)))
-                history.dropout = dropout_of(model, self._probe)
             if self.lbe and self.members[e].lbe:
                 history.alpha = self.lbe.alpha[e].tolist()
         self.stack.remove()
@@ -329,13 +251,13 @@ class Training:
     def state(self) -> dict[str, Any]:
         """Everything that `load` needs, of tensors, numbers, strings, lists and dictionaries.
 
-        Where weights are shared out over processes, all of them have to call it.
+        Where weights are sharded over processes, all of them have to call it.
         """
         return {
             "steps": self.steps,
             "alive": list(self.alive),
             "execution": dict(self.execution),
-            "weights": whole(self.stack.module.state_dict()),
+            "weights": gathered(self.stack.module.state_dict()),
             "lbe": self.lbe.state_dict() if self.lbe else None,
             "updates": self.updates.state(),
             "losses": list(self._losses),
@@ -349,7 +271,7 @@ class Training:
         Raises:
             ArgumentError: the state is of other networks, or damaged. Nothing of it was taken then.
         """
-        self._check(state)
+        check_state(state, self)
         load_weights(self.stack.module, state["weights"])
         if self.lbe:
             self.lbe.load_state_dict(state["lbe"])
@@ -362,56 +284,10 @@ class Training:
                 self._one_step.freeze(member)
         self._losses = [t.to(self.fabric.device) for t in state["losses"]]
         self._times = list(state["times"])
-        self.prepare(state["execution"])
-
-    def _check(self, state: Mapping[str, Any]) -> None:
-        """Raise ArgumentError for a state that is not one of this training, in any part of it."""
-        histories = as_kind(state, Kept, "the state")["histories"]
-        own = self.state()
-        try:
-            check_like(state["weights"], own["weights"], "weights")
-        except ArgumentError as error:
-            raise ArgumentError(f"the state is of other networks: {error}", code="other-networks") from None
-        for part in ("alive", "lbe"):
-            check_like(state[part], own[part], part)
-        for losses in state["losses"]:
-            check_like(losses, torch.zeros(len(self.stack)), "losses")
-        if not 0 <= state["steps"] <= self.total_steps:
-            raise ArgumentError(f"{state['steps']} is not one of {self.total_steps} steps", code="state-damaged")
-        if [_of_whom(kept) for kept in histories] != [_of_whom(own) for own in self.histories]:
-            raise ArgumentError("the state is of other networks: their seeds or settings differ", code="other-networks")
-        known = get_args(Way)[1:] if len(self.stack) > 1 else ("alone",)
-        execution = state["execution"]
-        flags = all(isinstance(execution.get(name), bool) for name in ("compiled", "channels_last"))
-        if execution.get("members") not in known or not flags:
-            raise ArgumentError("the state does not say how its networks run", code="state-damaged")
-        self.updates.check(state["updates"])
-
-    def _start(self) -> None:
-        for history in self.histories:
-            history.status = "training"
-        self._measure()
-        # The members are of one architecture, so what their weights predict differs by chance alone.
-        predicted = None
-        if not self.shared_out:
-            found = predicted_signal(self.stack.models[0], self._probe, self.histories[0].layers)
-            predicted = SignalPoint(0, *found) if found else None
-        for history, model in zip(self.histories, self.stack.models, strict=True):
-            history.predicted = predicted
-            history.neurons.append(NeuronPoint(self.steps, neuron_histograms(model, self._probe)))
-            history.independence.append(IndependencePoint(self.steps, independence_of_inputs(model, self._probe)))
+        self._execution.repeat(state["execution"])
 
     def _living(self) -> list[History]:
         return [h for h, alive in zip(self.histories, self.alive, strict=True) if alive]
-
-    def _measure(self) -> None:
-        for history, model in zip(self.histories, self.stack.models, strict=True):
-            if history.status == "training":
-                flow = measure(model, self._probe)
-                history.layers = [layer.name for layer in flow]
-                entropy, std = [layer.entropy for layer in flow], [layer.std for layer in flow]
-                history.flow.append(FlowPoint(self.steps, entropy, std))
-                history.signal.append(SignalPoint(self.steps, *signal_values(model, self._probe, history.layers)))
 
     def _log(self) -> None:
         if not self._losses:
@@ -434,7 +310,7 @@ class Training:
         parts = {"val": self.data.val, "test": self.data.test}
         found = {name: self.scores(part) for name, part in parts.items() if len(part) or name == "test"}
         found = self.fabric.broadcast(found)
-        main, *others = [metric.name for metric in self.plan.task.metrics]
+        main, *others = [metric.name for metric in self.config.task.metrics]
         val, test = found["val"][main] if "val" in found else None, found["test"][main]
         step_ms = 1e3 * median(self._times) / len(self.stack)
         more = {f"{part}_{name}": scores[name] for part, scores in found.items() for name in others}
@@ -451,34 +327,16 @@ class Training:
     def scores(self, part: Split) -> dict[str, list[float]]:
         """Every metric of the task on a part of the data, of each member."""
         size = max(64, 4096 // len(self.stack))
-        metrics = self.plan.task.metrics
+        metrics = self.config.task.metrics
         totals = torch.zeros(len(metrics), len(self.stack), device=part.labels.device)
         with self.fabric.autocast():
             for images, labels in zip(torch.split(part.images, size), torch.split(part.labels, size), strict=True):
                 outputs = self.stack.predict(self.data.inputs(images).to(self.stack.dtype))
-                totals = totals + self.plan.task.totals(outputs, labels.expand(len(self.stack), *labels.shape))
+                totals = totals + self.config.task.totals(outputs, labels.expand(len(self.stack), *labels.shape))
         return {
             metric.name: (metric.scale * total / len(part)).tolist()
             for metric, total in zip(metrics, totals, strict=True)
         }
-
-
-class Kept(TypedDict):
-    """The kinds of what `Training.state` returns."""
-
-    steps: int
-    alive: list[bool]
-    execution: dict[str, Any]
-    weights: dict[str, Tensor]
-    lbe: dict[str, Tensor] | None
-    updates: KeptUpdates
-    losses: list[Tensor]
-    times: list[float]
-    histories: list[History]
-
-
-def _of_whom(history: History) -> tuple[Any, ...]:
-    return history.remedy, history.depth, history.lr, history.seed
 
 
 def _like(module: nn.Module) -> Tensor:
