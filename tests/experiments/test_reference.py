@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from trainability.cli.arguments import recipe_and_changes
-from trainability.experiments.reading import read_recipe
+from trainability.experiments.reading import parse_setting, read_recipe
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.reference import Setting, meanings_of, settings
 from trainability.models import registry as models
@@ -55,8 +54,7 @@ def test_every_setting_can_be_given_as_name_and_value(setting):
     command = next((c for c in ("sweep", "compare") if setting.name.startswith(c)), "train")
     if command == "sweep":
         words.append("data.name=digits")
-    _, changes = recipe_and_changes(words, {})
-    made = read_recipe(None, changes, command)
+    made = read_recipe(None, dict(map(parse_setting, words)), command)
     *path, last = setting.name.split(".")
     place = made.resolved()
     if path[:1] == ["remedies"]:
@@ -65,6 +63,8 @@ def test_every_setting_can_be_given_as_name_and_value(setting):
         for part in path:
             place = place[part]
     assert last in place
+    if setting.name in TYPED and command != "train":
+        assert place[last] == parse_setting(words[-1 - (command == "sweep")])[1]
     if setting.name not in TYPED and not setting.takes_list and "remedies" not in setting.name.split("."):
         assert str(place[last]).lower() == (value if value != "null" else "none").lower()
 
@@ -93,7 +93,15 @@ def test_choices_are_those_of_the_registries():
 
 
 def test_meanings_are_read_off_docstrings():
-    class Documented:
+    class Base:
+        """Something.
+
+        Args:
+            two: what it is of the base
+            four: of the base
+        """
+
+    class Documented(Base):
         """Something.
 
         Args:
@@ -105,5 +113,6 @@ def test_meanings_are_read_off_docstrings():
             three: none of them
         """
 
-    assert meanings_of(Documented) == {"one": "the first, which takes two lines", "two": "the second"}
+    own = {"one": "the first, which takes two lines", "two": "the second"}
+    assert meanings_of(Documented) == {**own, "four": "of the base"}
     assert meanings_of(int) == {}

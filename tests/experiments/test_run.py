@@ -23,7 +23,7 @@ from trainability.errors import ConfigError, FolderError, InfeasibleError
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.run import run
 from trainability.training import files
-from trainability.training.engine import Training
+from trainability.training.trainer import Training
 from trainability.training.folder import read_events
 
 LONGER = {
