@@ -309,7 +309,7 @@ def combine(parts: "str | Mapping[str, Any] | Remedy | Sequence[str | Mapping[st
     ...
     trainability.errors.ArgumentError: tat+he cannot be combined: tat and he both set the weights; leave one out
     """
-    given = [parts] if isinstance(parts, str | Mapping | Remedy) else list(parts)
+    given: Iterable[Any] = parts if isinstance(parts, list | tuple) else [parts]
     remedies = [remedy for part in given for remedy in _parsed(part)] or [Default()]
     entries = [entry_of(remedy) for remedy in remedies]
     name = "+".join(found.name for found in entries)

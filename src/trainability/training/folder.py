@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from trainability.errors import ConfigError, FolderError
 from trainability.training.files import finite, write_whole
 from trainability.training.loggers import Logger
-from trainability.training.places import Existing, check_existing, check_links, checkpoints, clear, keep_recipe
+from trainability.training.places import Existing, check_existing, check_links, checkpoints, clear, keep_recipe, step_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -117,9 +117,11 @@ class RunFolder(Writer):
 
     def discard(self) -> None:
         """Take away what a run has written that has trained nothing."""
-        for name in ("recipe.yaml", "environment.json", "events.jsonl", ".lock"):
+        for name in ("recipe.yaml", "environment.json", "events.jsonl", "remedies.json", ".lock"):
             (self.path / name).unlink(missing_ok=True)
-        for folder in (self.path / "checkpoints", self.path):
+        for first in [path for path in checkpoints(self.path) if step_of(path) == 0]:
+            first.unlink(missing_ok=True)
+        for folder in (self.path / "checkpoints", self.path / "stacks", self.path):
             with suppress(OSError):  # something else is in it
                 folder.rmdir()
 

@@ -28,6 +28,10 @@ class Init(BuiltIn):
 
     ``"lsuv"``: orthonormal, and then each layer in turn scaled so that its outputs have variance 1 on ``inputs``.
 
+    Args:
+        scheme: one of these
+        nonlinearity: of which ``"orthogonal"`` takes the gain, by name
+
     Reference: He et al. (2015), eq. 10; LeCun et al. (1998), section 4.6; Saxe et al. (2014); Xiao et al. (2018),
     algorithm 1; Martens et al. (2021); Mishkin and Matas (2016), algorithm 1.
     """
