@@ -24,7 +24,6 @@ from statistics import median
 
 import torch
 from torch import nn
-from trainability.training.record import Record
 
 import trainability as tr
 from records import Rows
@@ -33,6 +32,7 @@ from trainability.data.dataset import Dataset, Split
 from trainability.models import resnet
 from trainability.training.config import Member, TrainingConfig
 from trainability.training.devices import fabric_on
+from trainability.training.history import History
 from trainability.training.runtime import tune_allocator
 from trainability.training.trainer import Training
 
@@ -80,7 +80,7 @@ def _with_lbe(model: nn.Module, x: torch.Tensor) -> Callable[[], object]:
 
 def _training(models: list[nn.Module], data: Dataset, batch: int) -> Callable[[], object]:
     members = [Member(seed, 1e-5) for seed in range(len(models))]
-    records = [Record("", 0, 1e-5, m.seed) for m in members]
+    records = [History("", 0, 1e-5, m.seed) for m in members]
     plan = TrainingConfig(10**6, batch, compile="off")
     training = Training(models, members, records, data, plan, fabric_on("cpu"))
     training.prepare()

@@ -14,6 +14,6 @@ cd "$(dirname "$0")/.."
 download=("${PYTHON:-python3}" -m pip download --quiet --disable-pip-version-check --dest "$folder" -c constraints.txt
   --only-binary=:all: --implementation cp --python-version 3.12
   --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64)
-"${download[@]}" alembic colorlog plotly pydantic pytest
+"${download[@]}" alembic click colorlog plotly pydantic pytest ruamel.yaml
 "${download[@]}" --no-deps lightning-fabric optuna pytorch-optimizer  # whose needs are there: torch is one of them
 du -sh "$folder"

@@ -1,6 +1,5 @@
 """Errors by their kind and code, which is what tests hold on to."""
 
-import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,16 +26,17 @@ def code_of(call: Callable[[], Any], kind: type[Exception] = ValueError) -> str:
     return caught.value.code
 
 
-def codes_of(command: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Watch a command; the list fills with the code of each error that it ends with."""
-    from trainability.cli import common
+def codes_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Watch the commands; the list fills with the code of each error that one ends with."""
+    from trainability.cli import experiment, request, sweep, terminal
 
     codes: list[str] = []
 
     def fail(sentence: str) -> Any:
         error = sys.exception()
         codes.append(error.code if isinstance(error, TrainabilityError) else type(error).__name__)
-        common.fail(sentence)
+        terminal.fail(sentence)
 
-    monkeypatch.setattr(importlib.import_module(f"trainability.cli.{command}"), "fail", fail)
+    for module in (experiment, request, sweep):
+        monkeypatch.setattr(module, "fail", fail)
     return codes

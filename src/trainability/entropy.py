@@ -159,7 +159,7 @@ def check_neighbor(k: int, count: int) -> None:
 
 
 def is_activation(a: object) -> TypeGuard[Tensor]:
-    """Tell whether ``a`` is something whose entropy is defined: a dense floating-point tensor with neurons in it."""
+    """True where the entropy of ``a`` is defined: for a dense floating-point tensor with neurons in it."""
     return _is_dense_float(a) and a.dim() > 0 and a.numel() > 0
 
 

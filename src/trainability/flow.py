@@ -1,6 +1,5 @@
 """The flow of information through a model on one batch: `measure`."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -333,8 +332,3 @@ def _check_values(model: nn.Module) -> None:
                 "it is on the meta device and has no values; load its weights first",
                 code="no-values",
             )
-
-
-def first_not_finite(flow: Flow) -> LayerFlow | None:
-    """The first reading whose statistics are not finite, if any."""
-    return next((layer for layer in flow if not math.isfinite(layer.entropy + layer.mean)), None)

@@ -144,7 +144,7 @@ def careful_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _is_float32_short(x: Tensor, mean: Tensor, variance: Tensor) -> bool:
-    """Tell whether a variance is beyond float32, or so small beside the mean that the rounding of it is felt."""
+    """True where a variance is beyond float32, or so small beside the mean that the rounding of it is felt."""
     if x.dtype == torch.float64 or x.device.type not in ("cpu", "cuda"):  # others have no float64
         return False
     enough = (mean.square() <= variance * _SQUARE_RATIO) & variance.isfinite()
@@ -155,7 +155,7 @@ def _is_float32_short(x: Tensor, mean: Tensor, variance: Tensor) -> bool:
 
 
 def transformed(x: Tensor) -> bool:
-    """Tell whether a tensor is one within torch.func, whose transformations go through torch's own operations alone."""
+    """True for a tensor within torch.func, whose transformations go through operations of torch alone."""
     return not torch.compiler.is_compiling() and is_wrapped(x)
 
 

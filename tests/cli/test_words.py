@@ -47,7 +47,7 @@ def said(*words):
         ("lr=3", "unknown-setting", "optimizer.lr"),
         ("optimiser.lr=3", "unknown-setting", "optimizer"),
         ("optimizer.lrr=3", "unknown-setting", "optimizer.lr"),
-        ("model.depht=3", "unknown-setting", "'depth'"),
+        ("model.depht=3", "unknown-setting", "'model.depth'"),
         ("remedies.lbe.bta=1", "unknown-setting", "'beta'"),
         ("remedies=hee", "unknown-choice", "'he'"),
         ("remedies={name: lbe, convention: papr}", "unknown-choice", "'paper'"),

@@ -144,12 +144,6 @@ def test_what_a_network_of_the_package_builds_in_is_not_applied():
     assert code_of(lambda: combine("ic-conv-relu").applied("fnn")) == "does-not-apply"
 
 
-def test_settings_reach_the_parts_that_have_them():
-    parts = combine("tat+layernorm+lbe").with_settings(eta=0.5, keep=0.5, alpha=1.0).parts
-    assert parts == (tr.TAT(eta=0.5), tr.Normalize("layer"), LBELoss(alpha=1.0))
-    assert combine("default").with_settings(eta=0.5) == combine("default")
-
-
 @pytest.mark.parametrize(
     ("call", "code"),
     [

@@ -136,7 +136,7 @@ def test_the_error_of_a_logger_is_a_sentence_without_its_servers_password(tmp_pa
     monkeypatch.setitem(loggers._KINDS, "tensorboard", Failing)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     with pytest.raises(ConfigError) as caught:
-        loggers.loggers(["tensorboard"], tmp_path, {})
+        loggers.Logger("tensorboard", tmp_path, {})
     assert caught.value.code == "logger"
     assert "s3cret" not in str(caught.value)
     assert "tracking.example" in str(caught.value)

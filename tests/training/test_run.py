@@ -16,9 +16,9 @@ from refusals import refused
 from stacks import network, training
 from trainability.errors import FolderError, UnsupportedModelError
 from trainability.training.config import Member, Strength
+from trainability.training.folder import Writer
 from trainability.training.run import run
 from trainability.training.trainer import Training
-from trainability.training.writer import Writer
 
 MEMBERS = [Member(3, lr=1e-3, lbe=Strength()), Member(4, lr=3e-3)]
 

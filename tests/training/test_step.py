@@ -22,7 +22,7 @@ from trainability.stack.direct import teach_
 from trainability.stack.module import Stack
 from trainability.tasks import task
 from trainability.training.batches import Batches
-from trainability.training.config import Member, Strength
+from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.optimizers import Schedule
 from trainability.training.step import Step
 from trainability.training.trainer import Training
@@ -302,13 +302,9 @@ def test_a_step_asks_no_device_for_a_value(kind, augmentation, monkeypatch):
         updates = Updates(
             stack,
             lbe.alpha,
-            [1e-3, 1e-2, 1e-3],
-            [0.0] * 3,
-            name="adam",
-            options={"fused": False},
-            schedule=Schedule(),
-            epochs=1,
-            steps_per_epoch=10,
+            [Member(seed, lr) for seed, lr in zip([3, 4, 5], [1e-3, 1e-2, 1e-3], strict=True)],
+            TrainingConfig(epochs=1, batch_size=64, options={"fused": False}),
+            10,
         )
         part = Split(torch.zeros(256, 1, 8, 8, dtype=torch.uint8), torch.zeros(256, dtype=torch.long))
         data = Dataset("none", 10, part, part, part, torch.zeros(1), torch.ones(1), "made here", 0)
@@ -316,7 +312,7 @@ def test_a_step_asks_no_device_for_a_value(kind, augmentation, monkeypatch):
             device=meta, global_rank=0, world_size=1, autocast=contextlib.nullcontext, backward=torch.Tensor.backward
         )
         batches = Batches(data, [3, 4, 5], 64, augmentation)
-        step = Step(stack, stack, lbe, updates, batches, [3, 4, 5], task("classification"), fabric)
+        step = Step(stack, stack, lbe, updates, batches, task("classification"), fabric)
         losses, totals = step._whole()
     updates.apply([True] * 3)  # not fused, as on the meta device it cannot be
     assert losses.shape == totals.shape == (3,)

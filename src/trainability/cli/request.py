@@ -49,9 +49,10 @@ def prepare(command: Command, given: dict[str, Any], *, own: bool = True) -> Req
         given: what was typed.
         own: the changes are what was typed, and not what the process that started this one was given.
     """
-    existing = _existing(given.pop("resume"), given.pop("overwrite"))
+    resume, overwrite = given.pop("resume"), given.pop("overwrite")
     out, as_json, print_config = given.pop("out"), given.pop("as_json"), given.pop("print_config")
     try:
+        existing = _existing(resume, overwrite)
         file, changes = recipe_and_changes(given.pop("words"), given)
         if not own:
             changes = json.loads(os.environ.get(CHANGES, "{}"))
@@ -93,7 +94,10 @@ def recipe_and_changes(words: Iterable[str], flags: dict[str, Any]) -> tuple[Pat
 
 def _existing(resume: bool, overwrite: bool) -> Existing:
     if resume and overwrite:
-        fail("--resume and --overwrite: go on with what the folder holds, or take it away, but not both")
+        raise ConfigError(
+            "--resume and --overwrite: go on with what the folder holds, or take it away, but not both",
+            code="settings-conflict",
+        )
     return "resume" if resume else "overwrite" if overwrite else "refuse"
 
 

@@ -25,6 +25,7 @@ from trainability.experiments.recipe import Recipe
 from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_study, reason_of, rows, unreadable
 from trainability.experiments.sweep import capacity, progress_of, work
 from trainability.report.sweep import write_sweep_report
+from trainability.tasks import Metric, task
 from trainability.training.files import finite
 from trainability.training.places import clear, keep_recipe
 from trainability.training.runtime import tune_allocator
@@ -71,7 +72,7 @@ def execute(asked: Request, *, workers: int, storage: str | None, worker: int | 
     for trouble in troubles:
         console.print(trouble, markup=False)
     missing = watch.total - len(found) - len(lost) - len(left_out)
-    _conclude(found, lost, left_out, missing, report, interrupted, console)
+    _conclude(found, lost, left_out, missing, report, watch.metric, interrupted, console)
 
 
 def _open(asked: Request, place: str, workers: int) -> tuple[Study, Dataset, "Fabric"]:
@@ -95,11 +96,12 @@ def _conclude(
     left_out: Sequence[int],
     missing: int,
     report: Path,
+    metric: Metric,
     interrupted: bool,
     console: Console,
 ) -> None:
     """Show what there is and what is missing; the exit code says whether anything is."""
-    console.print(results(found))
+    console.print(results(found, metric))
     for values in lost:
         console.print(f"Given up, since its workers died on every retry: {values}", markup=False)
     for number in left_out:
@@ -159,7 +161,7 @@ class _Watch:
     """How far the study is, asked twice a second at most."""
 
     def __init__(self, study: Study, recipe: Recipe) -> None:
-        self._study, self._recipe = study, recipe
+        self._study, self._recipe, self.metric = study, recipe, task(recipe.task.name).metric
         self._began, self._asked = time.monotonic(), 0.0
         first = progress_of(study, recipe, self._began, 0)
         self.total, self._before = first.total, first.finished
@@ -170,7 +172,7 @@ class _Watch:
         if now - self._asked > 0.5:
             self._asked = now
             p = progress_of(self._study, self._recipe, self._began, self._before)
-            best = "" if p.best is None else f", best validation accuracy {p.best:.2f} %"
+            best = "" if p.best is None else f", best validation {self.metric.name} {self.metric.show(p.best)}"
             self._title = (
                 f"{p.finished} of {p.total} trials done, {p.running} running, {duration(p.seconds_left)} left{best}"
             )
@@ -182,16 +184,16 @@ class _Watch:
         return grid
 
 
-def results(found: Sequence[Row], most: int = 10) -> Table:
-    """The best trials by validation accuracy; the test accuracy is shown for the one that was chosen."""
-    title = f"Finished trials: {len(found)}; the best by validation accuracy (mean over seeds)"
+def results(found: Sequence[Row], metric: Metric, most: int = 10) -> Table:
+    """The best trials by validation score; the test score is shown for the one that was chosen."""
+    title = f"Finished trials: {len(found)}; the best by validation {metric.name} (mean over seeds)"
     grid = Table(title=title, title_justify="left")
     names = list(found[0].params) if found else []
-    for name in ("trial", *names, "val %", "test %"):
+    for name in ("trial", *names, *(f"{part} {metric.unit}".rstrip() for part in ("val", "test"))):
         grid.add_column(name, justify="right")
     for place, row in enumerate(found[:most]):
         values = [f"{row.params[n]:g}" if isinstance(row.params[n], float) else str(row.params[n]) for n in names]
-        grid.add_row(str(row.number), *values, f"{row.val:.2f}", f"{row.test:.2f}" if place == 0 else "")
+        grid.add_row(str(row.number), *values, metric.number(row.val), metric.number(row.test) if place == 0 else "")
     return grid
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trainability.diagnosis.decay import predict_std
 from trainability.diagnosis.labels import label_dependence
 from trainability.errors import ArgumentTypeError
-from trainability.flow import Flow, first_not_finite, measure
+from trainability.flow import Flow, measure
 from trainability.introspect.run import unwrap
 from trainability.introspect.select import Where, select
 from trainability.remedies import IC, TAT, Init, LBELoss, Normalize, Remedy, Residual
@@ -21,6 +21,7 @@ from trainability.signal import Prediction, predict
 SILENT = 0.01
 # Permuting the labels changes a live gradient by about its own size; below a hundredth, labels hardly matter.
 LABEL_BLIND = 0.01
+_BETWEEN: tuple[Remedy, ...] = (Normalize("layer"), Residual(), IC())
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def diagnose(
     where: Where | None = None,
     history: Mapping[int, Flow] | None = None,
 ) -> Verdict:
-    """Say in words whether information gets through a model, and why not.
+    """Put a model to the test, and say in words whether information gets through it, and why not.
 
     Put to the test are: where the batch entropy falls below 0.01 nats and stays there; whether the variance of the
     weights and the nonlinearity explain it (the standard deviation over the batch that they predict, layer by layer,
@@ -148,7 +149,7 @@ def _verdict(
 ) -> Verdict:
     if flow is None:
         return Verdict(False, "No verdict: the model could not be measured.", (), (), (), tuple(missing))
-    broken = first_not_finite(flow)
+    broken = next((layer for layer in flow if not math.isfinite(layer.entropy + layer.mean)), None)
     if broken is not None:
         return Verdict(
             False,
@@ -190,13 +191,15 @@ def _verdict(
         summary = f"Information dies {place}: from there on all inputs look alike" + (
             ", and the gradient no longer depends on the labels." if blind else "."
         )
-        remedies = _remedies(explained)
+        # Those that change the model come first, and of these the one that fits what explains the silence.
+        first = (Init("he"), TAT()) if explained else (TAT(), Init("he"))
+        remedies = (*first, *_BETWEEN, LBELoss())
     elif blind:
         at, summary = None, "Information passes every layer, yet the gradient does not depend on the labels."
         advice = ("check that the targets belong to the inputs", "check the last layer and the loss")
     elif fate:
         at, summary = None, f"Information gets through all layers, but the gradient {fate} on its way back."
-        remedies, advice = (Init("he"), *_between()), ("gradient clipping, where it explodes",)
+        remedies, advice = (Init("he"), *_BETWEEN), ("gradient clipping, where it explodes",)
     else:
         at, summary = None, "Information gets through all layers."
     healthy = silent is None and not blind and not fate
@@ -308,16 +311,6 @@ def _explosion(flow: Flow) -> tuple[str, ...]:
         f"The standard deviation over the batch grows from {finite[0].std:.2g} to {finite[-1].std:.2g} "
         f"at {finite[-1].name}.",
     )
-
-
-def _remedies(explained: bool) -> tuple[Remedy, ...]:
-    """Those that change the model come first, and of these the one that fits what explains the silence."""
-    first = (Init("he"), TAT()) if explained else (TAT(), Init("he"))
-    return (*first, *_between(), LBELoss())
-
-
-def _between() -> tuple[Remedy, ...]:
-    return (Normalize("layer"), Residual(), IC())
 
 
 def _usage(remedy: Remedy) -> str:

@@ -202,8 +202,11 @@ def member_bytes(recipe: Recipe, data: Dataset, device: torch.device) -> int:
         )
     processes = recipe.engine.devices * recipe.engine.nodes
     shares = processes if recipe.engine.strategy == "fsdp" else 1
-    with torch.device("meta"):
-        least = least_bytes(recipe.network().build(data.shape, data.classes)) // shares
+    try:
+        with torch.device("meta"):
+            least = least_bytes(recipe.network().build(data.shape, data.classes)) // shares
+    except RuntimeError:  # a model of somebody's own that needs values to be built
+        least = 0
     if least > free_bytes(device):
         return least
     model, _ = build_model(recipe, data, 0)

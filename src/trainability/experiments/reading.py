@@ -48,16 +48,17 @@ def read_recipe(file: Path | None, changes: Mapping[str, Any], command: Command)
 def _compare(content: dict[str, Any], changes: dict[str, Any]) -> None:
     """Give a recipe's content its part ``compare``."""
     remedies = changes.pop("remedies", None)
+    own = {name: changes.pop(name) for name in list(changes) if name.startswith("remedies.")}
     for name, value in changes.items():
-        if not name.startswith("remedies."):
-            put(content, name, value)
+        put(content, name, value)
     section = content.get("compare") or {}
     if not isinstance(section, dict) or not isinstance(section.get("parameters") or {}, dict):
-        raise ConfigError("compare and compare.parameters are mappings, name: value", code="setting-type")
-    parameters = dict(section.get("parameters") or {})
-    for name, value in changes.items():
-        if name.startswith("remedies."):
-            parameters[name] = value if isinstance(value, list) else [value]
+        raise ConfigError(
+            "compare is a mapping with remedies, and with parameters: lists of values by name", code="setting-type"
+        )
+    parameters = {name: values for name, values in (section.get("parameters") or {}).items() if name not in changes}
+    for name, value in own.items():
+        parameters[name] = value if isinstance(value, list) else [value]
     lists = {setting.name for setting in settings() if setting.takes_list}
     for place in ("", "data", "model", "optimizer", "schedule", "engine"):
         holder = content.get(place) if place else content

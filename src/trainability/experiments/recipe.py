@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from trainability.errors import ArgumentError, ConfigError, TrainabilityError
+from trainability.errors import ArgumentError, ConfigError, TrainabilityError, suggestion
 from trainability.experiments.settings import (
     DataSettings,
     EngineSettings,
@@ -25,7 +25,7 @@ from trainability.experiments.settings import (
 from trainability.experiments.validation import validated
 from trainability.models import registry as models
 from trainability.models.fnn import FNN
-from trainability.remedies.registry import combine
+from trainability.remedies.registry import combine, entry
 from trainability.training.addresses import without_password
 
 _CHECKED = 2000  # of the trials of a grid; more would take long
@@ -101,7 +101,25 @@ class CompareSettings(Settings):
         names = [combination.name for combination in self.remedies]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ArgumentError(f"the remedy {twice} is there twice", code="duplicate")
+        for name in self.parameters:
+            if name.startswith("remedies."):
+                self._check_remedy(name)
         return self
+
+    def _check_remedy(self, name: str) -> None:
+        """Refuse a parameter that no remedy of the comparison has."""
+        remedy, _, setting = name.removeprefix("remedies.").partition(".")
+        found = entry(remedy)
+        if setting not in found.settings:
+            known = ", ".join(f"remedies.{remedy}.{own}" for own in found.settings) or "none"
+            raise ArgumentError(
+                f"{name} is not a setting; {suggestion(setting, found.settings)}those of {remedy}: {known}",
+                code="unknown-setting",
+            )
+        if not any(part["name"] == remedy for combination in self.remedies for part in combination.to_list()):
+            raise ArgumentError(
+                f"{name} is for {remedy}, which is not among the remedies that are compared", code="does-not-apply"
+            )
 
 
 class SweepSettings(Settings):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from inspect import cleandoc
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -94,19 +95,21 @@ def _words(annotation: Any) -> tuple[str, ...]:
 
 
 def meanings_of(kind: type) -> dict[str, str]:
-    """What a class's docstring says of its settings under ``Args:``.
+    """What the docstrings of a class and of its bases say of its settings under ``Args:``.
 
     >>> from trainability.experiments.settings import OptimizerSettings
     >>> meanings_of(OptimizerSettings)["lr"]
     'learning rate'
     """
     found: dict[str, str] = {}
-    for line in (kind.__doc__ or "").partition("Args:\n")[2].splitlines():
-        if not line.strip() or not line.startswith("     "):
-            break
-        if begins := re.match(r" {8}(\w+): (.*)", line):
-            name = begins[1]
-            found[name] = begins[2]
-        else:
-            found[name] += " " + line.strip()
+    for base in reversed(kind.__mro__):
+        name = ""
+        for line in cleandoc(base.__doc__ or "").partition("Args:\n")[2].splitlines():
+            if not line.startswith("    "):
+                break
+            if begins := re.match(r" {4}(\w+): (.*)", line):
+                name = begins[1]
+                found[name] = begins[2]
+            elif name:
+                found[name] += " " + line.strip()
     return {name: text.replace("``", "").removesuffix(".") for name, text in found.items()}

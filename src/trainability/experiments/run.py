@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
 from trainability.stack.memory import free_bytes
 from trainability.tasks import task
+from trainability.training.folder import Writer, open_writer
 from trainability.training.history import History
 from trainability.training.interrupts import deferred
 from trainability.training.places import Existing
 from trainability.training.run import Run, naming_the_dead
-from trainability.training.writer import Writer, open_writer
 
 Progress = Callable[[Comparison, int, int], None]
 
@@ -65,6 +65,7 @@ class _Stack:
     needs: int = 0
     steps: int = 0
     total: int = 0
+    writer: Writer = field(default_factory=Writer)
 
     @property
     def recipes(self) -> list[Recipe]:
@@ -128,16 +129,28 @@ class _Experiment:
         own = self._logging(self.stacks[0]) if self.recipe.compare is None else {}
         opening = open_writer(self.fabric, self.out, config, self.environment, self.existing, **own)
         with opening as writer, deferred(self.fabric) as interrupted:
-            for turn in self._turns():
-                if not self._take_turns(turn, writer, interrupted):
-                    self.comparison.interrupted = True
-                    break
+            try:
+                for turn in self._turns():
+                    if not self._take_turns(turn, writer, interrupted):
+                        self.comparison.interrupted = True
+                        break
+            except ConfigError:
+                self._discard(writer)
+                raise
             self.comparison.seconds = time.monotonic() - begin
             if self.fabric.is_global_zero:
                 from trainability.report.page import write_report
 
                 write_report(self.comparison, self.out)
         return self.comparison
+
+    def _discard(self, writer: Writer) -> None:
+        """Leave nothing of an experiment that was refused before its first step."""
+        if self.existing == "resume" or any(stack.steps for stack in self.stacks):
+            return
+        for stack in self.stacks:
+            stack.writer.discard()
+        writer.discard()
 
     def _logging(self, stack: _Stack) -> dict[str, Any]:
         """The loggers of a stack, and the names of its networks there."""
@@ -177,9 +190,9 @@ class _Experiment:
             resume = self.fabric.broadcast(there == "resume")
             content = {"networks": [recipe.resolved() for recipe in stack.recipes]}
             opening = open_writer(self.fabric, stack.path, content, self.environment, there, **self._logging(stack))
-            writer = opened.enter_context(opening)
-        state = writer.newest() if resume else None
-        self._note_resuming(stack, resume, state, writer.damaged)
+            writer = stack.writer = opened.enter_context(opening)
+        state, damaged = writer.newest() if resume else (None, ())
+        self._note_resuming(stack, resume, state, damaged)
         if finished := self.fabric.broadcast(_finished(state)):
             stack.steps = stack.total
             histories = [history for side in stack.sides for history in side.histories]
@@ -197,8 +210,6 @@ class _Experiment:
         try:
             own.begin(state)
         except UnsupportedModelError as error:
-            if not resume:
-                writer.discard()
             raise ConfigError(str(error), code=error.code) from error
         return own
 

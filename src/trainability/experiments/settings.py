@@ -109,8 +109,9 @@ def _architecture(given: Any) -> models.Architecture:
         others = [other for other in models.names() if option in settings_of(models.architecture(other))]
         if others:
             raise ArgumentError(f"{option} belongs to model.name: {' or '.join(others)}", code="does-not-apply")
+        hint = suggestion(f"model.{option}", [f"model.{known}" for known in own])
         raise ArgumentError(
-            f"{option} is not a setting of {name}; {suggestion(option, own)}it has {', '.join(own)}",
+            f"{option} is not a setting of {name}; {hint}it has {', '.join(own)}",
             code="unknown-setting",
         )
     _refuse_flags(options, {field.name: field.type for field in fields(kind)})  # type: ignore[arg-type]

@@ -22,6 +22,8 @@ def validated(kind: type[Settings], settings: dict[str, Any]) -> Settings:
     except ValidationError as error:
         first = _first(error)
         raise ConfigError(_sentence(kind, first), code=_code(first)) from None
+    except UnicodeEncodeError:
+        raise ConfigError("a setting holds half of a pair of characters; write it anew", code="setting-type") from None
 
 
 def _first(error: ValidationError) -> ErrorDetails:

@@ -52,7 +52,7 @@ def find_activation_calls(model: nn.Module, inputs: Any = None) -> ActivationCal
 
 
 def is_activation_module(module: nn.Module) -> bool:
-    """Tell whether a module is an elementwise nonlinearity, by its class or by what it does."""
+    """True for an elementwise nonlinearity, by its class or by what it does."""
     return is_nonlinearity(module) or computes_elementwise(module)
 
 
@@ -98,7 +98,7 @@ class _Record:
             self.calls.append(_Call(function, argument, result, self.running[-1], self.weight))
 
     def account(self, output: Any) -> ActivationCalls:
-        """Say where each result can be read: returned by a module, else given to one, else computed again."""
+        """The places where results can be read: returned by a module, else given to one, else computed again."""
         found = ActivationCalls(idle={p for p in self.modules if p and (p, False) not in self.visits})
         hidden = {}
         for call_ in self.calls:
@@ -154,7 +154,7 @@ def _activation(name: str | None, target: Any, args: tuple[Any, ...], kwargs: di
 
 
 class _CallWatch(TorchFunctionMode):
-    """Tells a record of what a model does when it is run."""
+    """A source of the events that a record keeps: the model as it runs."""
 
     def __init__(self, record: _Record) -> None:
         super().__init__()
@@ -183,15 +183,12 @@ class _CallWatch(TorchFunctionMode):
         return None if tensor is None else (id(tensor), 0 if tensor.is_inference() else version_of(tensor))
 
     def enter(self, path: str, _module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Tell what a module is given, before it runs."""
         self.record.enter(path, self.key((args, kwargs)))
 
     def leave(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
-        """Tell what a module returns, before its other hooks."""
         self.record.leave(path, self.key(output))
 
     def made(self, path: str, _module: nn.Module, _args: Any, output: Any) -> None:
-        """Tell what a module returns, after all its other hooks."""
         self.record.made(path, self.key(output))
 
 
@@ -211,7 +208,7 @@ def _by_running(model: nn.Module, inputs: Any) -> ActivationCalls:
 
 
 class _Tracer(fx.Tracer):
-    """Tells a record of what a model does when it is traced."""
+    """A source of the events that a record keeps: the model as it is traced."""
 
     def __init__(self, record: _Record) -> None:
         super().__init__()
@@ -225,7 +222,6 @@ class _Tracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name) or module_qualified_name in self.record.activations
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Trace the call of a module."""
         path = self.path_of_module(m)
         self.record.enter(path, self.key((args, kwargs)))
         if self.is_leaf_module(m, path) and any(True for _ in m.children()):
@@ -238,7 +234,6 @@ class _Tracer(fx.Tracer):
         return output
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *further: Any, **named: Any) -> fx.Node:
-        """Trace the call of a function."""
         node = super().create_node(kind, target, args, kwargs, *further, **named)
         if kind not in ("call_function", "call_method") or not args or not isinstance(args[0], fx.Node):
             return node

@@ -1,4 +1,4 @@
-"""Telling which modules and functions of a model are activations."""
+"""The modules and functions of a model that are activations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ FUNCTIONS: dict[Callable[..., Any], str] = {
 
 
 def is_nonlinearity(module: nn.Module) -> bool:
-    """Tell whether a module is an elementwise nonlinearity: torch's own, or a class from a file of activations."""
+    """True for an elementwise nonlinearity: one of torch, or of a class from a file of activations."""
     if any(True for _ in module.children()) or any(parameter.dim() >= 2 for parameter in module.parameters()):
         return False
     defined_in = {cls.__module__ for cls in type(module).__mro__}
@@ -32,7 +32,7 @@ def is_nonlinearity(module: nn.Module) -> bool:
 
 
 def computes_elementwise(module: nn.Module) -> bool:
-    """Tell whether a module of the user's own, without parameters, acts as an elementwise nonlinearity when it is run.
+    """True for a module of the user's own, without parameters, that acts as an elementwise nonlinearity when run.
 
     >>> class Sine(nn.Module):
     ...     def forward(self, x):

@@ -180,7 +180,7 @@ def _default(model: nn.Module, inputs: Any) -> Selection:
             skipped.setdefault(path, "a weight layer; the nonlinearity after it, if any, is the layer")
     unread = {
         path: f"it calls {', '.join(names)}, and no module returns or is given the result alone: "
-        f"make it a module of its own, such as nn.{_module_of(names[0])}()"
+        f"make it a module of its own, such as nn.{TABLE[names[0]].module if names[0] in TABLE else 'ReLU'}()"
         for path, names in calls.unread.items()
     }
     if not places:
@@ -190,11 +190,6 @@ def _default(model: nn.Module, inputs: Any) -> Selection:
     ordered = sorted(places, key=lambda place: (order[place.path], not place.given))
     notes = {place.name: places[place] for place in ordered if places[place]}
     return Selection(tuple(ordered), notes, skipped, unread, remark)
-
-
-def _module_of(function: str) -> str:
-    """The name of torch's module for an activation."""
-    return TABLE[function].module if function in TABLE else "ReLU"
 
 
 def _check_found(model: nn.Module, calls: ActivationCalls | None) -> None:

@@ -88,7 +88,7 @@ def _copied(kind: Any, container: Any) -> Any:
 
 
 def _is_alike(kind: Any, now: Any, before: Any) -> bool:
-    """Tell whether a container holds the very same objects as its copy, in the same order."""
+    """True for a container that holds the very same objects as its copy, in the same order."""
     if kind is set:
         return set(map(id, kind.__iter__(now))) == set(map(id, before))
     if kind.__len__(now) != len(before) or not all(map(operator.is_, kind.__iter__(now), before)):
@@ -111,7 +111,7 @@ class Values:
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors are alike to the bit; False where that cannot be said, as of sparse ones."""
+    """True for two tensors that are alike to the bit; False where that is not known, as for sparse ones."""
     if a.is_meta:
         return True
     if (a.dtype, a.shape, a.device, a.layout) != (b.dtype, b.shape, b.device, b.layout) or a.layout != torch.strided:

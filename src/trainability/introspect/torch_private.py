@@ -71,6 +71,11 @@ def swap_hooks(a: nn.Module, b: nn.Module) -> None:
         vars(a)[name], vars(b)[name] = vars(b)[name], vars(a)[name]
 
 
+def check_norm_input(norm: BatchNormNd, x: Tensor) -> None:
+    """Raise ValueError for an input whose number of dimensions a BatchNorm does not take."""
+    norm._check_input_dim(x)
+
+
 def uncompiled(model: nn.Module) -> nn.Module | None:
     """The module inside what `torch.compile` returned; None for any other."""
     inner = getattr(model, "_orig_mod", None)
@@ -78,7 +83,7 @@ def uncompiled(model: nn.Module) -> nn.Module | None:
 
 
 def compiler_is_loaded() -> bool:
-    """Tell whether torch's compiler, which takes seconds to load, is loaded."""
+    """True once the compiler of torch, which takes seconds to load, is loaded."""
     return "torch._dynamo" in sys.modules
 
 
@@ -116,8 +121,3 @@ class DispatchModeBesideCompiler(DispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return True
-
-
-def check_input_dimensions(norm: Any, x: Tensor) -> None:
-    """Raise ValueError where a BatchNorm is for inputs of other dimensions."""
-    norm._check_input_dim(x)

@@ -162,7 +162,7 @@ def weight_layout(module: nn.Module) -> WeightLayout | None:
 
 
 def is_weight_layer(module: nn.Module) -> bool:
-    """Tell whether a module multiplies by a matrix or kernel of its own, be its layout known or not."""
+    """True for a module that multiplies by a matrix or kernel of its own, be its layout known or not."""
     if weight_layout(module) is not None:  # whatever a remedy has put into it
         return True
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) or any(True for _ in module.children()):

@@ -1,7 +1,5 @@
 """Layerwise batch-entropy regularization (LBE): a loss term that keeps information flowing through every layer."""
 
-import math
-import numbers
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +7,17 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant
-from trainability.errors import ArgumentError, ArgumentTypeError, StateError
+from trainability.errors import ArgumentError, StateError, check_number
 from trainability.introspect.hooks import Taps
 from trainability.introspect.run import unwrap
 from trainability.introspect.select import DID_NOT_RUN, Selection, Where, select
 from trainability.lbe.first_pass import FirstPassCheck
 from trainability.lbe.last_call import LastCall
 from trainability.lbe.loss import regularized_loss
-from trainability.lbe.ranks import global_statistics
+from trainability.lbe.ranks import scaled_variances
 from trainability.lbe.statistics import StatisticsReader, merge
 from trainability.moments import Neurons, check_neurons, transformed
 
@@ -98,12 +95,14 @@ class LBE(nn.Module):
         channel_dim: int | None = None,
     ) -> None:
         super().__init__()
-        alpha, beta, alpha_min = _number("alpha", alpha), _number("beta", beta), _number("alpha_min", alpha_min)
+        for name, value in {"alpha": alpha, "beta": beta, "alpha_min": alpha_min}.items():
+            check_number(name, value)
+        alpha, beta, alpha_min = float(alpha), float(beta), float(alpha_min)
         if beta < 0 or alpha_min < 0:
             raise ArgumentError(f"beta={beta}, alpha_min={alpha_min}: they must not be negative", code="out-of-range")
         if max(abs(alpha), beta, alpha_min) > _LARGEST:
             raise ArgumentError(
-                f"alpha={alpha}, beta={beta}, alpha_min={alpha_min}: they must be numbers of float32",
+                f"alpha={alpha}, beta={beta}, alpha_min={alpha_min}: they must lie within the range of float32",
                 code="out-of-range",
             )
         check_neurons(neurons, channel_dim)
@@ -157,14 +156,7 @@ class LBE(nn.Module):
         names = tuple(name for batch in batches for name in batch.names)
         rows = tuple(self._row_of[path] for batch in batches for path in batch.paths)
         alpha = self.alpha if rows == tuple(range(len(self._row_of))) else self.alpha[self._index(rows)]
-        runs = merge(batches)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            variances, totals, mean_loss = global_statistics(runs, loss.detach())
-            scales: list[Any] = [self._constant * n / (n - 1) for n in totals]
-        else:
-            variances = [run.variance for run in runs]
-            scales = [self._constant * run.count / (run.count - 1) for run in runs]  # c σ² with σ² unbiased
-            mean_loss = loss.detach()
+        variances, scales, mean_loss = scaled_variances(merge(batches), loss.detach(), self._constant)
         settings = (self.beta, self.alpha_min, self._halved, scales)
         total, lbe, entropy = regularized_loss(loss, mean_loss, alpha, *settings, *variances)
         # What torch.func works on means nothing outside of it.
@@ -173,7 +165,7 @@ class LBE(nn.Module):
         return total
 
     def _is_of_evaluation(self, loss: Tensor) -> bool:
-        """Tell whether a loss is of a pass in evaluation, which may come between a training pass and its loss."""
+        """True for the loss of a pass in evaluation, which may come between a training pass and its loss."""
         reader = self._reader
         if reader.model_training or not reader.waiting:
             return not reader.model_training
@@ -284,19 +276,6 @@ class LBE(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}
-
-
-def _number(name: str, value: Any) -> float:
-    """A setting as a finite number."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ArgumentTypeError(f"{name} must be a number, not {value!r}", code="wrong-type")
-    try:
-        number = float(value)
-    except OverflowError:  # a whole number beyond what a float holds
-        number = math.inf
-    if not math.isfinite(number):
-        raise ArgumentError(f"{name}={value}: it must be finite", code="out-of-range")
-    return number
 
 
 @contextmanager

@@ -10,6 +10,21 @@ from torch.autograd.function import once_differentiable
 from trainability.lbe.statistics import BatchStatistics
 
 
+def several_ranks() -> bool:
+    """Return True where several processes share the work."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def scaled_variances(
+    runs: list[BatchStatistics], loss: Tensor, constant: float
+) -> tuple[list[Tensor], list[float | Tensor], Tensor]:
+    """Biased variances of runs, what makes c σ² of each with σ² unbiased, and the mean loss: over all ranks."""
+    if several_ranks():
+        variances, counts, loss = global_statistics(runs, loss)
+        return variances, [constant * n / (n - 1) for n in counts], loss
+    return [run.variance for run in runs], [constant * run.count / (run.count - 1) for run in runs], loss
+
+
 def global_statistics(runs: list[BatchStatistics], loss: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Variance and sample count of every run over the samples of all ranks, and the mean loss, by one all-reduce.
 

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainability.entropy import Convention, entropy_constant
 from trainability.errors import ArgumentError
 from trainability.lbe.loss import RegularizedLoss
-from trainability.lbe.ranks import global_statistics
+from trainability.lbe.ranks import scaled_variances
 from trainability.lbe.statistics import BatchStatistics, merge
 
 
@@ -70,18 +69,12 @@ class StackLBE(nn.Module):
                     code="one-sample",
                 )
         runs = merge(readings, dim=1)
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            variances, counts, mean_losses = global_statistics(runs, losses.detach())
-            scales: list[float | Tensor] = [self._constant * n / (n - 1) for n in counts]
-        else:
-            variances, mean_losses = [run.variance for run in runs], losses.detach()
-            scales = [self._constant * run.count / (run.count - 1) for run in runs]
-        self.mean_losses = mean_losses
+        variances, scales, self.mean_losses = scaled_variances(runs, losses.detach(), self._constant)
         rows = tuple(self.paths.index(name.partition("#")[0]) for run in runs for name in run.names)
         alpha = self.alpha if rows == tuple(range(len(self.paths))) else self.alpha[:, self._index(rows)]
         totals: Tensor
         settings = (self.beta, self.alpha_min, self._halved, scales)
-        totals, self.lbe, _ = RegularizedLoss.apply(losses, mean_losses, alpha, *settings, *variances)
+        totals, self.lbe, _ = RegularizedLoss.apply(losses, self.mean_losses, alpha, *settings, *variances)
         return totals
 
     def _index(self, rows: tuple[int, ...]) -> Tensor:

@@ -82,7 +82,7 @@ def fnn(
     from torch import nn
 
     from trainability.nn.nonlinearity import nonlinearity_of
-    from trainability.nn.residual_block import ResidualBlock
+    from trainability.nn.shortcut import ResidualBlock
 
     check_sizes(in_features=in_features, depth=depth, width=width, classes=classes)
     layers: list[tuple[str, nn.Module]] = [("flatten", nn.Flatten())]

@@ -159,10 +159,7 @@ def resnet(
     layers: list[tuple[str, nn.Module]] = []
     size, stride = (3, 1) if family == "cifar" else (7, 2)
     layers.append(("stem", nn.Conv2d(in_channels, base, size, stride, size // 2, bias=not norm)))
-    if unit != "baseline":
-        layers += make.after_stem(base)
-    elif not preactivation:
-        layers += make.after("stem_", base)
+    layers += make.after_conv("stem_", base)
     if family == "imagenet":
         layers.append(("pool", nn.MaxPool2d(3, 2, 1)))
     channels = base
@@ -174,7 +171,7 @@ def resnet(
             channels = out
         layers.append((f"stage{stage + 1}", nn.Sequential(*blocks)))
     if preactivation:
-        layers += make.after("last_", channels)
+        layers += make.before_conv("last_", channels)
     if unit == "relu-ic-conv":
         layers.append((f"last_{nonlinearity}", nonlinearity_of(nonlinearity)))
     layers += [("mean", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten())]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from trainability.errors import ArgumentError, suggestion
+from trainability.errors import check_choice
 from trainability.introspect.activation_table import CHOICES
 
 Scale = Literal["identity", "skipinit", "rezero", "fixup"]
@@ -10,8 +10,4 @@ Scale = Literal["identity", "skipinit", "rezero", "fixup"]
 
 def check_nonlinearity(name: str) -> None:
     """Raise ArgumentError for a nonlinearity that the architectures do not know."""
-    if not isinstance(name, str) or name not in CHOICES:
-        raise ArgumentError(
-            f"there is no nonlinearity {name!r}; {suggestion(name, CHOICES)}choose from {', '.join(CHOICES)}",
-            code="unknown-choice",
-        )
+    check_choice("nonlinearity", name, CHOICES)

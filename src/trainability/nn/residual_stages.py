@@ -10,23 +10,20 @@ from trainability.nn.names import Scale
 from trainability.nn.nonlinearity import nonlinearity_of
 from trainability.nn.shortcut import shortcut
 
+_Layers = list[tuple[str, nn.Module]]
+
 
 class Block(nn.Module):
-    """A residual block: ``before`` what both ways share, ``branch``, ``shortcut``, and ``after`` their sum."""
+    """A residual block: ``before``, which both ways share, ``branch``, ``shortcut``, ``add``, ``after``."""
 
     def __init__(
-        self,
-        before: nn.Module,
-        branch: nn.Module,
-        shortcut: nn.Module | None,
-        after: nn.Module,
-        add: nn.Module | None = None,
+        self, before: nn.Module, branch: nn.Module, shortcut: nn.Module | None, after: nn.Module, add: nn.Module | None
     ) -> None:
         super().__init__()
         self.before = before
         self.branch = branch
         self.shortcut = shortcut
-        self.add = add if shortcut is not None else None
+        self.add = add
         self.after = after
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +38,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Blocks:
-    """Makes the blocks of one network, of which there are ``count``."""
+    """The maker of the blocks of one network, of which there are ``count``."""
 
     nonlinearity: str
     shortcuts: bool
@@ -53,10 +50,31 @@ class Blocks:
     scale: Scale
     count: int
 
-    def after(self, prefix: str, channels: int) -> list[tuple[str, nn.Module]]:
-        """Normalization and nonlinearity."""
-        norm = [(f"{prefix}norm", nn.BatchNorm2d(channels))] if self.norm else []
-        return [*norm, (f"{prefix}{self.nonlinearity}", nonlinearity_of(self.nonlinearity))]
+    @property
+    def order(self) -> list[str]:
+        """The parts that a unit is made of, in order."""
+        plain = "norm-relu-conv" if self.preactivation else "conv-norm-relu"
+        return (plain if self.unit == "baseline" else self.unit).split("-")
+
+    def around(self, parts: list[str], prefix: str, channels: int) -> _Layers:
+        """Layers of some parts of a unit that keep the number of channels."""
+        made: _Layers = []
+        for part in parts:
+            if part == "ic":
+                made.append((f"{prefix}ic", ICLayer(channels, self.keep, kind="2d", place="of a residual unit")))
+            elif part == "relu":
+                made.append((f"{prefix}{self.nonlinearity}", nonlinearity_of(self.nonlinearity)))
+            elif self.norm:
+                made.append((f"{prefix}norm", nn.BatchNorm2d(channels)))
+        return made
+
+    def before_conv(self, prefix: str, channels: int) -> _Layers:
+        """Layers that stand before the convolution of a unit."""
+        return self.around(self.order[: self.order.index("conv")], prefix, channels)
+
+    def after_conv(self, prefix: str, channels: int) -> _Layers:
+        """Layers that stand after the convolution of a unit."""
+        return self.around(self.order[self.order.index("conv") + 1 :], prefix, channels)
 
     def conv(self, into: int, out: int, size: int, stride: int = 1) -> nn.Conv2d:
         """A convolution that keeps height and width, or divides them by the stride."""
@@ -64,69 +82,34 @@ class Blocks:
 
     def block(self, into: int, out: int, stride: int) -> Block:
         """A block from so many channels to so many others."""
-        inner = out // 4 if self.bottleneck else out
-        sizes = [(into, inner, 1, 1), (inner, inner, 3, stride), (inner, out, 1, 1)]
-        convs = sizes if self.bottleneck else [(into, out, 3, stride), (out, out, 3, 1)]
-        if self.unit != "baseline":
-            return self.unit_block(convs, into, out, stride)
-        changes = stride > 1 or into != out
-        branch: list[tuple[str, nn.Module]] = []
-        before: list[tuple[str, nn.Module]] = []
-        after: list[tuple[str, nn.Module]] = []
+        inner = out // 4
+        plain = [(into, out, 3, stride), (out, out, 3, 1)]
+        convs = [(into, inner, 1, 1), (inner, inner, 3, stride), (inner, out, 1, 1)] if self.bottleneck else plain
+        before: _Layers = []
+        branch: _Layers = []
+        after: _Layers = []
         for number, (a, b, size, step) in enumerate(convs, 1):
-            conv = (f"conv{number}", self.conv(a, b, size, step))
-            if self.preactivation:
+            branch += self.before_conv(f"{number}_", a)
+            if number == 1 and self.preactivation and (stride > 1 or into != out):
                 # A projection takes what the first nonlinearity gives; an identity takes the input itself.
-                (before if number == 1 and changes else branch).extend(self.after(f"{number}_", a))
-                branch.append(conv)
-            else:
-                branch.append(conv)
-                last = number == len(convs)
-                norm = [(f"{number}_norm", nn.BatchNorm2d(b))] if self.norm else []
-                branch += norm if last else self.after(f"{number}_", b)
-                after = [(self.nonlinearity, nonlinearity_of(self.nonlinearity))] if last else []
-        way = self._way(into, out, stride)
-        return Block(_sequence(before), _sequence(branch), way, _sequence(after), shortcut(self.scale, self.count))
+                before, branch = branch, []
+            branch.append((f"conv{number}", self.conv(a, b, size, step)))
+            branch += self.after_conv(f"{number}_", b)
+        if self.unit == "baseline" and not self.preactivation:
+            after = [(self.nonlinearity, branch.pop()[1])]
+        way = self._way(into, out, stride) if self.shortcuts else None
+        add = shortcut(self.scale, self.count) if self.shortcuts else None
+        return Block(_sequence(before), _sequence(branch), way, _sequence(after), add)
 
-    def unit_block(self, convs: list[tuple[int, int, int, int]], into: int, out: int, stride: int) -> Block:
-        """A block of one of the units with IC layers."""
-        branch: list[tuple[str, nn.Module]] = []
-        for number, (a, b, size, step) in enumerate(convs, 1):
-            parts: dict[str, tuple[str, nn.Module]] = {
-                "relu": (f"{number}_{self.nonlinearity}", nonlinearity_of(self.nonlinearity)),
-                "ic": (f"{number}_ic", self.ic(b if self.unit == "conv-relu-ic" else a)),
-                "conv": (f"conv{number}", self.conv(a, b, size, step)),
-            }
-            branch += [parts[name] for name in self.unit.split("-")]
-        way: nn.Module | None = nn.Identity() if self.shortcuts else None
-        if self.shortcuts and (stride > 1 or into != out):
-            conv = ("conv", self.conv(into, out, 1, stride))
-            last = self.unit == "conv-relu-ic"
-            way = _sequence([conv, ("ic", self.ic(out))] if last else [("ic", self.ic(into)), conv])
-        return Block(nn.Identity(), _sequence(branch), way, nn.Identity(), shortcut(self.scale, self.count))
-
-    def after_stem(self, channels: int) -> list[tuple[str, nn.Module]]:
-        """What comes between the stem and the first of the units with IC layers."""
-        parts: dict[str, tuple[str, nn.Module]] = {
-            "relu": (f"stem_{self.nonlinearity}", nonlinearity_of(self.nonlinearity)),
-            "ic": ("stem_ic", self.ic(channels)),
-        }
-        return [parts[name] for name in self.unit.partition("conv")[2].split("-") if name]
-
-    def ic(self, features: int) -> ICLayer:
-        """An IC layer of this network."""
-        return ICLayer(features, self.keep, kind="2d", place="of a residual unit")
-
-    def _way(self, into: int, out: int, stride: int) -> nn.Module | None:
-        if not self.shortcuts:
-            return None
+    def _way(self, into: int, out: int, stride: int) -> nn.Module:
+        """A shortcut: the identity, or a projection that normalizes where a unit does."""
         if stride == 1 and into == out:
             return nn.Identity()
-        projection: list[tuple[str, nn.Module]] = [("conv", self.conv(into, out, 1, stride))]
-        if self.norm and not self.preactivation:
-            projection.append(("norm", nn.BatchNorm2d(out)))
-        return _sequence(projection)
+        parts = [part for part in self.order if part != "relu" and not (self.preactivation and part == "norm")]
+        at = parts.index("conv")
+        conv = ("conv", self.conv(into, out, 1, stride))
+        return _sequence([*self.around(parts[:at], "", into), conv, *self.around(parts[at + 1 :], "", out)])
 
 
-def _sequence(layers: list[tuple[str, nn.Module]]) -> nn.Module:
+def _sequence(layers: _Layers) -> nn.Module:
     return nn.Sequential(OrderedDict(layers)) if layers else nn.Identity()

@@ -1,4 +1,4 @@
-"""The sum at the end of a residual branch, plain or with a learned scale."""
+"""Sums at the end of residual branches, plain or with a learned scale, and the plainest block that has one."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from trainability.errors import ArgumentError, check_choice, check_number, check_whole
 from trainability.introspect.weight_layers import weight_layout
 from trainability.nn.names import Scale
+from trainability.nn.nonlinearity import nonlinearity_of
 
 
 class Add(nn.Module):
@@ -36,6 +37,22 @@ class ScaledAdd(nn.Module):
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
         """Add a branch, scaled, to a tensor of its shape."""
         return x + self.scale * branch
+
+
+class ResidualBlock(nn.Module):
+    """x + φ(linear(x)), the linear layer keeping the width."""
+
+    def __init__(self, width: int, nonlinearity: str) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        self.add_module(nonlinearity, nonlinearity_of(nonlinearity))
+        self.add = Add()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, width)`` to ``(B, width)``."""
+        linear, nonlinearity, add = self.children()
+        result: Tensor = add(x, nonlinearity(linear(x)))
+        return result
 
 
 def fixup_factors(layers: Sequence[nn.Module], branches: Sequence[Sequence[nn.Module]]) -> dict[nn.Module, float]:

@@ -40,7 +40,6 @@ class Report:
     notes: tuple[str, ...] = ()
     check: Check | None = None
     _before: "_Before | None" = field(default=None, repr=False)
-    _model: nn.Module | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -59,26 +58,15 @@ class Report:
             raise StateError(
                 "there is nothing to undo: this was a dry run, or undo() has run already", code="nothing-to-undo"
             )
-        later = self._later()
-        if later is not None:
-            raise StateError(f"{later.remedy} was applied after {self.remedy}; undo that first", code="undo-order")
+        live = [report for ref in _reports if (report := ref()) is not None and report._before is not None]
+        for later in reversed(live[live.index(self) + 1 :]):
+            if later._before and not self._before.modules().isdisjoint(later._before.modules()):
+                raise StateError(f"{later.remedy} was applied after {self.remedy}; undo that first", code="undo-order")
         self._before.restore()
+        settle(self._before.model)
         self._before = None
         self.applied = False
-        if self._model is not None:
-            settle(self._model)
         _forget_compiled()
-
-    def _later(self) -> "Report | None":
-        """The report of the last remedy, if another, on a model that has modules in common with this one."""
-        live = [report for ref in _reports if (report := ref()) is not None and report.applied]
-        after = live[live.index(self) + 1 :]
-        return next((report for report in reversed(after) if not self._modules().isdisjoint(report._modules())), None)
-
-    def _modules(self) -> set[nn.Module]:
-        assert self._model is not None
-        assert self._before is not None
-        return {*self._model.modules(), *self._before.structure.modules}
 
     def __str__(self) -> str:
         lines = [f"{self.remedy}: {len(self.changes)} changed" + ("" if self.applied else " (not applied)")]
@@ -103,6 +91,7 @@ class _Before:
     """A model as it was, with the values of its tensors; the mode in which it is stays."""
 
     def __init__(self, model: nn.Module) -> None:
+        self.model = model
         self.structure = Snapshot(model)
         self._values = Values(self.structure.tensors)
 
@@ -112,6 +101,10 @@ class _Before:
         self._values.restore()
         for module, mode in modes:
             module.training = mode
+
+    def modules(self) -> set[nn.Module]:
+        """The modules that the model has now, and those that it had."""
+        return {*self.model.modules(), *self.structure.modules}
 
 
 def apply_(
@@ -220,6 +213,6 @@ def _applied(wrapper: nn.Module, model: nn.Module, remedy: Remedy, plan: Plan, d
         before.restore()
         raise
     settle(model)
-    report = Report(remedy, changes, plan.skipped, True, plan.notes, plan.check, before, model)
+    report = Report(remedy, changes, plan.skipped, True, plan.notes, plan.check, before)
     _reports[:] = [ref for ref in _reports if ref() is not None] + [weakref.ref(report)]
     return report

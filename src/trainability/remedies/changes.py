@@ -53,6 +53,17 @@ def chosen(
     return fitting, {**selection.skipped, **{p: reason for p in selection.paths if p not in fitting}}
 
 
+def chosen_weight_layers(
+    model: nn.Module, where: Where | None, layers: dict[str, nn.Module], skipped: dict[str, str]
+) -> set[str]:
+    """Paths of the weight layers that ``where`` selects, by default all; what else it selects is noted as skipped."""
+    if where is None:
+        return set(layers)
+    wanted = select(model, where).paths
+    skipped |= {path: "not a weight layer" for path in wanted if path not in layers and path not in skipped}
+    return layers.keys() & set(wanted)
+
+
 def nested_tensor_changes(model: nn.Module) -> Changes:
     """Keep transformer encoders from packing sequences of several lengths, which what is put into them cannot take."""
     return [

@@ -1,7 +1,7 @@
 """LBE as a remedy: it changes the loss and not the model."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from trainability.errors import ArgumentError, ArgumentTypeError, check_choice, check_number
 from trainability.remedies.registry import Remedy, register
@@ -9,9 +9,7 @@ from trainability.remedies.registry import Remedy, register
 if TYPE_CHECKING:
     from torch import nn
 
-    from trainability.introspect.select import Where
     from trainability.lbe.module import LBE
-    from trainability.remedies.changes import Plan
 
 
 @register("lbe", title="LBE in the loss", sets="loss", order=3)
@@ -53,17 +51,9 @@ class LBELoss(Remedy):
         """The module that makes the loss of a model: ``loss = lbe(loss)``."""
         from trainability.lbe.module import LBE
 
-        return LBE(
-            model,
-            alpha=self.alpha,
-            beta=self.beta,
-            alpha_min=self.alpha_min,
-            inputs=inputs,
-            convention=self.convention,
-            neurons=self.neurons,
-        )
+        return LBE(model, inputs=inputs, **asdict(self))
 
-    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
+    def plan(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: there is nothing to change in a model."""
         raise ArgumentTypeError(
             "LBE changes the loss and not the model, so apply_ has nothing to do; write lbe = LBE(model) and then "

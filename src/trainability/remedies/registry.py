@@ -3,12 +3,12 @@
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from itertools import combinations
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from trainability.errors import ArgumentError, ArgumentTypeError, suggestion
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trainability.remedies.changes import Plan
 
 Sets = Literal["shortcuts", "weights", "normalization", "loss"]
-_VERBS: dict[str, str] = {
+_VERBS = {
     "shortcuts": "bring shortcuts",
     "weights": "set the weights",
     "normalization": "normalize",
@@ -124,10 +124,8 @@ def register(
 
     def add(kind: _Kind) -> _Kind:
         taken = _entries.get(name)
-        if taken is not None and (taken.kind.__module__, taken.kind.__qualname__) != (
-            kind.__module__,
-            kind.__qualname__,
-        ):
+        same = taken and (taken.kind.__module__, taken.kind.__qualname__) == (kind.__module__, kind.__qualname__)
+        if taken and not same:
             raise ArgumentError(f"{taken.kind.__qualname__} is registered as {name!r} already", code="name-taken")
         settings = {
             field.name: field.default if field.default_factory is MISSING else field.default_factory()
@@ -144,16 +142,12 @@ def register(
 
 
 @cache
-def _built_in() -> None:
-    """Load the declarations of the package's own remedies: every module beside this one but those that apply them."""
+def _registered() -> dict[str, Entry]:
+    """The entries, once every module beside this one is loaded but those that declare no remedy."""
     package = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if module.name not in _MACHINERY:
             importlib.import_module(f"{package}.{module.name}")
-
-
-def _registered() -> dict[str, Entry]:
-    _built_in()
     return _entries
 
 
@@ -286,19 +280,6 @@ class Combination:
         """
         return tuple(part for part in self.parts if part != self.loss and part.options(model) is None)
 
-    def with_settings(self, **settings: Any) -> "Combination":
-        """The combination with these settings in each part that has them.
-
-        >>> combine("ic+he").with_settings(keep=0.8, eta=0.5).parts
-        (Init(scheme='he', nonlinearity='relu'), IC(keep=0.8, dropout='element', batchnorm='remove'))
-        """
-
-        def changed(part: Remedy) -> Remedy:
-            own: dict[str, Any] = {key: settings[key] for key in entry_of(part).settings if key in settings}
-            return replace(part, **own)  # type: ignore[type-var]
-
-        return replace(self, parts=tuple(map(changed, self.parts)))
-
     def to_list(self) -> list[dict[str, Any]]:
         """Return the JSON form of every part in the order of the name, from which `combine` makes it again.
 
@@ -322,7 +303,7 @@ def combine(parts: "str | Mapping[str, Any] | Remedy | Sequence[str | Mapping[st
     ...
     trainability.errors.ArgumentError: tat+he cannot be combined: tat and he both set the weights; leave one out
     """
-    given = list(parts) if isinstance(parts, list | tuple) else [parts]
+    given: Iterable[Any] = parts if isinstance(parts, list | tuple) else [parts]
     remedies = [remedy for part in given for remedy in _parsed(part)] or [Default()]
     entries = [entry_of(remedy) for remedy in remedies]
     name = "+".join(found.name for found in entries)
@@ -369,6 +350,6 @@ def _conflict(first: Entry, second: Entry) -> str | None:
 class Default(Remedy):
     """The network as it is made, without a remedy: what others are compared with."""
 
-    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
-        """Plan nothing."""
+    def plan(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: there is nothing to apply."""
         raise ArgumentError("default is the model as it is; there is nothing to apply", code="nothing-to-change")

@@ -1,4 +1,4 @@
-"""The report of a sweep: which values led where, by validation accuracy."""
+"""The report of a sweep: which values led where, by the validation score."""
 
 import json
 from collections import defaultdict
@@ -14,12 +14,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from trainability.experiments.recipe import Range, Recipe
-from trainability.experiments.study import Row
+from trainability.experiments.study import Row, value_of
 from trainability.report.figures import style
 from trainability.report.page import environment, figure_html
+from trainability.tasks import Metric, task
 from trainability.training.files import write_whole
 
 _COLORS = ["#440154", "#21918c", "#6ab043"]  # no yellow, which thin lines do not show on white
+_STRENGTHS = ("remedies.lbe.alpha", "remedies.lbe.beta")
 
 
 def write_sweep_report(
@@ -41,20 +43,22 @@ def render_sweep(
 ) -> str:
     """Return the HTML; of trials without a result it tells the values, and of unreadable ones the numbers."""
     names = list(found[0].params) if found else []
+    metric = task(recipe.task.name).metric
     drawn = []
     if len(found) > 1:
         ranges = {n: v for n, v in recipe.sweep.parameters.items() if isinstance(v, Range)} if recipe.sweep else {}
         drawn.append(
             (
                 "Every trial",
-                "A line per trial, through its values to its validation accuracy; drag along an axis to pick lines.",
-                parallel_figure(found, ranges),
+                f"A line per trial, through its values to its validation {metric.name}; drag along an axis to pick "
+                "lines.",
+                parallel_figure(found, ranges, metric),
             )
         )
         pair = heatmap_pair(found)
         if pair:
-            caption = "Mean validation accuracy over seeds, and over the other settings where there are any."
-            drawn.append((f"{pair[0]} × {pair[1]}", caption, heatmap_figure(found, *pair, ranges)))
+            caption = f"Mean validation {metric.name} over seeds, and over the other settings where there are any."
+            drawn.append((f"{pair[0]} × {pair[1]}", caption, heatmap_figure(found, *pair, ranges, metric)))
     return (
         environment()
         .get_template("sweep.html")
@@ -65,43 +69,50 @@ def render_sweep(
             rows=found,
             lost=lost,
             left_out=left_out,
-            words=narrate_sweep(found, len(recipe.seeds)),
+            metric=metric,
+            value_of=value_of,
+            words=narrate_sweep(found, len(recipe.seeds), metric),
             figures=[figure_html(*figure) for figure in drawn],
             plotly=Markup(get_plotlyjs()),
         )
     )
 
 
-def narrate_sweep(found: Sequence[Row], seeds: int) -> list[str]:
-    """What the sweep says, in sentences."""
+def narrate_sweep(found: Sequence[Row], seeds: int, metric: Metric) -> list[str]:
+    """Return what the sweep says, in sentences."""
     if not found:
         return ["No trial has finished yet."]
     best = found[0]
     chosen = ", ".join(f"{name} = {_short(value)}" for name, value in best.params.items())
     sentences = [
-        f"Chosen by validation accuracy: {chosen}, with {best.val:.2f} % on the validation split and {best.test:.2f} % "
-        "on the test split, which had no part in the choice."
+        f"Chosen by validation {metric.name}: {chosen}, with {metric.show(best.val)} on the validation split and "
+        f"{metric.show(best.test)} on the test split, which had no part in the choice."
     ]
-    values = [0.0 if run["status"] == "diverged" else run["val_accuracy"] or 0.0 for run in best.runs]
+    values = [value_of(run, metric) for run in best.runs]
     if seeds > 1:
-        sentences.append(f"Its {seeds} seeds lie between {min(values):.2f} and {max(values):.2f} %.")
+        sentences.append(f"Its {seeds} seeds lie between {metric.number(min(values))} and {metric.show(max(values))}.")
     else:
         sentences.append("Each trial is one seed, so near neighbors in this list may owe their order to chance.")
-    close = [row for row in found[1:] if seeds > 1 and row.val >= min(values)]
+    worst = min(values) if metric.direction == "max" else max(values)
+    close = [row for row in found[1:] if seeds > 1 and metric.exceeds(row.val, worst)]
     if close:
         others = "One other trial" if len(close) == 1 else f"{len(close)} other trials"
-        sentences.append(f"{others} reached at least its lowest seed: so many seeds do not tell them apart.")
+        sentences.append(f"{others} did at least as well as its worst seed: so many seeds do not tell them apart.")
     if diverged := sum(run["status"] == "diverged" for row in found for run in row.runs):
-        sentences.append(f"{diverged} of {sum(len(row.runs) for row in found)} runs diverged; they count as 0 %.")
+        sentences.append(
+            f"{diverged} of {sum(len(row.runs) for row in found)} runs diverged; they count as "
+            f"{metric.show(metric.worst, 'rough')}."
+        )
     return sentences
 
 
-def parallel_figure(found: Sequence[Row], ranges: Mapping[str, Range]) -> go.Figure:
+def parallel_figure(found: Sequence[Row], ranges: Mapping[str, Range], metric: Metric) -> go.Figure:
     """Parallel coordinates of all trials."""
     dimensions = [_axis(name, [row.params[name] for row in found], ranges.get(name)) for name in found[0].params]
-    accuracy = [row.val for row in found]
-    dimensions.append({"label": "validation, %", "values": accuracy})
-    line = {"color": accuracy, "colorscale": _COLORS, "showscale": True, "colorbar": {"title": "%"}}
+    scores = [row.val for row in found]
+    dimensions.append({"label": escape(f"validation {metric.label}"), "values": scores})
+    bar = {"title": escape(metric.unit or metric.name)}
+    line = {"color": scores, "colorscale": _colors(metric), "showscale": True, "colorbar": bar}
     figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line, labelangle=0))
     style(figure, 420)
     figure.update_layout(margin={"l": 90, "r": 60, "t": 70, "b": 40})
@@ -132,29 +143,32 @@ def _axis(name: str, values: Sequence[Any], searched: Range | None) -> dict[str,
 def heatmap_pair(found: Sequence[Row]) -> tuple[str, str] | None:
     """The two settings to draw against each other: alpha and beta if both were varied, else the first two."""
     varied = [name for name in found[0].params if len({repr(row.params[name]) for row in found}) > 1]
-    if {"lbe.alpha", "lbe.beta"} <= set(varied):
-        return "lbe.alpha", "lbe.beta"
+    if set(_STRENGTHS) <= set(varied):
+        return _STRENGTHS
     return (varied[0], varied[1]) if len(varied) > 1 else None
 
 
-def heatmap_figure(found: Sequence[Row], first: str, second: str, ranges: Mapping[str, Range]) -> go.Figure:
-    """Mean validation accuracy over a pair of settings; trials of a continuous search are points."""
+def heatmap_figure(
+    found: Sequence[Row], first: str, second: str, ranges: Mapping[str, Range], metric: Metric
+) -> go.Figure:
+    """Mean validation score over a pair of settings; trials of a continuous search are points."""
     cells: dict[tuple[Any, Any], list[float]] = defaultdict(list)
     for row in found:
         cells[row.params[first], row.params[second]].append(row.val)
     xs, ys = (sorted({pair[i] for pair in cells}, key=lambda v: (isinstance(v, str), v)) for i in (0, 1))
     axis = {"title": escape(first)}, {"title": escape(second)}
+    bar = {"title": escape(metric.unit or metric.name)}
     if {first, second} & ranges.keys() or len(cells) < 0.5 * len(xs) * len(ys):  # not a grid
         pairs = list(cells)
-        color = {"color": [mean(cells[p]) for p in pairs], "colorscale": _COLORS, "showscale": True, "size": 11}
-        color["colorbar"] = {"title": "%"}
+        means = [mean(cells[p]) for p in pairs]
+        color = {"color": means, "colorscale": _colors(metric), "showscale": True, "size": 11, "colorbar": bar}
         figure = go.Figure(go.Scatter(x=[p[0] for p in pairs], y=[p[1] for p in pairs], mode="markers", marker=color))
         for update, name in ((figure.update_xaxes, first), (figure.update_yaxes, second)):
             if name in ranges and ranges[name].log:
                 update(type="log")
     else:
         grid = [[mean(cells[x, y]) if (x, y) in cells else None for x in xs] for y in ys]
-        text = [["" if value is None else f"{value:.1f}" for value in line] for line in grid]
+        text = [["" if value is None else metric.number(value, "brief") for value in line] for line in grid]
         figure = go.Figure(
             go.Heatmap(
                 x=[_short(x) for x in xs],
@@ -162,14 +176,19 @@ def heatmap_figure(found: Sequence[Row], first: str, second: str, ranges: Mappin
                 z=grid,
                 text=text,
                 texttemplate="%{text}",
-                colorscale=_COLORS,
-                colorbar={"title": "%"},
+                colorscale=_colors(metric),
+                colorbar=bar,
             )
         )
         axis = ({**axis[0], "type": "category"}, {**axis[1], "type": "category"})
     style(figure, 420)
     figure.update_layout(xaxis=axis[0], yaxis=axis[1])
     return figure
+
+
+def _colors(metric: Metric) -> list[str]:
+    """The scale of which the bright end is the good one."""
+    return _COLORS if metric.direction == "max" else _COLORS[::-1]
 
 
 def _short(value: Any) -> str:

@@ -50,7 +50,7 @@ class Activation:
         return tuple(value.detach() for value in values)
 
     def jumps(self, order: int) -> bool:
-        """Tell whether the derivative of that order (0: φ itself) jumps at one of the kinks."""
+        """True where the derivative of that order (0: φ itself) jumps at one of the kinks."""
         if not self.kinks:
             return False
         z = torch.tensor(self.kinks, dtype=torch.float64, device="cpu")

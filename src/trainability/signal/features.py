@@ -6,15 +6,16 @@ over places (pooling) merely averages.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, fx
 
-from trainability.signal.operations import name_of
+from trainability.signal.operations import name_of, out_of_place
 
 Dims = frozenset[int]
 
 _SHAPES = {"view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "_unsafe_view"}
 _EXPANSIONS = {"expand", "expand_as", "broadcast_to"}
-_SWAPS = {"transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "mH", "adjoint"}
+_PERMUTATIONS = {"permute", "movedim", "transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "mH", "adjoint"}
 _CONVOLUTIONS = ("conv", "convolution")
 
 
@@ -71,15 +72,8 @@ def after(node: fx.Node, features: Dims) -> Dims:
     if name in _EXPANSIONS:
         return frozenset(d + len(result) - len(source) for d in features)
     order = list(range(len(source)))
-    if name == "permute":
-        order = [d % len(source) for d in _listed(node.args[1])]
-    elif name == "movedim":
-        order = _moved(len(source), _listed(node.args[1]), _listed(node.args[2]))
-    elif name in _SWAPS and len(source) > 1:
-        given = [d for d in node.args[1:3] if isinstance(d, int)]
-        i, j = (d % len(source) for d in (given if len(given) == 2 else (-2, -1)))
-        order[i], order[j] = order[j], order[i]
-        order = order[::-1] if name == "numpy_T" else order
+    if name in _PERMUTATIONS:  # torch says itself what it does to dimensions that are known by their sizes
+        order = [*out_of_place(node)(torch.empty(order, device="meta"), *node.args[1:]).shape]
     elif len(result) < len(source):  # dimensions were taken out: by a choice, or by a mean
         gone = {d % len(source) for d in reduced(node)}
         order = [d for d in order if d not in gone]
@@ -94,12 +88,6 @@ def reduced(node: fx.Node) -> list[int]:
 
 def _listed(value: object) -> list[int]:
     return [v for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, int)]
-
-
-def _moved(dims: int, source: list[int], target: list[int]) -> list[int]:
-    placed = {t % dims: s % dims for s, t in zip(source, target, strict=True)}
-    rest = iter(d for d in range(dims) if d not in placed.values())
-    return [placed[d] if d in placed else next(rest) for d in range(dims)]
 
 
 def _regrouped(source: tuple[int, ...], result: tuple[int, ...], features: Dims) -> Dims:

@@ -42,7 +42,8 @@ def folded(nodes: Sequence[Node], ends: Sequence[int]) -> tuple[list[Node], list
         while node.kind == "nonlinear" and alone[node.inputs[0]] and _is_constant(kept[node.inputs[0]], node.path):
             before = kept[node.inputs[0]]
             node = replace(node, inputs=before.inputs, activation=_with(node, before, "input", shaped))
-        into_sum = len(users[k]) == 1 and users[k][0] < len(nodes) and _takes_factors(nodes[users[k][0]], node)
+        user = nodes[users[k][0]] if len(users[k]) == 1 and users[k][0] < len(nodes) else None
+        into_sum = user is not None and user.kind == "sum" and node.kind == "scale" and _is_constant(node, user.path)
         merged = None
         if node.inputs and alone[node.inputs[0]] and _is_constant(node, kept[node.inputs[0]].path):
             before = kept[node.inputs[0]]
@@ -61,10 +62,6 @@ def folded(nodes: Sequence[Node], ends: Sequence[int]) -> tuple[list[Node], list
     return _needed(kept, [position[k] for k in ends])
 
 
-def _takes_factors(node: Node, factor: Node) -> bool:
-    return node.kind == "sum" and node.path == factor.path and _is_factor(factor)
-
-
 def _is_constant(node: Node, path: str) -> bool:
     return node.kind in ("scale", "shift") and node.detail == "constant" and node.path == path
 
@@ -80,10 +77,6 @@ def _with(node: Node, constant: Node, side: str, known: dict[tuple[int, str, flo
     return known[place]
 
 
-def _is_factor(node: Node) -> bool:
-    return node.kind == "scale" and node.detail == "constant"
-
-
 def _flat(node: Node, kept: list[Node], alone: list[bool]) -> Node:
     """A sum with the factors, and the sums, that it takes put into it."""
     open_ = list(zip(node.inputs, node.weights, strict=True))
@@ -91,7 +84,7 @@ def _flat(node: Node, kept: list[Node], alone: list[bool]) -> Node:
     while open_:
         i, weight = open_.pop(0)
         before = kept[i]
-        if _is_factor(before) and before.path == node.path:
+        if before.kind == "scale" and _is_constant(before, node.path):
             open_.insert(0, (before.inputs[0], weight * before.weights[0]))
         elif before.kind == "sum" and before.path == node.path and alone[i]:
             open_ = [(j, weight * w) for j, w in zip(before.inputs, before.weights, strict=True)] + open_

@@ -186,7 +186,7 @@ class SignalGraph:
         )
 
     def dependent(self, node: Node) -> bool:
-        """Tell whether summands come from one weight layer, or input, with no other weight layer between."""
+        """True where summands come from one weight layer, or input, with no other weight layer between."""
         sources = [self._sources[i] for i in self.summands(node)]
         return any(a & b for k, a in enumerate(sources) for b in sources[:k])
 
@@ -216,7 +216,7 @@ class SignalGraph:
                 )
 
     def carries_mean(self, node: Node) -> bool:
-        """Tell whether what a node takes has a mean over the random weights."""
+        """True for a node that takes values with a mean over the random weights."""
         return any(self._means[i] for i in self.summands(node))
 
     @cached_property

@@ -130,7 +130,7 @@ class _Draws:
 
     @cached_property
     def _uneven(self) -> list[bool]:
-        """Tell whether features differ in distribution, as after a concatenation."""
+        """For each node, whether its features differ in distribution, as after a concatenation."""
         found: list[bool] = []
         for node in self.graph.nodes:
             below = any(found[i] for i in node.inputs)
@@ -138,7 +138,7 @@ class _Draws:
         return found
 
     def needed_at(self, k: int) -> bool:
-        """Tell whether the theory's maps do not hold at a node."""
+        """True for a node at which the maps of the theory do not hold."""
         node = self.graph.nodes[k]
         if node.kind == "nonlinear":
             return not self.graph.gaussian[node.inputs[0]] or self._uneven[node.inputs[0]]

@@ -2,7 +2,6 @@
 
 import math
 import operator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ from trainability.signal.operations import (
     zeros_like_value,
 )
 from trainability.signal.recording import Recording, record
-from trainability.signal.tracker import Signal, Tracker, recognized
+from trainability.signal.tracker import Signal, Stacked, Tracker, recognized, signals_in
 
 
 def read(model: nn.Module, inputs: Any) -> SignalGraph:
@@ -76,14 +75,6 @@ def read_recorded(model: nn.Module, inputs: Any) -> tuple[SignalGraph, Recording
     return reader.graph(), recording
 
 
-@dataclass
-class _Stacked:
-    """Signals that were stacked along a new dimension, until it is known what for."""
-
-    parts: list[Signal]
-    dim: int
-
-
 class _GraphReader(Tracker):
     def __init__(self, model: nn.Module, recording: Recording) -> None:
         super().__init__()
@@ -102,9 +93,7 @@ class _GraphReader(Tracker):
         elif node.op == "get_attr":
             self.values[node] = getattr(node.graph.owning_module, str(node.target), None)
         elif node.op == "output":
-            for value in leaves(fx.map_arg(node.args, self.values.__getitem__)):
-                parts = value.parts if isinstance(value, _Stacked) else [value]
-                self.outputs += [self.settle(part) for part in parts if isinstance(part, Signal)]
+            self.outputs += map(self.settle, signals_in(fx.map_arg(node.args, self.values.__getitem__)))
         elif node.op == "call_function" and (node.users or name_of(node) != operation_name(node)):  # else of no effect
             self.call(node)
 
@@ -122,10 +111,10 @@ class _GraphReader(Tracker):
         path, name = self.place(node), name_of(node)
         args = fx.map_arg(node.args, self.values.__getitem__)
         kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
-        if any(isinstance(v, _Stacked) for v in leaves((args, kwargs))):
+        if any(isinstance(v, Stacked) for v in leaves((args, kwargs))):
             self.values[node] = self.stacked(node, name, path, args)
             return
-        signals = [v for v in leaves((args, kwargs)) if isinstance(v, Signal)]
+        signals = signals_in((args, kwargs))
         if not signals:
             self.values[node] = self.constant(node, args, kwargs)
             if name != operation_name(node) and isinstance(node.args[0], fx.Node):
@@ -198,12 +187,8 @@ class _GraphReader(Tracker):
             return self.add("normalize", (self.settle(signals[0]),), path, node, weights=tuple(weights), detail=name)
         if name in ("cat", "concat"):
             return self.concat(node, path, args, kwargs, signals)
-        if name == "stack" and all(isinstance(v, Signal) for v in args[0]):
-            return _Stacked(list(args[0]), (*args, kwargs.get("dim", 0))[1])
-        if name in ("add", "sub", "rsub") and len(signals) == 2 and signals[0].node != signals[1].node:
-            return self.sum_of(signals, _signs(name, kwargs), path, node)
-        if name == "lerp" and len(signals) == 2 and isinstance(args[2], int | float):
-            return self.sum_of(signals, [1 - args[2], args[2]], path, node)
+        if (combined := self.combined(name, args, kwargs, signals, path, node)) is not None:
+            return combined
         others = [(v, a) for v, a in zip(args, node.args, strict=True) if isinstance(v, Tensor) and self.held(v, a)]
         if others:
             return self.with_parameter(node, name, path, signals, others[0][0], args)
@@ -213,7 +198,7 @@ class _GraphReader(Tracker):
         raise _refusal(name, path)
 
     def held(self, value: Tensor, source: object) -> bool:
-        """Tell whether a tensor beside a signal is one of the model's own, or has several values."""
+        """True for a tensor beside a signal that is one of the model's own, or has several values."""
         return value.numel() > 1 or (isinstance(source, fx.Node) and bool(self.origins.get(source)))
 
     def cast(self, node: fx.Node, path: str, signal: Signal) -> Signal:
@@ -237,7 +222,7 @@ class _GraphReader(Tracker):
         """A sum or mean of what was stacked, or its parts again."""
         stack = args[0]
         dims = len(features.shape_of(node.args[0]))
-        over = [d % dims for d in features.reduced(node)] if isinstance(stack, _Stacked) and dims else []
+        over = [d % dims for d in features.reduced(node)] if isinstance(stack, Stacked) and dims else []
         if name in ("sum", "mean") and over == [stack.dim % dims] and len({s.node for s in stack.parts}) > 1:
             share = 1.0 if name == "sum" else 1 / len(stack.parts)
             self.features[node] = self.features.get(_first(node).all_input_nodes[0], frozenset())
@@ -424,11 +409,6 @@ def _first(node: fx.Node) -> fx.Node:
     first = node.args[0]
     assert isinstance(first, fx.Node)
     return first
-
-
-def _signs(name: str, kwargs: dict[str, Any]) -> list[float]:
-    alpha = float(kwargs.get("alpha", 1))
-    return {"add": [1.0, alpha], "sub": [1.0, -alpha], "rsub": [-alpha, 1.0]}[name]
 
 
 def _refusal(name: str, path: str) -> UnsupportedModelError:

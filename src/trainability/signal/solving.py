@@ -3,8 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,13 +15,9 @@ from trainability.signal.gaussian import NODES, edges, normal_rule
 from trainability.signal.graph import SignalGraph
 from trainability.signal.targets import DKSTarget, EOCTarget, Target, TATTarget, floor
 
-
-class _Conditions(Protocol):
-    """Residuals ``(P, 2)`` of two conditions at points ``(P, 3)``: log input scale, input shift, branch of the output
-    shift; with panels of a width and a number of nodes.
-    """
-
-    def __call__(self, points: Tensor, width: float, nodes: int) -> Tensor: ...
+# Residuals (P, 2) of two conditions at points (P, 3): log input scale, input shift, branch of the output shift; with
+# panels of a width and a number of nodes.
+_Conditions: TypeAlias = Callable[[Tensor, float, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,20 +77,17 @@ def solve(activation: Any, target: Target, graph: SignalGraph) -> Solution:
         )
     if isinstance(target, EOCTarget):
         return _edge_of_chaos(phi, target)
-    solution = _solve(phi, target, graph)
+    graph.check_sums(zero_mean=isinstance(target, DKSTarget))
+    if isinstance(target, DKSTarget):
+        solution = _dks(phi, target, graph)
+    else:
+        solution = (_tat_leaky if phi.leaky else _tat_smooth)(phi, target, graph)
     worst = max(solution.residuals, key=lambda name: abs(solution.residuals[name]))
     if not abs(solution.residuals[worst]) < 1e-8:
         raise InfeasibleError(
             f"{phi.name}: {worst} is off by {solution.residuals[worst]:.2g} at the best constants", code="not-solved"
         )
     return solution
-
-
-def _solve(phi: Activation, target: DKSTarget | TATTarget, graph: SignalGraph) -> Solution:
-    graph.check_sums(zero_mean=isinstance(target, DKSTarget))
-    if isinstance(target, DKSTarget):
-        return _dks(phi, target, graph)
-    return _tat_leaky(phi, target, graph) if phi.leaky else _tat_smooth(phi, target, graph)
 
 
 def _edge_of_chaos(phi: Activation, target: EOCTarget) -> Solution:
@@ -127,7 +119,8 @@ def _dks(phi: Activation, target: DKSTarget, graph: SignalGraph) -> Solution:
             reached = _nearest(lambda zeta: _dks_root(phi, DKSTarget(zeta).slope(graph)) is not None, 1.0, target.zeta)
             raise InfeasibleError(_out_of_reach(phi, f"zeta = {target.zeta}", reached), code="zeta-out-of-reach")
         scale, shift, _ = found
-        mean, size = _mean_and_square(phi, scale, shift)
+        _, w, (value,) = _values(phi, math.log(scale), shift, 0)
+        mean, size = float((w * value).sum()), float((w * value**2).sum())
         constants = {
             "input_scale": scale,
             "input_shift": shift,
@@ -205,10 +198,9 @@ def _tat_smooth(phi: Activation, target: TATTarget, graph: SignalGraph) -> Solut
 
 def _tat_root(phi: Activation, kappa: float) -> dict[str, float] | None:
     found = _newton(phi, _tat_conditions(phi, kappa), kappa)
-    return None if found is None else _tat_constants(phi, *found)
-
-
-def _tat_constants(phi: Activation, scale: float, shift: float, sign: float) -> dict[str, float]:
+    if found is None:
+        return None
+    scale, shift, sign = found
     _, w, (value, slope) = _values(phi, math.log(scale), shift, 1)
     mean, square = float((w * value).sum()), float((w * value**2).sum())
     size = scale**2 * float((w * slope**2).sum())  # E (φ + output_shift)², by C'(1) = 1
@@ -218,11 +210,6 @@ def _tat_constants(phi: Activation, scale: float, shift: float, sign: float) -> 
         "output_shift": -mean + sign * math.sqrt(max(size - square + mean**2, 0.0)),
         "output_scale": 1 / math.sqrt(size),
     }
-
-
-def _mean_and_square(phi: Activation, scale: float, shift: float) -> tuple[float, float]:
-    _, w, (value,) = _values(phi, math.log(scale), shift, 0)
-    return float((w * value).sum()), float((w * value**2).sum())
 
 
 def _values(phi: Activation, log_scale: float, shift: float, order: int) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
@@ -299,7 +286,11 @@ def _newton(phi: Activation, conditions: _Conditions, kappa: float) -> tuple[flo
     for start in sorted(found, key=lambda p: (round(abs(p[1]), 2), -p[1])):
         point = torch.tensor([start], dtype=torch.float64, device="cpu")
         for _ in range(10):
-            fine = partial(conditions, width=_width(phi, float(point[0, 0])), nodes=NODES)
+            width = _width(phi, float(point[0, 0]))
+
+            def fine(at: Tensor, width: float = width) -> Tensor:
+                return conditions(at, width, NODES)
+
             point, error = _step(fine, point)
             if float(error) < 1e-10:  # of the point before this step, so the step's own is its square
                 return math.exp(float(point[0, 0])), float(point[0, 1]), start[2]

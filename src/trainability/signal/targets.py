@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 class DKSTarget:
     """Q(1) = Q'(1) = 1 and C(0) = 0 in each layer, and the largest C'(1) of a subnetwork is ``zeta``.
 
+    Args:
+        zeta: the largest C'(1) of a subnetwork, above 1
+
     Reference: Martens et al. (2021), section 6.
     """
 
@@ -43,6 +46,10 @@ class TATTarget:
 
     Of a smooth activation: Q(1) = Q'(1) = C'(1) = 1 in each layer, and the largest C''(1) of a subnetwork is ``tau``.
     Of a ReLU or leaky ReLU: Q(1) = C'(1) = 1, and the largest C(0) of a subnetwork is ``eta``.
+
+    Args:
+        eta: of ReLUs: the largest C(0) of a subnetwork, between 0 and 1
+        tau: of smooth activations: the largest C''(1) of a subnetwork, above 0
 
     Reference: Zhang, Botev and Martens (2022), section 4.
     """
@@ -142,7 +149,7 @@ def floor(value: float) -> float:
 
 
 def _is_number(value: object) -> bool:
-    """Tell whether it is a number within what float64 holds; NaN is none."""
+    """True for a number within what float64 holds; NaN is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 

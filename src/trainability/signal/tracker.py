@@ -51,6 +51,20 @@ class Signal:
         return z if self.function is None else self.function(z)
 
 
+@dataclass(frozen=True)
+class Stacked:
+    """Signals that were stacked along a new dimension, until it is known what for."""
+
+    parts: list[Signal]
+    dim: int
+
+
+def signals_in(value: Any) -> list[Signal]:
+    """All signals in nested arguments, those in stacks too."""
+    parts = (part for leaf in leaves(value) for part in (leaf.parts if isinstance(leaf, Stacked) else [leaf]))
+    return [part for part in parts if isinstance(part, Signal)]
+
+
 class Tracker:
     """Puts operations together to a graph. Those that read recordings are kinds of it."""
 
@@ -109,6 +123,22 @@ class Tracker:
     def _entering(self, value: Any, path: str) -> Any:
         outside = isinstance(value, Signal) and value.path != path and value.linear not in (None, IDENTITY)
         return Signal(node := self.settle(value), at=self.nodes[node].at) if outside else value
+
+    def combined(
+        self, name: str, args: Any, kwargs: Any, signals: list[Signal], path: str, at: fx.Node
+    ) -> Signal | Stacked | None:
+        """The sum, or the stack, that an operation makes of signals of several nodes; None of another operation."""
+        if name == "stack" and all(isinstance(value, Signal) for value in args[0]):
+            return Stacked(list(args[0]), (*args[1:], kwargs.get("dim", 0))[0])
+        if len(signals) != 2 or signals[0].node == signals[1].node:
+            return None
+        if name in ("add", "sub", "rsub"):
+            alpha = float(kwargs.get("alpha", 1))
+            factors = {"add": [1.0, alpha], "sub": [1.0, -alpha], "rsub": [-alpha, 1.0]}[name]
+            return self.sum_of(signals, factors, path, at)
+        if name == "lerp" and isinstance(args[2], int | float):
+            return self.sum_of(signals, [1 - args[2], args[2]], path, at)
+        return None
 
     def sum_of(self, signals: list[Signal], factors: list[float], path: str, at: fx.Node) -> Signal:
         """A weighted sum of signals of several nodes."""

@@ -4,29 +4,13 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 
 from trainability.errors import StateError
 
 T = TypeVar("T")
-
-
-class DeviceGraph(Protocol):
-    """A recorder of work, which it repeats: the same operations on the same tensors, without the Python between."""
-
-    def check(self, work: Callable[[], object]) -> None:
-        """Run work as it is; raise RuntimeError where it waits for the device, as no recording may."""
-
-    def rehearse(self, work: Callable[[], T]) -> T:
-        """Run work as it is, where the recording will be, so that what is only made once is there before."""
-
-    def record(self, work: Callable[[], T]) -> T:
-        """Record work without running it, and return the tensors into which every replay writes."""
-
-    def replay(self) -> None:
-        """Run what was recorded."""
 
 
 class CudaGraph:
@@ -50,7 +34,11 @@ class CudaGraph:
         self._graph = torch.cuda.CUDAGraph()
 
     def check(self, work: Callable[[], object]) -> None:
-        """Run work with CUDA's own watch for what waits; a recording that fails can spoil the process."""
+        """Run work as it is, with CUDA's own watch for what waits; a recording that fails can spoil the process.
+
+        Raises:
+            RuntimeError: the work waits for the device, as no recording may.
+        """
         self.rehearse(work)  # what is made at the first run may wait
         before = torch.cuda.get_sync_debug_mode()
         with warnings.catch_warnings(action="ignore"):  # it says that it does not see everything
@@ -61,7 +49,7 @@ class CudaGraph:
             torch.cuda.set_sync_debug_mode(before)
 
     def rehearse(self, work: Callable[[], T]) -> T:
-        """Run work on the stream on which it will be recorded."""
+        """Run work as it is, where the recording will be, so that what is only made once is there before."""
         with torch.cuda.device(self._device):
             here = torch.cuda.current_stream()
             self._stream.wait_stream(here)
@@ -71,7 +59,9 @@ class CudaGraph:
         return result
 
     def record(self, work: Callable[[], T]) -> T:
-        """Record work; an earlier recording is dropped with the memory that was its own.
+        """Record work without running it, and return the tensors into which every replay writes.
+
+        An earlier recording is dropped with the memory that was its own.
 
         Raises:
             RuntimeError: the work waits for the device, launches nothing on it, or does something else that cannot be
@@ -96,7 +86,7 @@ class CudaGraph:
 
 
 def seconds(
-    work: Callable[[], object], device: torch.device, graph: DeviceGraph | None = None, repeats: int = 3
+    work: Callable[[], object], device: torch.device, graph: CudaGraph | None = None, repeats: int = 3
 ) -> float:
     """Median time of work, after a run that compiles and fills caches; as a graph where one is given.
 

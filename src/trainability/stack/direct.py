@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from trainability.introspect.activations import is_nonlinearity
-from trainability.introspect.torch_private import BatchNormNd, check_input_dimensions
+from trainability.introspect.torch_private import BatchNormNd, check_norm_input
 from trainability.nn.norms import FeatureBatchNorm, FeatureGroupNorm
 from trainability.nn.shaped_activation import ShapedActivation
 from trainability.nn.shortcut import Add, ScaledAdd
@@ -83,7 +83,7 @@ class StackedBatchNorm(Direct, BatchNormNd):
 
     def direct(self, x: Tensor) -> Tensor:
         """Normalize ``(E, B, C, ...)``, or ``(E, B, ..., C)`` where features lie in the last dimension."""
-        check_input_dimensions(self, x[0])
+        check_norm_input(self, x[0])
         by_feature = x.flatten(1, -2) if getattr(self, "last", False) else x  # (E, S, C), or (E, B, C, ...)
         mean = variance = None
         if self.track_running_stats or not self.training:
@@ -157,7 +157,7 @@ _DIRECT: dict[type[nn.Module], type[Direct]] = {
 
 
 def layers_are_known(module: nn.Module) -> bool:
-    """Tell whether every layer can run for all members at once."""
+    """Return True where every layer can run for all members at once."""
     return all(_is_known(layer) for layer in layers(module))
 
 

@@ -65,7 +65,7 @@ class Stack(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(models, Sequence):
-            raise ArgumentTypeError(f"models are a list of networks, not {models!r}", code="wrong-type")
+            raise ArgumentTypeError(f"models must be a list of networks, not {models!r}", code="wrong-type")
         if not models:
             raise ArgumentError("a stack needs at least one model", code="empty")
         members = [unwrap(model) for model in models]
@@ -136,7 +136,7 @@ class Stack(nn.Module):
 
     @property
     def recordable(self) -> bool:
-        """That random numbers come from generators that are set between steps, and not between the members."""
+        """True where random numbers come from generators that are set between steps, and not between the members."""
         return self.way not in ("loop", "streams") or not self.turn.by_functions
 
     def seed(self, generators: Sequence[torch.Generator], seeds: Sequence[int]) -> None:
@@ -155,7 +155,7 @@ class Stack(nn.Module):
 
     @property
     def sharded(self) -> bool:
-        """Whether each process keeps a part of the weights, so that every pass takes all processes."""
+        """True where each process keeps a part of the weights, so that every pass takes all processes."""
         return any(isinstance(p, DTensor) for p in self.module.parameters())
 
     @property
@@ -269,8 +269,8 @@ class Stack(nn.Module):
                 raise
             raise UnsupportedModelError(
                 "",
-                "it draws random numbers by a function, which cannot be mapped over the members; use torch.nn.Dropout, "
-                "or let them run one after another (members: loop)",
+                "its forward calls a function that draws random numbers, which cannot be mapped over the members; use "
+                "torch.nn.Dropout, or let them run one after another (members: loop)",
                 code="draws-by-function",
             ) from None
         return outputs, self.collector.batches(moments)

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import vmap
 
@@ -14,6 +13,7 @@ from trainability.errors import UnsupportedModelError
 from trainability.introspect.hooks import Taps, tensors_in
 from trainability.introspect.run import observing
 from trainability.introspect.torch_private import ConvNd
+from trainability.lbe.ranks import several_ranks
 from trainability.stack import cuda_graphs as graphs
 from trainability.stack.direct import layers, layers_are_known, teach_
 from trainability.stack.members import Way
@@ -85,7 +85,7 @@ def _candidates(stack: Stack, x: Tensor) -> list[_Candidate]:
         one_by_one = ["alone"]
     mapped = [] if stack.way in ("alone", "loop") else [_Candidate("vmap")]
     # Ranks that choose differently would add up statistics of neurons in different orders.
-    alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+    alone = not several_ranks()
     colored = x.dim() == 5 and x.shape[2] > 1  # of a single channel there is one order
     layouts = [False, True] if alone and colored else [False]
     return mapped + [_Candidate(way, layout) for way in one_by_one for layout in layouts]
@@ -122,7 +122,7 @@ def _can_be_mapped(stack: Stack, x: Tensor) -> bool:
 
 
 def _draws_by_functions(stack: Stack, x: Tensor) -> bool:
-    """Tell whether a member that runs by itself draws from torch's own generators, though its dropouts do not."""
+    """True where a member that runs by itself draws from torch's own generators, though its dropouts do not."""
     way = stack.way
     stack.way, stack.turn.by_functions = "loop", False
     try:
@@ -136,7 +136,7 @@ def _draws_by_functions(stack: Stack, x: Tensor) -> bool:
 
 
 def _direct_agrees(stack: Stack, x: Tensor) -> bool:
-    """Tell whether every layer returns directly what it returns mapped, for what it is given mapped.
+    """True where every layer returns directly what it returns mapped, for what it is given mapped.
 
     Each is given that, so that rounding, which a deep network may amplify, does not add up over the layers.
     """
@@ -185,7 +185,7 @@ def _after_each_layer(module: nn.Module, hook: Callable[[nn.Module, Any, Tensor]
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors agree as two ways of computing them do, measured by the largest entry."""
+    """Agreement of two tensors as closely as two ways of computing them agree, measured by the largest entry."""
     rtol = max(1e-3, 4 * torch.finfo(a.dtype).eps)
     return a.shape == b.shape and torch.allclose(
         a, b, rtol=rtol, atol=0.1 * rtol * float(a.abs().max()), equal_nan=True

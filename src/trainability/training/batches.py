@@ -1,4 +1,4 @@
-"""Which samples each member of a stack sees at each step, and what it sees of them."""
+"""The samples that each member of a stack sees at each step, in order and augmented."""
 
 from collections.abc import Sequence
 
@@ -36,12 +36,12 @@ class Batches:
         world: int = 1,
     ) -> None:
         self._data = data
-        self._seeds = list(seeds)
+        self.seeds = list(seeds)
         self.size = min(batch_size, len(data.train)) // world
         self._augmentation = augmentation
         self._rank, self._world = rank, world
         self.per_epoch = max(1, len(data.train) // (self.size * world))
-        self._noise = Generators(self._seeds if augmentation else [], data.train.images.device)
+        self._noise = Generators(self.seeds if augmentation else [], data.train.images.device)
         self._epoch = -1
         self._order = torch.empty(0)
         channels = (-1, 1, 1)
@@ -86,6 +86,6 @@ class Batches:
         device, count = self._data.train.labels.device, len(self._data.train)
         each = {  # drawn on the CPU, so that every device has the same order
             seed: torch.randperm(count, generator=torch.Generator().manual_seed(stream(seed, "order", epoch)))
-            for seed in dict.fromkeys(self._seeds)
+            for seed in dict.fromkeys(self.seeds)
         }
-        return torch.stack([each[seed] for seed in self._seeds]).to(device)
+        return torch.stack([each[seed] for seed in self.seeds]).to(device)

@@ -32,7 +32,7 @@ def fabric_on(
 
 
 def launched() -> bool:
-    """Return whether a launcher or the environment has told this process of several hosts where it belongs."""
+    """Return True where a launcher or the environment has told this process of several hosts where it belongs."""
     from lightning_fabric.plugins.environments.lsf import LSFEnvironment
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment

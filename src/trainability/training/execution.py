@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainability.errors import UnsupportedModelError
 from trainability.stack import ways
-from trainability.stack.cuda_graphs import DeviceGraph, seconds
+from trainability.stack.cuda_graphs import CudaGraph, seconds
 from trainability.stack.module import Stack
 from trainability.training.config import TrainingConfig
 from trainability.training.step import Step
@@ -41,7 +41,7 @@ class Execution:
         step: Step,
         config: TrainingConfig,
         fabric: "Fabric",
-        make_graph: Callable[[Sequence[torch.Generator]], DeviceGraph] | None,
+        make_graph: Callable[[Sequence[torch.Generator]], CudaGraph] | None,
     ) -> None:
         self._stack, self._step, self._config, self._fabric = stack, step, config, fabric
         self._make_graph = make_graph

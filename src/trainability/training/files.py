@@ -2,45 +2,26 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there, also when the machine dies; what was there before stays until then."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def write_whole(files: Mapping[Path, str | bytes]) -> None:
+    """Write files of one folder, which is made if need be, beside their places; move them there when all are whole.
 
-
-def write_whole(files: dict[Path, str]) -> None:
-    """Write files of one folder beside their places and move them there when all are whole.
-
-    Where that fails, what was there before stays, and nothing is left of the attempt.
+    Each is whole or as it was before, also when the machine dies. Where writing fails, nothing is left of the attempt.
     """
     folder = next(iter(files)).parent
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     written: dict[Path, str] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path, text in files.items():
+        for path, content in files.items():
             handle, written[path] = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(written[path], 0o644)
@@ -53,6 +34,11 @@ def write_whole(files: dict[Path, str]) -> None:
             for made in missing:
                 made.rmdir()
         raise
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)  # or the moves might be lost
+    finally:
+        os.close(opened)
 
 
 def finite(value: Any) -> Any:

@@ -1,26 +1,53 @@
-"""The directory of a run: its recipe, its events and its checkpoints, whole at every moment."""
+"""The folder of a run: its recipe, its events and its checkpoints, whole at every moment.
+
+The first process of a run writes to it, and to its loggers; the others have a writer that writes nothing.
+"""
 
 import hashlib
 import io
 import json
 import os
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from trainability.errors import FolderError
-from trainability.training.files import finite, write_atomically
-from trainability.training.places import Existing, check_existing, check_links, checkpoints, clear, keep_recipe
+from trainability.errors import ConfigError, FolderError
+from trainability.training.files import finite, write_whole
+from trainability.training.loggers import Logger
+from trainability.training.places import Existing, check_existing, check_links, checkpoints, clear, keep_recipe, step_of
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _KEPT = 2  # checkpoints; the older one is for when the newer turns out to be damaged
 
 
-class RunFolder:
-    """A run's directory, held by one process as long as it is open.
+class Writer:
+    """Writes nothing: what the processes of a run other than the first have in place of a `RunFolder`."""
+
+    def newest(self) -> tuple[dict[str, Any] | None, Sequence[str]]:
+        """The state to go on from, and the names of damaged checkpoints that were set aside."""
+        return None, ()
+
+    def note(self, event: str, **values: Any) -> None:
+        """Write down what happened at a step."""
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint."""
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a JSON file."""
+
+    def discard(self) -> None:
+        """Take away what was written of a run that has trained nothing."""
+
+
+class RunFolder(Writer):
+    """A run's folder, held by one process as long as it is open.
 
     ``recipe.yaml``
         the resolved recipe.
@@ -34,35 +61,46 @@ class RunFolder:
         and read without running code from it.
 
     Args:
-        path: the directory; made if need be.
+        path: the folder; made if need be.
         recipe: the resolved recipe, of plain values.
         environment: versions and the like.
         existing: ``"refuse"`` a folder that holds results, ``"resume"`` them, or ``"overwrite"`` them.
+        loggers: names of those to which losses and scores go, too.
+        members: names of the networks, by which the loggers know their metrics.
 
     Raises:
+        ConfigError: a logger cannot be opened.
         FolderError: another process holds it; it holds results, or none to be resumed; or its recipe is another one.
         OSError: it cannot be written to.
     """
 
     def __init__(
-        self, path: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], existing: Existing = "refuse"
+        self,
+        path: Path,
+        recipe: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        existing: Existing = "refuse",
+        *,
+        loggers: Sequence[str] = (),
+        members: Sequence[str] = (),
     ) -> None:
-        self.path = path
+        self.path, self._members = path, members
         check_links(path)
         check_existing(path, existing)
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(path / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise FolderError(
-                f"{path} is in use by another process; wait for it or choose another folder", code="folder-locked"
-            ) from None
-        try:
+        with ExitStack() as opened:
+            try:
+                opened.enter_context(FileLock(path / ".lock").acquire(timeout=0))
+            except Timeout:
+                raise FolderError(
+                    f"{path} is in use by another process; wait for it or choose another folder", code="folder-locked"
+                ) from None
             self._begin(recipe, environment, existing)
-        except BaseException:
-            self._lock.release()
-            raise
+            opened.callback(os.close, self._events)
+            self._loggers = [Logger(name, path, recipe) for name in loggers]
+            for logger in self._loggers:
+                opened.callback(logger.close)
+            self._opened = opened.pop_all()
 
     def _begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any], existing: Existing) -> None:
         if existing == "overwrite":
@@ -79,19 +117,30 @@ class RunFolder:
 
     def discard(self) -> None:
         """Take away what a run has written that has trained nothing."""
-        for name in ("recipe.yaml", "environment.json", "events.jsonl", ".lock"):
+        for name in ("recipe.yaml", "environment.json", "events.jsonl", "remedies.json", ".lock"):
             (self.path / name).unlink(missing_ok=True)
-        for folder in (self.path / "checkpoints", self.path):
+        for first in [path for path in checkpoints(self.path) if step_of(path) == 0]:
+            first.unlink(missing_ok=True)
+        for folder in (self.path / "checkpoints", self.path / "stacks", self.path):
             with suppress(OSError):  # something else is in it
                 folder.rmdir()
 
     def note(self, event: str, **values: Any) -> None:
-        """Append one event; NaN and infinities become null."""
+        """Append one event, NaN and infinities as null; lists of numbers, one per member, go to the loggers, too."""
         line = (json.dumps({"event": event, **finite(values)}) + "\n").encode()
         while line:
             line = line[os.write(self._events, line) :]
+        for logger in self._loggers:
+            metrics = {
+                f"{name}/{member}": float(number)
+                for name, numbers in values.items()
+                if isinstance(numbers, list) and not any(isinstance(number, dict) for number in numbers)
+                for member, number in zip(self._members, numbers, strict=True)
+            }
+            if metrics:
+                logger.log(metrics, values["step"])
 
-    def save(self, state: Mapping[str, Any]) -> Path:
+    def save(self, state: Mapping[str, Any]) -> None:
         """Write a checkpoint of a state with ``steps``; the events before it are on the disk before it is.
 
         Raises:
@@ -113,16 +162,14 @@ class RunFolder:
         os.fsync(self._events)
         name = f"step-{state['steps']:08d}-{hashlib.sha256(payload).hexdigest()[:16]}.pt"
         path = self.path / "checkpoints" / name
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, payload)
+        write_whole({path: payload})
         for old in checkpoints(self.path)[_KEPT:]:
             if old != path:
                 old.unlink(missing_ok=True)
-        return path
 
     def write(self, name: str, content: Any) -> None:
         """Write a JSON file, whole or not at all."""
-        write_atomically(self.path / name, (json.dumps(finite(content), indent=1) + "\n").encode())
+        write_whole({self.path / name: json.dumps(finite(content), indent=1) + "\n"})
 
     def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The state of the newest checkpoint that is whole, and the names of damaged ones that are newer.
@@ -137,6 +184,7 @@ class RunFolder:
                 return self._read(path, payload), damaged
             path.rename(path.with_suffix(".damaged"))
             damaged.append(path.name)
+            self.note("damaged", checkpoint=path.name)
         return None, damaged
 
     def _read(self, path: Path, payload: bytes) -> dict[str, Any]:
@@ -160,14 +208,42 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process have it."""
-        os.close(self._events)
-        self._lock.release()
+        self._opened.close()
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def open_writer(
+    fabric: "Fabric",
+    path: Path,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    existing: Existing,
+    **logging: Sequence[str],
+) -> Iterator[Writer]:
+    """Open the writer of this process: a `RunFolder` in the first, and one that writes nothing in the others.
+
+    Raises:
+        ConfigError, FolderError: the loggers or the folder cannot be used; in every process, or the others would wait.
+    """
+    folder, refusal = None, None
+    if fabric.is_global_zero:
+        try:
+            folder = RunFolder(path, config, environment, existing, **logging)
+        except (ConfigError, FolderError) as error:
+            refusal = type(error), str(error), error.code
+        except OSError as error:
+            refusal = FolderError, f"{path} cannot be written to: {error.strerror}", "out-not-writable"
+    if refusal := fabric.broadcast(refusal):
+        kind, message, code = refusal
+        raise kind(message, code=code)
+    with folder or nullcontext(Writer()) as writer:
+        yield writer
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -5,22 +5,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from trainability.errors import ArgumentError, ConfigError, suggestion
 from trainability.training.addresses import without_secrets
 
 _ADDRESSES = ("MLFLOW_TRACKING_URI", "WANDB_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
-
-
-class Logger(Protocol):
-    """A receiver of the metrics of a run."""
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Take metrics of one step."""
-
-    def close(self) -> None:
-        """Write out what is buffered."""
 
 
 class _TensorBoard:
@@ -79,19 +69,27 @@ class _MLflow:
         self._client.set_terminated(self._run)
 
 
-class _Guarded:
-    """A logger whose library's own errors become a sentence, without the passwords of servers' addresses."""
+class Logger:
+    """A logger by its name, with the recipe as its configuration.
+
+    An error of its library becomes a sentence, without the passwords of servers' addresses.
+
+    Raises:
+        ConfigError: it cannot be opened or, later, does not take what it is sent.
+    """
 
     def __init__(self, name: str, folder: Path, config: Mapping[str, Any]) -> None:
         self._name = name
         with self._telling():
-            self._logger: Logger = _KINDS[name](folder, config)
+            self._logger = _KINDS[name](folder, dict(_flat(config)))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Take metrics of one step."""
         with self._telling():
             self._logger.log(metrics, step)
 
     def close(self) -> None:
+        """Write out what is buffered."""
         with self._telling():
             self._logger.close()
 
@@ -120,17 +118,6 @@ def check(names: Sequence[str]) -> None:
             )
         if importlib.util.find_spec(name) is None:
             raise ArgumentError(f"the logger {name!r} needs: pip install 'trainability[{name}]'", code="missing-extra")
-
-
-def loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> list[Logger]:
-    """Open loggers by name, with the recipe as their configuration.
-
-    Raises:
-        ConfigError: one of them cannot be opened or, later, does not take what it is sent.
-    """
-    check(names)
-    flat = dict(_flat(config))
-    return [_Guarded(name, folder, flat) for name in names]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -1,6 +1,6 @@
-"""Observations of a network in training: its signal, single neurons, and how dependent they are on one another."""
+"""Observations of networks in training: their flow and signal, single neurons, and how these depend on one another."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,13 +9,24 @@ from torch import Tensor, nn
 from trainability.dependence.dropout import dropout_effects
 from trainability.dependence.pairs import evenly_spaced, independence, varying_neurons
 from trainability.errors import UnsupportedModelError
+from trainability.flow import measure
 from trainability.introspect.hooks import INPUT_OF, Place
 from trainability.introspect.readings import read_activations
 from trainability.introspect.run import observing
 from trainability.introspect.weight_layers import is_weight_layer
 from trainability.nn.ic import ICLayer
 from trainability.signal import measured, predict
-from trainability.training.history import Histogram, InputIndependence, LayerDropout
+from trainability.stack.module import Stack
+from trainability.training.history import (
+    FlowPoint,
+    Histogram,
+    History,
+    IndependencePoint,
+    InputIndependence,
+    LayerDropout,
+    NeuronPoint,
+    SignalPoint,
+)
 
 
 def _first_activations(model: nn.Module, inputs: Tensor, paths: Iterable[str]) -> dict[str, Tensor]:
@@ -113,3 +124,54 @@ def predicted_signal(model: nn.Module, inputs: Tensor, layers: list[str]) -> tup
         return None
     known = [values[path] for path in layers if path in values]
     return ([v.q for v in known], [v.c for v in known]) if len(known) == len(layers) else None
+
+
+class Observer:
+    """Observes the networks of a stack, each into its history.
+
+    Args:
+        stack: in training.
+        histories: one per member; those that diverged are left alone.
+        inputs: the batch ``(B, ...)``.
+    """
+
+    def __init__(self, stack: Stack, histories: Sequence[History], inputs: Tensor) -> None:
+        self._stack, self._histories, self._inputs = stack, histories, inputs
+
+    def start(self) -> None:
+        """Observe all before the first step."""
+        for history in self._histories:
+            history.status = "training"
+        self.look(0)
+        # The members are of one architecture, so what their weights predict differs by chance alone.
+        predicted = None
+        if not self._stack.sharded:
+            found = predicted_signal(self._stack.models[0], self._inputs, self._histories[0].layers)
+            predicted = SignalPoint(0, *found) if found else None
+        for history, model in self._training():
+            history.predicted = predicted
+            self._neurons(0, history, model)
+
+    def look(self, step: int) -> None:
+        """Observe the flow and the signal after a step."""
+        for history, model in self._training():
+            flow = measure(model, self._inputs)
+            history.layers = [layer.name for layer in flow]
+            entropy, std = [layer.entropy for layer in flow], [layer.std for layer in flow]
+            history.flow.append(FlowPoint(step, entropy, std))
+            history.signal.append(SignalPoint(step, *signal_values(model, self._inputs, history.layers)))
+
+    def finish(self, step: int, status: str) -> None:
+        """Observe single neurons after the last step."""
+        for history, model in self._training():
+            history.status = status
+            self._neurons(step, history, model)
+            history.dropout = dropout_of(model, self._inputs)
+
+    def _training(self) -> list[tuple[History, nn.Module]]:
+        pairs = zip(self._histories, self._stack.models, strict=True)
+        return [(history, model) for history, model in pairs if history.status == "training"]
+
+    def _neurons(self, step: int, history: History, model: nn.Module) -> None:
+        history.neurons.append(NeuronPoint(step, neuron_histograms(model, self._inputs)))
+        history.independence.append(IndependencePoint(step, independence_of_inputs(model, self._inputs)))

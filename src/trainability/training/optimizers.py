@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from trainability.errors import ArgumentError
+from trainability.errors import ArgumentError, check_choice
 
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # on every device
 # They need a closure, or gradients of another kind, or hold no state that could be written down.
@@ -30,11 +30,7 @@ def check_words(settings: object, *names: str) -> None:
     """Raise ValueError for a word that is none of those that a dataclass's annotation lists."""
     hints = get_type_hints(type(settings))
     for name in names:
-        words, value = get_args(hints[name]), getattr(settings, name)
-        if value not in words:
-            raise ArgumentError(
-                f"{name} is {value!r}; choose {', '.join(words[:-1])} or {words[-1]}", code="unknown-choice"
-            )
+        check_choice(name, getattr(settings, name), get_args(hints[name]))
 
 
 @dataclass(frozen=True)
@@ -176,6 +172,6 @@ def check(name: str, *, lr: float, weight_decay: float, options: Mapping[str, An
         torch.load(kept, weights_only=True)
     except Exception:  # it holds objects of its own
         raise ArgumentError(
-            f"{name} cannot be used: its state could not be read back without running code from it",
+            f"{name} cannot be used: reading its saved state back would run code from the file",
             code="optimizer-unfit",
         ) from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from trainability.errors import ConfigError, FolderError
-from trainability.training.files import write_atomically
+from trainability.training.files import write_whole
 from trainability.training.yaml_files import dump_yaml, read_yaml
 
 Existing = Literal["refuse", "resume", "overwrite"]
@@ -39,7 +39,10 @@ def check_place(folder: Path, existing: Existing) -> None:
             folder.lstat()
         check_links(folder)
         if folder.is_symlink() and not folder.exists():
-            raise ConfigError(f"out: {folder} is a link to a place that is not there", code="out-not-writable")
+            raise ConfigError(
+                f"out: {folder} is a link to a place that does not exist; make that place, or choose another folder",
+                code="out-not-writable",
+            )
         there = next(place for place in [folder.absolute(), *folder.absolute().parents] if place.exists())
     except (OSError, ValueError) as error:  # the latter of a name that no folder can have
         if isinstance(error, ConfigError | FolderError):
@@ -47,21 +50,21 @@ def check_place(folder: Path, existing: Existing) -> None:
         reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
         raise ConfigError(f"out: {folder} cannot be used: {reason}", code="out-not-writable") from None
     if not there.is_dir():
-        raise ConfigError(f"out: {there} is a file, not a folder", code="out-not-writable")
+        raise ConfigError(f"out: {there} is a file, not a folder; choose another folder", code="out-not-writable")
     if shutil.disk_usage(there).free < _REPORT_BYTES:
         raise ConfigError(
             f"out: no space is left on the disk of {there}; a report takes {_REPORT_BYTES // 10**6} MB",
             code="out-not-writable",
         )
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"out: {there} cannot be written to", code="out-not-writable")
+        raise ConfigError(f"out: {there} is not writable by this user; choose another folder", code="out-not-writable")
     check_existing(folder, existing)
 
 
 def check_existing(folder: Path, existing: Existing) -> None:
     """Raise FolderError where a folder that holds results is neither resumed nor overwritten, or has none to resume."""
     if existing == "resume" and not (folder / "recipe.yaml").exists():
-        raise FolderError(f"{folder} holds nothing that could be resumed", code="nothing-to-resume")
+        raise FolderError(f"{folder} holds no run to resume; leave out --resume to begin one", code="nothing-to-resume")
     if existing == "refuse" and any((folder / name).exists() for name in _RESULTS):
         raise FolderError(
             f"{folder} holds results already; go on with --resume, take them away with --overwrite, or choose another "
@@ -78,9 +81,9 @@ def clear(folder: Path) -> None:
         (stack / ".lock").unlink(missing_ok=True)
         with suppress(OSError):  # something else is in it
             stack.rmdir()
-    for path in [folder / name for name in _OWN if name != ".lock"] + [
-        path for pattern in _OWN_MANY for path in folder.glob(pattern)
-    ]:
+    for path in _own_paths(folder):
+        if path.name == ".lock":  # which this process may hold
+            continue
         if path.name == "stacks":
             with suppress(OSError):
                 path.rmdir()
@@ -88,6 +91,10 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _own_paths(folder: Path) -> list[Path]:
+    return [folder / name for name in _OWN] + [path for pattern in _OWN_MANY for path in folder.glob(pattern)]
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -107,11 +114,13 @@ def check_links(folder: Path) -> None:
     Raises:
         FolderError: one of the names of a run is a link, a second name of a file, or no plain file or folder.
     """
-    for path in [folder / name for name in _OWN] + [path for pattern in _OWN_MANY for path in folder.glob(pattern)]:
+    for path in _own_paths(folder):
         if path.is_symlink():
-            raise FolderError(f"{path} is a link; take it away, since a run keeps its files to itself", code="link")
+            raise FolderError(
+                f"{path} is a link; remove it, since a run writes nowhere but into its own folder", code="link"
+            )
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise FolderError(f"{path} is neither a file nor a folder; take it away", code="not-a-file")
+            raise FolderError(f"{path} is neither a file nor a folder; remove it", code="not-a-file")
         if path.is_file() and path.stat().st_nlink > 1:
             raise FolderError(f"{path} has another name elsewhere; put a copy in its place", code="link")
 
@@ -128,8 +137,8 @@ def keep_recipe(
     folder.mkdir(parents=True, exist_ok=True)
     if holds_recipe(folder, recipe, free):
         return
-    write_atomically(folder / "environment.json", (json.dumps(dict(environment), indent=1) + "\n").encode())
-    write_atomically(folder / "recipe.yaml", dump_yaml(recipe).encode())
+    write_whole({folder / "environment.json": json.dumps(dict(environment), indent=1) + "\n"})
+    write_whole({folder / "recipe.yaml": dump_yaml(recipe)})
 
 
 def holds_recipe(folder: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = ()) -> bool:

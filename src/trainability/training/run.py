@@ -8,8 +8,8 @@ from typing import Any
 import torch.distributed as dist
 
 from trainability.errors import ArgumentError, FolderError
+from trainability.training.folder import Writer
 from trainability.training.trainer import Training
-from trainability.training.writer import Writer
 
 _SECONDS = 5.0  # between checkpoints at the end of epochs
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainability.errors import StateError, UnsupportedModelError
 from trainability.lbe.stacked import StackLBE
-from trainability.stack.cuda_graphs import DeviceGraph
+from trainability.stack.cuda_graphs import CudaGraph
 from trainability.stack.module import Passed, Stack
 from trainability.tasks import Task
 from trainability.training.batches import Batches
@@ -37,8 +37,7 @@ class Step:
         forward: runs the stack as the strategy of the processes wants it.
         lbe: the term, if any member has it.
         updates: the optimizers.
-        batches: the data.
-        seeds: of the members' noise.
+        batches: the data, and the seeds of the members.
         task: the loss.
         fabric: precision and processes.
         make_graph: makes a graph of work that draws from these generators; None where operations are launched one by
@@ -56,15 +55,13 @@ class Step:
         lbe: StackLBE | None,
         updates: Updates,
         batches: Batches,
-        seeds: Sequence[int],
         task: Task,
         fabric: "Fabric",
-        make_graph: Callable[[Sequence[torch.Generator]], DeviceGraph] | None = None,
+        make_graph: Callable[[Sequence[torch.Generator]], CudaGraph] | None = None,
     ) -> None:
         self._stack, self._forward, self._lbe, self._task = stack, forward, lbe, task
         self._updates, self._batches, self._fabric = updates, batches, fabric
-        self._seeds = list(seeds)
-        self._noise = Generators(self._seeds, fabric.device)
+        self._noise = Generators(batches.seeds, fabric.device)
         self._index = torch.zeros(len(stack), batches.size, dtype=torch.long, device=fabric.device)
         self.alive = [True] * len(stack)
         self._frozen_buffers: list[tuple[Tensor, Tensor]] = []  # of frozen members, and what they hold
@@ -145,7 +142,8 @@ class Step:
         self._batches.seed(number)
         rank = self._fabric.global_rank
         self._stack.seed(
-            self._noise.at("dropout", rank, number), [stream(seed, "dropout", rank, number) for seed in self._seeds]
+            self._noise.at("dropout", rank, number),
+            [stream(seed, "dropout", rank, number) for seed in self._batches.seeds],
         )
         self._updates.set_rates()
 
@@ -159,7 +157,7 @@ class Step:
             self._updates.advance(self.alive)
         return losses
 
-    def _record(self, graph: DeviceGraph) -> tuple[Tensor, Tensor]:
+    def _record(self, graph: CudaGraph) -> tuple[Tensor, Tensor]:
         try:
             with self._updates.recording():
                 return graph.record(self._whole)

@@ -15,14 +15,14 @@ from trainability.errors import ArgumentError
 from trainability.introspect.hooks import Place
 from trainability.introspect.select import select
 from trainability.lbe.stacked import StackLBE
-from trainability.stack.cuda_graphs import CudaGraph, DeviceGraph, synchronize
+from trainability.stack.cuda_graphs import CudaGraph, synchronize
 from trainability.stack.module import Stack
 from trainability.training.batches import Batches
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
 from trainability.training.execution import Execution
 from trainability.training.history import History, LossPoint, ScorePoint
-from trainability.training.observer import Observer
+from trainability.training.observations import Observer
 from trainability.training.sharding import gathered, load_weights
 from trainability.training.state import check_state
 from trainability.training.step import Step
@@ -80,7 +80,7 @@ class Training:
         config: TrainingConfig,
         fabric: "Fabric | None" = None,
         tell: Callable[..., None] = lambda event, **values: None,
-        make_graph: Callable[[Sequence[torch.Generator]], DeviceGraph] | None = None,
+        make_graph: Callable[[Sequence[torch.Generator]], CudaGraph] | None = None,
     ) -> None:
         if not len(models) == len(members) == len(histories):
             counts = f"{len(models)} models, {len(members)} members and {len(histories)} histories"
@@ -130,14 +130,9 @@ class Training:
         self.updates = Updates(
             self.stack,
             self.lbe.alpha if self.lbe else None,
-            [m.lr for m in members],
-            [m.weight_decay for m in members],
-            name=config.optimizer,
-            options=config.options,
-            schedule=config.schedule,
-            direction=config.task.metric.direction,
-            epochs=config.epochs,
-            steps_per_epoch=self.batches.per_epoch,
+            members,
+            config,
+            self.batches.per_epoch,
         )
         not_recorded = None
         if make_graph is None and fabric.device.type == "cuda" and config.cuda_graph != "off":
@@ -145,9 +140,8 @@ class Training:
                 make_graph = partial(CudaGraph, fabric.device)
             else:
                 not_recorded = "several processes share each batch"
-        seeds = [m.seed for m in members]
         self._one_step = Step(
-            self.stack, forward, self.lbe, self.updates, self.batches, seeds, config.task, fabric, make_graph
+            self.stack, forward, self.lbe, self.updates, self.batches, config.task, fabric, make_graph
         )
         self._execution = Execution(self.stack, self._one_step, config, fabric, make_graph)
         if not_recorded:

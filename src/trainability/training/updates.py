@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from trainability.errors import ArgumentError
 from trainability.stack.module import Stack
-from trainability.training.optimizers import Schedule, build
+from trainability.training.config import Member, TrainingConfig
+from trainability.training.optimizers import build
 from trainability.training.restoring import as_kind, check_like
 from trainability.training.sharding import gathered, load_optimizer
 
@@ -47,13 +48,8 @@ class Updates:
     Args:
         stack: on its device, in its precision.
         alpha: LBE's targets ``(E, L)``, if there are any.
-        rates: learning rate of each member.
-        decays: weight decay of each member; alpha has none.
-        name: of the optimizer.
-        options: of the optimizer.
-        schedule: of the learning rate.
-        direction: of the score by which a plateau is seen.
-        epochs: of the training.
+        members: their learning rates and weight decays; alpha has none of the latter.
+        config: the optimizer, its schedule, and the metric by which a plateau is seen.
         steps_per_epoch: of the training.
     """
 
@@ -61,33 +57,26 @@ class Updates:
         self,
         stack: Stack,
         alpha: nn.Parameter | None,
-        rates: Sequence[float],
-        decays: Sequence[float],
-        *,
-        name: str,
-        options: Mapping[str, Any],
-        schedule: Schedule,
-        direction: Literal["max", "min"] = "max",
-        epochs: int,
+        members: Sequence[Member],
+        config: TrainingConfig,
         steps_per_epoch: int,
     ) -> None:
         self._stacked = [*stack.module.parameters(), *([alpha] if alpha is not None else [])]
-        self._name, self._options = name, dict(options)
-        self._elementwise = name.lower() in ELEMENTWISE
-        self._sliced = self._elementwise and schedule.kind != "plateau"
-        settings = list(zip(rates, decays, strict=True))
+        self._config = config
+        self._elementwise = config.optimizer.lower() in ELEMENTWISE
+        self._sliced = self._elementwise and config.schedule.kind != "plateau"
+        settings = [(member.lr, member.weight_decay) for member in members]
         self._frozen: dict[int, list[Tensor]] = {}
         self._rates_there: list[Tensor] = []  # on the device, for a recording
         self._rates_set: list[float] = []
         self._parts: list[_Part] = []
-        for members in _neighbors(settings) if self._sliced else [range(e, e + 1) for e in range(len(stack))]:
-            own = self._of(members, stack, alpha)
-            rate, decay = settings[members.start]
+        for part in _neighbors(settings) if self._sliced else [range(e, e + 1) for e in range(len(stack))]:
+            own = self._of(part, stack, alpha)
+            rate, decay = settings[part.start]
             weights, targets = (own[:-1], own[-1:]) if alpha is not None else (own, [])
-            optimizer = build(name, weights, targets, lr=rate, weight_decay=decay, options=options)
-            self._parts.append(
-                _Part(members, own, optimizer, schedule.of(optimizer, epochs, steps_per_epoch, direction))
-            )
+            optimizer = build(config.optimizer, weights, targets, lr=rate, weight_decay=decay, options=config.options)
+            scheduler = config.schedule.of(optimizer, config.epochs, steps_per_epoch, config.task.metric.direction)
+            self._parts.append(_Part(part, own, optimizer, scheduler))
 
     def _of(self, members: range, stack: Stack, alpha: nn.Parameter | None) -> list[nn.Parameter]:
         """The parameters of some members: the stacked ones, slices of them, or one member's own."""
@@ -207,7 +196,7 @@ class Updates:
             parameters = [p for group in part.optimizer.param_groups for p in group["params"]]
             numbers = [number for group in found["param_groups"] for number in group["params"]]
             if numbers != list(range(len(parameters))) or not found["state"].keys() <= set(numbers):
-                raise ArgumentError("the saved state of an optimizer belongs to other parameters", code="state-damaged")
+                raise ArgumentError("the saved state of an optimizer is for other parameters", code="state-damaged")
             for number, values in found["state"].items() if self._elementwise else ():
                 check_like(values, self._kept_for(parameters[number]), f"optimizers.state.{number}")
 
@@ -215,7 +204,7 @@ class Updates:
         """State of an optimizer for a parameter after its first step: numbers, and tensors of its shape."""
         one = nn.Parameter(torch.zeros(2))
         one.grad = torch.zeros(2)
-        optimizer = build(self._name, [one], [], lr=1.0, options=self._options)
+        optimizer = build(self._config.optimizer, [one], [], lr=1.0, options=self._config.options)
         optimizer.step()
         like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
         return {name: like if value.dim() else value for name, value in optimizer.state[one].items()}

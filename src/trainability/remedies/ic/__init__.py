@@ -2,17 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from trainability.errors import ArgumentError, check_choice, check_keep
 from trainability.remedies.registry import BuiltIn, Remedy, register
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from trainability.introspect.select import Where
-    from trainability.remedies.changes import Plan
 
 Unit = Literal["relu-ic-conv", "ic-conv-relu", "conv-relu-ic"]
 _CLAIM = "steadier training, faster convergence and a better end than with BatchNorm alone (Chen et al., 2019)"
@@ -54,27 +47,6 @@ class IC(BuiltIn):
         check_choice("batchnorm", self.batchnorm, ("remove", "keep"))
 
 
-_unit = partial(register, sets="normalization", order=2, baseline="batchnorm")
-
-
-@_unit(
-    "relu-ic-conv",
-    title="residual units of ReLU, IC layer and convolution",
-    claim=_CLAIM + "; the best of the units",
-    preset={"unit": "relu-ic-conv"},
-)
-@_unit(
-    "ic-conv-relu",
-    title="residual units of IC layer, convolution and ReLU",
-    claim=_CLAIM,
-    preset={"unit": "ic-conv-relu"},
-)
-@_unit(
-    "conv-relu-ic",
-    title="residual units of convolution, ReLU and IC layer",
-    claim=_CLAIM,
-    preset={"unit": "conv-relu-ic"},
-)
 @dataclass(frozen=True)
 class ICUnit(Remedy):
     """Residual units with IC layers, of which the package's own ResNet is built (`trainability.models.resnet`).
@@ -106,10 +78,26 @@ class ICUnit(Remedy):
             raise ArgumentError(f"{self.unit} is a unit of the package's resnet, not of {model}", code="does-not-apply")
         return {"unit": self.unit, "keep": self.keep}
 
-    def plan(self, model: "nn.Module", where: "Where | None", inputs: Any) -> "Plan":
+    def plan(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: the units of a finished model stay what they are."""
         raise ArgumentError(
             f"a finished model has its units; build one with trainability.models.resnet(..., unit={self.unit!r}), "
             "or put IC layers into this one with apply_(model, IC())",
             code="does-not-apply",
         )
+
+
+for _name, _title, _more in (
+    ("relu-ic-conv", "residual units of ReLU, IC layer and convolution", "; the best of the units"),
+    ("ic-conv-relu", "residual units of IC layer, convolution and ReLU", ""),
+    ("conv-relu-ic", "residual units of convolution, ReLU and IC layer", ""),
+):
+    register(
+        _name,
+        title=_title,
+        sets="normalization",
+        order=2,
+        baseline="batchnorm",
+        claim=_CLAIM + _more,
+        preset={"unit": _name},
+    )(ICUnit)

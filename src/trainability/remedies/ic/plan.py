@@ -7,21 +7,15 @@ import torch
 from torch import nn
 
 from trainability.errors import UnsupportedModelError
-from trainability.introspect.dataflow import (
-    OUTPUT,
-    Calls,
-    check_free,
-    watch_calls,
-    weight_layers,
-)
+from trainability.introspect.dataflow import OUTPUT, Calls, check_free, watch_calls, weight_layers
 from trainability.introspect.rewrite import replace_module
-from trainability.introspect.select import Where, select
+from trainability.introspect.select import Where
 from trainability.introspect.torch_private import BatchNormNd
 from trainability.introspect.weight_layers import weight_layout
 from trainability.nn.ic import ICLayer, Kind
 from trainability.nn.norms import FeatureBatchNorm
 from trainability.nn.shaped_activation import ShapedActivation
-from trainability.remedies.changes import Change, Changes, Plan, nested_tensor_changes
+from trainability.remedies.changes import Change, Changes, Plan, chosen_weight_layers, nested_tensor_changes
 from trainability.remedies.ic import IC
 
 _DIMS: dict[int, Kind] = {1: "1d", 2: "2d", 3: "3d"}
@@ -42,10 +36,8 @@ def plan(remedy: IC, model: nn.Module, where: Where | None, inputs: Any) -> Plan
             if number == 0 or path in calls.from_inputs:
                 skipped[path] = "a first weight layer: it takes the inputs"
                 del layers[path]
-    else:
-        wanted = select(model, where).paths
-        skipped |= {path: "not a weight layer" for path in wanted if path not in layers and path not in skipped}
-        layers = {path: module for path, module in layers.items() if path in wanted}
+    wanted = chosen_weight_layers(model, where, layers, skipped)
+    layers = {path: module for path, module in layers.items() if path in wanted}
     norms = _norms_that_go(model, calls, layers, order, skipped) if remedy.batchnorm == "remove" else {}
     changes: Changes = []
     heirs: set[str] = set()
@@ -141,11 +133,10 @@ def _take_over(own: FeatureBatchNorm, norm: BatchNormNd) -> None:
 
 
 def _removal(path: str, norm: BatchNormNd, inherited: bool) -> Change:
-    weight, bias = (None, None) if norm.weight is None else (norm.weight.detach(), norm.bias.detach())
-    trained = weight is not None and not weight.is_meta and bool((weight != 1).any() or (bias != 0).any())
+    weight, bias = norm.weight, norm.bias
     if inherited:
         why = "the IC layer after it takes its place"
-    elif trained and weight is not None and bias is not None:
+    elif weight is not None and not weight.is_meta and bool((weight != 1).any() or (bias != 0).any()):
         why = (
             f"its scale ({float(weight.min()):.3g} to {float(weight.max()):.3g}) and shift "
             f"({float(bias.min()):.3g} to {float(bias.max()):.3g}) are dropped: the IC layers after it stand elsewhere"

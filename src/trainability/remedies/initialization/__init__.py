@@ -1,7 +1,6 @@
 """Initializations of the weights."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, get_args
 
 from trainability.errors import check_choice
@@ -10,22 +9,6 @@ from trainability.remedies.registry import BuiltIn, register
 Scheme = Literal["he", "default", "lecun", "orthogonal", "delta-orthogonal", "suo", "lsuv"]
 
 
-_weights = partial(register, sets="weights", order=1)
-
-
-@_weights("he", title="He initialization", preset={"scheme": "he"})
-@_weights("orthogonal", title="orthogonal initialization with the gain of ReLU", preset={"scheme": "orthogonal"})
-@_weights("lecun", title="LeCun initialization", preset={"scheme": "lecun"})
-@_weights(
-    "delta-orthogonal",
-    title="orthogonal initialization of the central tap of each convolution",
-    preset={"scheme": "delta-orthogonal"},
-)
-@_weights("suo", title="orthogonal initialization that keeps the mean square of the signal", preset={"scheme": "suo"})
-@_weights(
-    "lsuv", title="orthogonal initialization, scaled to outputs of variance 1 on a batch", preset={"scheme": "lsuv"}
-)
-@_weights("pytorch", title="PyTorch's default initialization, drawn anew", preset={"scheme": "default"})
 @dataclass(frozen=True)
 class Init(BuiltIn):
     """Initialize every weight layer anew.
@@ -45,6 +28,10 @@ class Init(BuiltIn):
 
     ``"lsuv"``: orthonormal, and then each layer in turn scaled so that its outputs have variance 1 on ``inputs``.
 
+    Args:
+        scheme: one of these
+        nonlinearity: of which ``"orthogonal"`` takes the gain, by name
+
     Reference: He et al. (2015), eq. 10; LeCun et al. (1998), section 4.6; Saxe et al. (2014); Xiao et al. (2018),
     algorithm 1; Martens et al. (2021); Mishkin and Matas (2016), algorithm 1.
     """
@@ -58,3 +45,16 @@ class Init(BuiltIn):
             from trainability.remedies.initialization.plan import gain
 
             gain(self.nonlinearity)
+
+
+for _name, _title in {
+    "he": "He initialization",
+    "orthogonal": "orthogonal initialization with the gain of ReLU",
+    "lecun": "LeCun initialization",
+    "delta-orthogonal": "orthogonal initialization of the central tap of each convolution",
+    "suo": "orthogonal initialization that keeps the mean square of the signal",
+    "lsuv": "orthogonal initialization, scaled to outputs of variance 1 on a batch",
+    "pytorch": "PyTorch's default initialization, drawn anew",
+}.items():
+    _scheme = "default" if _name == "pytorch" else _name
+    register(_name, title=_title, sets="weights", order=1, preset={"scheme": _scheme})(Init)

@@ -10,17 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from trainability.errors import UnsupportedModelError
-from trainability.introspect.dataflow import (
-    Calls,
-    check_free,
-    watch_calls,
-    weight_layers,
-)
+from trainability.introspect.dataflow import Calls, check_free, watch_calls, weight_layers
 from trainability.introspect.norms import NORMS
-from trainability.introspect.select import Where, select
+from trainability.introspect.select import Where
 from trainability.introspect.weight_layers import weight_layout
 from trainability.nn.norms import FeatureBatchNorm, FeatureGroupNorm
-from trainability.remedies.changes import Change, Changes, Plan, nested_tensor_changes
+from trainability.remedies.changes import Change, Changes, Plan, chosen_weight_layers, nested_tensor_changes
 from trainability.remedies.normalization import Normalize
 
 
@@ -28,16 +23,14 @@ def plan(remedy: Normalize, model: nn.Module, where: Where | None, inputs: Any) 
     """Plan one change per weight layer."""
     calls = watch_calls(model, inputs)
     layers, skipped = weight_layers(model, calls)
+    wanted = chosen_weight_layers(model, where, layers, skipped)
     if where is None:
         last = _last(calls, layers)
         skipped |= dict.fromkeys(last, "it gives the output of the model")
-    else:
-        wanted = select(model, where).paths
-        skipped |= {path: "not a weight layer" for path in wanted if path not in layers and path not in skipped}
-        last = layers.keys() - set(wanted)
+        wanted -= last
     changes: Changes = []
     for path, module in layers.items():
-        if path in last:
+        if path not in wanted:
             continue
         if remedy.kind == "weight":
             changes.append(_weight_norm(model, path, module))

@@ -19,7 +19,13 @@ _CONFLICTS = {
 
 @dataclass(frozen=True)
 class Shaping(BuiltIn):
-    """The settings that DKS, TAT and EOC share."""
+    """The settings that DKS, TAT and EOC share.
+
+    Args:
+        init: how weights are drawn anew: suo, of EOC gaussian; null keeps them
+        shortcut: weight of the summand with fewer weight layers in every sum, 0 to 1; null keeps the ratio there is
+        batchnorm: of a model that has some: refuse it, or remove them
+    """
 
     init: Literal["suo", "gaussian"] | None = "suo"
     shortcut: float | None = None

@@ -1,4 +1,4 @@
-"""Holding a shaped model against the prediction that it was shaped by: q and c of every layer, over draws."""
+"""Comparison of a shaped model with the prediction that it was shaped by: q and c of every layer, over draws."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class Compared:
 
     @property
     def factor(self) -> float:
-        """By what factor q departs, in either direction."""
+        """The factor by which q departs, in either direction."""
         ratio = self.measured_q / self.q
         return max(ratio, 1 / ratio) if 0 < ratio < math.inf else math.inf
 
@@ -102,8 +102,8 @@ def check(
     """Run a recorded model on normal inputs of mean square 1 and measure q and c of every layer.
 
     Two draws of the weights are made, and six more where q of a layer departs in those; what departs then has to do so
-    in eight fresh ones, too. Where places are taken
-    together (pooling, means over places), the prediction goes on from what was measured, as the theory has no rule.
+    in eight fresh ones, too. Where places are taken together (pooling, means over places), the prediction goes on from
+    what was measured, as the theory has no rule.
 
     Args:
         graph: what was read, with the scales that the weights are meant to have.

@@ -1,4 +1,4 @@
-"""Trying a plan of shaping on a copy of the model: whether it becomes what was meant, and does what was predicted."""
+"""Trial of a plan of shaping on a copy of the model, which has to become what was meant and do what was predicted."""
 
 import copy
 import math
@@ -57,7 +57,8 @@ def plan(remedy: Shaping, model: nn.Module, where: Where | None, inputs: Any) ->
         meant = with_scales(graph, trial.scales)
         # What `where` leaves out keeps its weights and activations, of which the theory says nothing.
         redrawn = remedy.init is not None and where is None
-        return planned._replace(check=check(meant, recording, draws, redrawn, borders=not trial.shaping))
+        checked = check(meant, recording, draws, redrawn, borders=not trial.shaping)
+        return Plan(planned.changes, planned.skipped, planned.notes, checked)
 
 
 def _copied(model: nn.Module) -> nn.Module:

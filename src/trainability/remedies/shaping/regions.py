@@ -15,7 +15,7 @@ from trainability.signal.activation import Activation, as_activation
 from trainability.signal.folding import folded
 from trainability.signal.graph import Node
 from trainability.signal.operations import CASTS, ELEMENTWISE, LINEAR, leaves
-from trainability.signal.tracker import IDENTITY, Signal, Tracker
+from trainability.signal.tracker import IDENTITY, Signal, Stacked, Tracker, signals_in
 
 # Other names of operations: of operators, and of torch.
 _NAMES = {
@@ -110,7 +110,7 @@ class _Finder(Tracker):
 
     def leave(self, values: Any) -> None:
         """Settle what is taken by something that does not work element by element."""
-        self.ends += [self.settle(value) for value in leaves(values) if isinstance(value, Signal)]
+        self.ends += map(self.settle, signals_in(values))
 
     def call(self, node: fx.Node) -> None:
         args: Any = fx.map_arg(node.args, self.values.__getitem__)
@@ -119,7 +119,7 @@ class _Finder(Tracker):
         name = raw.rstrip("_") if not raw.startswith("_") else raw
         name = _NAMES.get(name, name)
         flat = leaves((args, kwargs))
-        signals = [v for v in flat if isinstance(v, Signal)]
+        signals = signals_in(flat)
         value = None
         if node.op == "call_module":
             idle = type(self.module.get_submodule(str(node.target))) is nn.Identity
@@ -136,21 +136,17 @@ class _Finder(Tracker):
     def understood(self, node: fx.Node, name: str, args: Any, kwargs: Any, signals: list[Signal]) -> Any:
         """The value of an operation on elements, or of a sum; None for others."""
         nodes = {s.node for s in signals}
-        if name in ("add", "sub") and len(signals) == 2 and len(nodes) == 2:
-            alpha = float(kwargs.get("alpha", 1))
-            return self.sum_of(signals, [1.0, alpha if name == "add" else -alpha], "", node)
-        if name == "lerp" and len(nodes) == 2 and len(signals) == 2 and isinstance(args[2], int | float):
-            return self.sum_of(signals, [1 - args[2], args[2]], "", node)
-        if name == "stack" and all(isinstance(v, Signal) for v in args[0]):
-            return _Parts(list(args[0]), (*args[1:], kwargs.get("dim", 0))[0])
-        if name in ("sum", "mean") and isinstance(args[0], _Parts):
+        if (combined := self.combined(name, args, kwargs, signals, "", node)) is not None:
+            return combined
+        if name in ("sum", "mean") and isinstance(stack := args[0], Stacked):
             along = (*args[1:], kwargs.get("dim"))[0]
-            share = 1.0 if name == "sum" else 1 / len(args[0])
-            return self.sum_of(args[0], [share] * len(args[0]), "", node) if along == args[0].dim else None
+            share = 1.0 if name == "sum" else 1 / len(stack.parts)
+            return self.sum_of(stack.parts, [share] * len(stack.parts), "", node) if along == stack.dim else None
         if name in _CASTS and len(signals) == 1 and signals[0].linear is None:
             return signals[0]
         known = name in LINEAR | ELEMENTWISE or called_activation(node) is not None
-        if len(nodes) == 1 and known and name not in VARYING:
+        plain = not any(isinstance(value, Stacked) for value in leaves((args, kwargs)))
+        if len(nodes) == 1 and known and plain and name not in VARYING:
             return self.elementwise(name, _careful(function_of(node)), args, kwargs, "", node, whole=False)
         return None
 
@@ -171,14 +167,6 @@ def _careful(function: Callable[..., Any]) -> Callable[..., Any]:
 
 class _Held:
     """A tensor of the module's own."""
-
-
-class _Parts(list[Signal]):
-    """Signals that were stacked along a dimension."""
-
-    def __init__(self, parts: list[Signal], dim: int) -> None:
-        super().__init__(parts)
-        self.dim = dim
 
 
 def is_in_place(node: fx.Node) -> bool:

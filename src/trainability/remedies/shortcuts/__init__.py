@@ -2,39 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from trainability.errors import check_choice, check_whole
+from trainability.nn.names import Scale
 from trainability.remedies.registry import BuiltIn, register
 
-Scale = Literal["identity", "skipinit", "rezero", "fixup"]
 
-
-@register(
-    "residual", title="an identity shortcut around every layer", sets="shortcuts", order=0, preset={"scale": "identity"}
-)
-@register(
-    "rezero",
-    title="a shortcut around every layer, whose scale is learned from 0 on",
-    sets="shortcuts",
-    order=0,
-    preset={"scale": "rezero"},
-)
-@register(
-    "skipinit",
-    title="a shortcut around every layer, whose scale is learned from a small one on",
-    sets="shortcuts",
-    order=0,
-    preset={"scale": "skipinit"},
-)
-@register(
-    "fixup",
-    title="a shortcut around every layer, with weights that begin at 0",
-    sets=("shortcuts", "weights"),
-    order=0,
-    preset={"scale": "fixup"},
-    conflicts={"weightnorm": "weights that begin at 0 have no direction to normalize"},
-)
 @dataclass(frozen=True)
 class Residual(BuiltIn):
     """Give layers shortcuts: x + s · f(x) in the place of f(x).
@@ -78,3 +52,18 @@ class Residual(BuiltIn):
     def options(self, model: str) -> Mapping[str, Any] | None:
         """The scale of the branches of the package's own ResNet, which has its shortcuts."""
         return {"residual": True, "scale": self.scale} if model == "resnet" else None
+
+
+for _scale, _title in {
+    "identity": "an identity shortcut around every layer",
+    "rezero": "a shortcut around every layer, whose scale is learned from 0 on",
+    "skipinit": "a shortcut around every layer, whose scale is learned from a small one on",
+    "fixup": "a shortcut around every layer, with weights that begin at 0",
+}.items():
+    register(
+        "residual" if _scale == "identity" else _scale,
+        title=_title,
+        sets=("shortcuts", "weights") if _scale == "fixup" else "shortcuts",
+        preset={"scale": _scale},
+        conflicts={"weightnorm": "weights that begin at 0 have no direction to normalize"} if _scale == "fixup" else {},
+    )(Residual)

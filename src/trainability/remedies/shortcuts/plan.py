@@ -12,13 +12,7 @@ from torch import Tensor, nn
 
 from trainability.errors import ArgumentError, UnsupportedModelError
 from trainability.introspect.activations import is_nonlinearity
-from trainability.introspect.dataflow import (
-    Calls,
-    check_free,
-    first_tensor,
-    watch_calls,
-    weight_layers,
-)
+from trainability.introspect.dataflow import Calls, check_free, first_tensor, watch_calls, weight_layers
 from trainability.introspect.norms import NORMS
 from trainability.introspect.select import Where, select
 from trainability.introspect.torch_private import DropoutNd, RunningNorm
@@ -39,15 +33,15 @@ def plan(remedy: Residual, model: nn.Module, where: Where | None, inputs: Any) -
             code="inputs-needed",
         )
     calls = watch_calls(model, inputs)
-    weight_layers(model, calls)  # refuses quantized ones
+    layers, _ = weight_layers(model, calls)
     spans, skipped = _spans(remedy, model, calls) if where is None else _modules(model, calls, where)
     changes: Changes = []
     if remedy.scale == "fixup":
         for path, module in model.named_modules():
             if isinstance(module, RunningNorm):
                 skipped[path] = f"{type(module).__name__} stays, though Fixup is for networks without"
-    if remedy.scale == "fixup" and spans:
-        changes += _fixup_weights(model, calls, spans)
+        if spans:
+            changes += _fixup_weights(model, layers, spans)
     by_owner: dict[nn.Module, list[tuple[int, int]]] = {}
     holders: set[nn.Module] = set()
     for span in spans:
@@ -179,8 +173,7 @@ def _weights(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if is_weight_layer(m)]
 
 
-def _fixup_weights(model: nn.Module, calls: Calls, spans: list[_Span]) -> Changes:
-    found, _ = weight_layers(model, calls)
+def _fixup_weights(model: nn.Module, found: dict[str, nn.Module], spans: list[_Span]) -> Changes:
     place = {module: number for number, module in enumerate(found.values())}  # in the order in which they run
     branches = [
         sorted((m for p in span.paths for m in _weights(model.get_submodule(p)) if m in place), key=place.__getitem__)
