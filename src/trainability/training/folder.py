@@ -19,6 +19,22 @@ from trainability.training.places import Existing, check_existing, check_links, 
 _KEPT = 2  # checkpoints; the older one is for when the newer turns out to be damaged
 
 
+def hold(path: Path) -> FileLock:
+    """Lock a folder for this process, until the lock is released.
+
+    Raises:
+        FolderError: another process has it.
+    """
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FolderError(
+            f"{path} is in use by another process; wait for it or choose another folder", code="folder-locked"
+        ) from None
+    return lock
+
+
 class RunFolder:
     """A run's directory, held by one process as long as it is open.
 
@@ -51,13 +67,7 @@ class RunFolder:
         check_links(path)
         check_existing(path, existing)
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(path / ".lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise FolderError(
-                f"{path} is in use by another process; wait for it or choose another folder", code="folder-locked"
-            ) from None
+        self._lock = hold(path)
         try:
             self._begin(recipe, environment, existing)
         except BaseException:

@@ -35,6 +35,8 @@ def check_place(folder: Path, existing: Existing) -> None:
             be resumed; or a link in it would have results written elsewhere.
     """
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            folder.lstat()
         check_links(folder)
         if folder.is_symlink() and not folder.exists():
             raise ConfigError(f"out: {folder} is a link to a place that is not there", code="out-not-writable")
