@@ -1,5 +1,6 @@
 """Errors by their kind and code, which is what tests hold on to."""
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,8 +29,9 @@ def code_of(call: Callable[[], Any], kind: type[Exception] = ValueError) -> str:
 
 def codes_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Watch the commands; the list fills with the code of each error that one ends with."""
-    from trainability.cli import experiment, request, sweep, terminal
-
+    terminal, *commands = (
+        importlib.import_module(f"trainability.cli.{name}") for name in ("terminal", "experiment", "request", "sweep")
+    )
     codes: list[str] = []
 
     def fail(sentence: str) -> Any:
@@ -37,6 +39,6 @@ def codes_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         codes.append(error.code if isinstance(error, TrainabilityError) else type(error).__name__)
         terminal.fail(sentence)
 
-    for module in (experiment, request, sweep):
+    for module in commands:
         monkeypatch.setattr(module, "fail", fail)
     return codes

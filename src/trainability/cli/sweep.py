@@ -27,7 +27,8 @@ from trainability.experiments.sweep import capacity, progress_of, work
 from trainability.report.sweep import write_sweep_report
 from trainability.tasks import Metric, task
 from trainability.training.files import finite
-from trainability.training.places import clear, keep_recipe
+from trainability.training.folder import hold
+from trainability.training.places import check_links, clear, keep_recipe
 from trainability.training.runtime import tune_allocator
 from trainability.training.trainer import Training
 
@@ -81,8 +82,11 @@ def _open(asked: Request, place: str, workers: int) -> tuple[Study, Dataset, "Fa
     fabric = open_fabric(asked.recipe)
     data = load_data(asked.recipe)
     capacity(asked.recipe, data, fabric.device, workers)
-    if asked.existing == "overwrite":
+    if asked.existing == "overwrite" and asked.folder.exists():
+        check_links(asked.folder)
+        lock = hold(asked.folder)
         clear(asked.folder)
+        lock.release()
     if place.startswith("sqlite"):
         asked.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(asked.recipe, place)

@@ -26,6 +26,22 @@ if TYPE_CHECKING:
 _KEPT = 2  # checkpoints; the older one is for when the newer turns out to be damaged
 
 
+def hold(path: Path) -> FileLock:
+    """Lock a folder for this process, until the lock is released.
+
+    Raises:
+        FolderError: another process has it.
+    """
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FolderError(
+            f"{path} is in use by another process; wait for it or choose another folder", code="folder-locked"
+        ) from None
+    return lock
+
+
 class Writer:
     """Writes nothing: what the processes of a run other than the first have in place of a `RunFolder`."""
 
@@ -89,12 +105,7 @@ class RunFolder(Writer):
         check_existing(path, existing)
         path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
-            try:
-                opened.enter_context(FileLock(path / ".lock").acquire(timeout=0))
-            except Timeout:
-                raise FolderError(
-                    f"{path} is in use by another process; wait for it or choose another folder", code="folder-locked"
-                ) from None
+            opened.callback(hold(path).release)
             self._begin(recipe, environment, existing)
             opened.callback(os.close, self._events)
             self._loggers = [Logger(name, path, recipe) for name in loggers]
