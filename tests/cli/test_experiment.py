@@ -116,7 +116,9 @@ def test_a_printed_recipe_is_whole_and_the_same_recipe(tmp_path, capsys, command
     ids=lambda given: str(given)[:40],
 )
 @pytest.mark.parametrize("command", EXPERIMENTS)
-def test_bad_input_is_one_sentence_exit_2_and_leaves_nothing(command, words, code, names, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_one_sentence_exit_2_and_leaves_nothing(
+    command, words, code, names, tmp_path, monkeypatch, capsys
+):
     given = {flag for flag in words if flag.startswith("--")}
     quick = [word for pair in zip(QUICK[:8:2], QUICK[1:8:2], strict=True) if pair[0] not in given for word in pair]
     if "model.depht=3" in words or "depth" in words:
@@ -153,7 +155,9 @@ def test_a_damaged_recipe_in_a_folder_is_named(tmp_path, capsys, monkeypatch, co
 
 
 @pytest.mark.parametrize("command", EXPERIMENTS)
-def test_a_disk_that_fills_up_is_a_sentence_and_there_is_something_to_go_on_from(tmp_path, monkeypatch, capsys, command):
+def test_a_disk_that_fills_up_is_a_sentence_and_there_is_something_to_go_on_from(
+    tmp_path, monkeypatch, capsys, command
+):
     file, calls, real = write(tmp_path / "r.yaml", checkpoint_every=3, remedies="he"), [], os.fsync
     words = [command, str(file), *(["remedies=he"] if command == "compare" else [])]
 

@@ -239,7 +239,11 @@ def test_what_remedies_changed_is_kept_and_shown(tmp_path):
     assert [report["remedy"]["name"] for report in found["he+layernorm"]] == ["he", "layernorm"]
     assert found["default"] == found["lbe"] == []
     kept = json.loads((stacks(tmp_path / "run")["he+layernorm"] / "remedies.json").read_text())
-    assert kept == found["he+layernorm"] == json.loads((tmp_path / "run/results.json").read_text())["remedies"]["he+layernorm"]
+    assert (
+        kept
+        == found["he+layernorm"]
+        == json.loads((tmp_path / "run/results.json").read_text())["remedies"]["he+layernorm"]
+    )
     page = render(comparison)
     assert {"linear1", "linear2"} <= {change["path"] for change in kept[0]["changes"]}
     assert all(f"<code>{change['path']}</code>" in page for report in kept for change in report["changes"])

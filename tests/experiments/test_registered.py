@@ -18,11 +18,9 @@ from trainability.data.dataset import Dataset, Split
 from trainability.experiments.reference import settings
 from trainability.experiments.run import run
 from trainability.models import registry as models
-from trainability.remedies import Change, Plan, Remedy, registry
-from trainability.remedies import register as register_remedy
+from trainability.remedies import Change, Plan, Remedy, register as register_remedy, registry
 from trainability.report.page import render
-from trainability.tasks import Loss, Metric, Task
-from trainability.tasks import registry as tasks
+from trainability.tasks import Loss, Metric, Task, registry as tasks
 
 
 @dataclass(frozen=True)

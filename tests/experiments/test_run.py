@@ -23,8 +23,8 @@ from trainability.errors import ConfigError, FolderError, InfeasibleError
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.run import run
 from trainability.training import files
-from trainability.training.trainer import Training
 from trainability.training.folder import read_events
+from trainability.training.trainer import Training
 
 LONGER = {
     "model": {"depth": 4, "width": 16},

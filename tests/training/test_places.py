@@ -66,7 +66,9 @@ def test_overwriting_takes_away_what_the_commands_wrote_and_nothing_else(tmp_pat
     fresh = tmp_path / "fresh"
     assert cli.run([*words(last, tmp_path)[:-1], str(fresh)]) == 0
     nameless = {name.rpartition("-")[0] if name.endswith(".pt") else name for name in left}
-    assert nameless == {name.rpartition("-")[0] if name.endswith(".pt") else name for name in contents(fresh)} - {".lock"}
+    assert nameless == {name.rpartition("-")[0] if name.endswith(".pt") else name for name in contents(fresh)} - {
+        ".lock"
+    }
 
 
 def test_clearing_leaves_an_empty_folder_and_the_lock(tmp_path):
@@ -176,7 +178,13 @@ def test_a_place_that_can_be_used_is_left_as_it_is(tmp_path):
 def test_checkpoints_are_those_of_a_run_the_newest_first(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     ours = [f"step-{step:08d}-{DIGEST}.pt" for step in (100000000, 7, 0)]
-    other = ["step-7.pt", f"step-00000009-{DIGEST[:-1]}.pt", f"step-00000009-{DIGEST}.damaged", ".step-00000009.pt", "a.pt"]
+    other = [
+        "step-7.pt",
+        f"step-00000009-{DIGEST[:-1]}.pt",
+        f"step-00000009-{DIGEST}.damaged",
+        ".step-00000009.pt",
+        "a.pt",
+    ]
     for name in [*ours[1:], *other, ours[0]]:
         (tmp_path / "checkpoints" / name).write_text("")
     assert [path.name for path in checkpoints(tmp_path)] == ours

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
+import trainability as tr
 from recipes_for_tests import write
 from refusals import refused
 from stacks import fabric, network, training
@@ -183,7 +183,7 @@ def test_the_checkpoint_of_another_run_is_refused():
 def test_what_a_run_wrote_that_cannot_begin_is_nothing():
     models = [network("fnn", e) for e in range(2)]
     for model in models:
-        nn.utils.parametrizations.weight_norm(model[1])
+        tr.apply_(model, tr.Normalize("weight"), where="1")
     writer = Memory()
     with refused(UnsupportedModelError, "not-stackable"):
         Run(training(models, MEMBERS, members="direct"), writer).begin()
