@@ -12,6 +12,7 @@ from trainability.experiments.validation import validated
 from trainability.remedies import IC, LBELoss, combine
 from trainability.training.yaml_files import dump_yaml, load_yaml
 
+RESIDUAL = {"name": "resnet", "depth": 8}
 FSDP = {"strategy": "fsdp", "devices": 2}
 GRID = {"parameters": {"optimizer.lr": [0.1, 0.01]}}
 
@@ -32,7 +33,7 @@ def tpe(**parameters: object) -> dict[str, object]:
         ({"model": {"width": []}}, "setting-type", "width"),
         ({"model": {"name": "resnet", "depth": 9}}, "depth", "9"),
         ({"model": {"name": "resnet", "depth": 26, "convolutions": 3}}, "depth", "26"),
-        ({"model": {"name": "resnet", "depth": 8, "scale": "rezero", "residual": False}}, "settings-conflict", "rezero"),
+        ({"model": {**RESIDUAL, "scale": "rezero", "residual": False}}, "settings-conflict", "rezero"),
         ({"model": "fn"}, "unknown-choice", "fnn"),
         ({"model": 3}, "setting-type", "model"),
         ({"data": "cifar"}, "setting-type", "data"),
@@ -101,7 +102,7 @@ def tpe(**parameters: object) -> dict[str, object]:
         ({"compare": {"parameters": {"model.depth": [3, 3]}}}, "duplicate", "model.depth"),
         ({"compare": {"parameters": {"seeds": [1, 2]}}}, "cannot-vary", "seeds"),
         ({"compare": {}, "sweep": GRID}, "settings-conflict", "compare"),
-        ({"compare": {"remedies": ["he", "residual"]}, "model": {"name": "resnet", "depth": 8}}, "nothing-to-change", "residual"),
+        ({"compare": {"remedies": ["he", "residual"]}, "model": RESIDUAL}, "nothing-to-change", "residual"),
         ({"sweep": {}}, "missing-setting", "sweep.parameters"),
         ({"sweep": {"parameters": {}}}, "out-of-range", "sweep.parameters"),
         ({"sweep": {"parameters": {"remedies.lbe.alpa": [1]}}}, "unknown-setting", "alpha"),

@@ -27,17 +27,18 @@ TYPED = {
     "sweep.trials": "7",
     "sweep.storage": "sqlite:///s.db",
 }
+GRID = "sweep.parameters={optimizer.lr: [0.1]}"
 UNITS = ("conv-relu-ic", "ic-conv-relu", "relu-ic-conv")
 # What a setting needs beside it.
 BESIDE = {
     **{f"data.{name}": ["data.name=folder", "data.dir=/x"] for name in ("image_size", "classes", "per_class")},
     "data.dir": ["data.name=folder"],
     "schedule.milestones": ["schedule.kind=step"],
-    "sweep.method": ["sweep.parameters={optimizer.lr: [0.1]}"],
-    "sweep.trials": ["sweep.method=tpe", "sweep.parameters={optimizer.lr: [0.1]}"],
+    "sweep.method": [GRID],
+    "sweep.trials": ["sweep.method=tpe", GRID],
     **{f"remedies.{unit}.keep": ["model.name=resnet", "model.depth=20"] for unit in UNITS},
-    **{f"sweep.{name}": ["sweep.parameters={optimizer.lr: [0.1]}"] for name in ("stack", "storage", "retries", "heartbeat")},
-}  # fmt: skip
+    **{f"sweep.{name}": [GRID] for name in ("stack", "storage", "retries", "heartbeat")},
+}
 
 
 def every() -> list[Setting]:

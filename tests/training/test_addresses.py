@@ -9,13 +9,14 @@ from recipes_for_tests import SWEEP, recipe, write
 from refusals import codes_of
 from trainability import cli
 from trainability.errors import ConfigError
-from trainability.experiments.recipe import Recipe, read_recipe
+from trainability.experiments.reading import read_recipe
+from trainability.experiments.recipe import Recipe
 from trainability.experiments.study import open_study
 from trainability.experiments.validation import validated
 from trainability.report.sweep import render_sweep
 from trainability.training import loggers
 from trainability.training.addresses import without_password, without_secrets
-from trainability.training.folder import keep_recipe
+from trainability.training.places import keep_recipe
 
 SECRETS = [
     "postgresql+psycopg://me:s3cret@127.0.0.1:1/db",
@@ -46,7 +47,7 @@ def test_no_password_of_an_address_is_shown_or_kept(tmp_path, capsys, address):
     for kept, args in (
         ({"storage": address}, []),
         ({}, ["--storage", address]),
-        ({}, ["--set", f"sweep.storage={json.dumps(address)}"]),
+        ({}, [f"sweep.storage={json.dumps(address)}"]),
     ):
         file = write(tmp_path / "r.yaml", sweep={**SWEEP, **kept})
         assert cli.run(["sweep", str(file), "--out", str(tmp_path / "out"), *args]) == 2
@@ -84,18 +85,20 @@ def test_an_address_in_the_wrong_place_is_not_shown(tmp_path, capsys):
         assert "s3cret" not in str(caught.value)
     file = write(tmp_path / "r.yaml", sweep=SWEEP)
     for setting in (address, f"sweep.storage={address}: [", f"sweep={address}"):
-        assert cli.run(["sweep", str(file), "--out", str(tmp_path / "out"), "--set", setting]) == 2
+        assert cli.run(["sweep", str(file), "--out", str(tmp_path / "out"), setting]) == 2
         assert "s3cret" not in capsys.readouterr().err
+    assert cli.run(["train", address]) == 2
+    assert "s3cret" not in capsys.readouterr().err
 
 
 def test_a_kept_recipe_asks_for_the_password_that_it_does_not_hold(tmp_path, monkeypatch):
     made = recipe(sweep={**SWEEP, "storage": "postgresql+psycopg://me:s3cret@127.0.0.1:1/db"})
     keep_recipe(tmp_path / "out", made.resolved(), {})
     keep_recipe(tmp_path / "out", made.resolved(), {})  # the same again
-    again = read_recipe(tmp_path / "out/recipe.yaml")
+    again = read_recipe(tmp_path / "out/recipe.yaml", {}, "sweep")
     assert again.digest() == made.digest()
-    codes = codes_of("sweep", monkeypatch)
-    call = ["sweep", str(tmp_path / "out/recipe.yaml"), "--out", str(tmp_path / "out")]
+    codes = codes_of(monkeypatch)
+    call = ["sweep", str(tmp_path / "out/recipe.yaml"), "--out", str(tmp_path / "out"), "--resume"]
     assert cli.run(call) == 2
     assert codes == ["password-hidden"]
     assert cli.run([*call, "--storage", f"sqlite:///{tmp_path / 'study.db'}"]) == 0
@@ -105,7 +108,7 @@ def test_a_kept_recipe_asks_for_the_password_that_it_does_not_hold(tmp_path, mon
 
 
 def test_workers_are_told_addresses_and_settings_out_of_sight_and_import_nothing_from_the_folder(tmp_path, monkeypatch):
-    (tmp_path / "yaml.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')\nraise SystemExit(3)\n")
+    (tmp_path / "optuna.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')\nraise SystemExit(3)\n")
     file = write(tmp_path / "r.yaml", sweep=SWEEP)
     storage = f"sqlite:///{tmp_path / 's3cret.db'}"
     seen, real = [], subprocess.Popen
@@ -115,10 +118,10 @@ def test_workers_are_told_addresses_and_settings_out_of_sight_and_import_nothing
             seen.append(" ".join(command))
         return real(command, **options)
 
-    monkeypatch.setattr("trainability.cli.sweep.subprocess.Popen", watched)
+    monkeypatch.setattr(subprocess, "Popen", watched)
     monkeypatch.chdir(tmp_path)
-    call = ["sweep", str(file), "--out", "out", "--workers", "2", "--set", "epochs=1"]
-    assert cli.run([*call, "--set", f"sweep.storage={storage}"]) == 0
+    call = ["sweep", str(file), "--out", "out", "--workers", "2", "epochs=1"]
+    assert cli.run([*call, f"sweep.storage={storage}"]) == 0
     assert len(seen) == 2
     assert not any("s3cret" in command for command in seen)
     assert not (tmp_path / "RAN").exists()

@@ -7,16 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainability.experiments.train import train
 
-from recipes_for_tests import recipe
+from recipes_for_tests import StopError, last_state, recipe, resumed_at, stop_at
+from refusals import refused
 from trainability.errors import FolderError
-from trainability.training.folder import RunFolder, checkpoints, read_events
-
-
-def ended(folder: Path, **changes: object) -> dict:
-    train(recipe(**changes), folder)
-    return torch.load(checkpoints(folder)[0], weights_only=True)
+from trainability.experiments.run import run
+from trainability.training.folder import RunFolder, read_events
 
 
 def put(folder: Path, state: object) -> Path:
@@ -24,6 +20,7 @@ def put(folder: Path, state: object) -> Path:
     torch.save(state, buffer)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
     path = folder / f"checkpoints/step-00099999-{digest}.pt"
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(buffer.getvalue())
     return path
 
@@ -83,22 +80,33 @@ WRONG = [
 ]
 
 
+MADE = recipe(remedies="lbe", schedule={"kind": "cosine"}, checkpoint_every=5)
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run, its recipe's changes and its last state."""
-    changes = {"lbe": {}, "schedule": {"kind": "cosine"}}
-    folder = tmp_path_factory.mktemp("run")
-    return folder / "run", changes, ended(folder / "run", **changes)
+def begun(tmp_path_factory):
+    """A run that was killed, and its last state."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    with pytest.raises(StopError):
+        run(MADE, folder, progress=stop_at(12))
+    return folder, last_state(folder)
 
 
-@pytest.mark.parametrize(("path", "value"), WRONG)
-def test_a_state_that_is_none_is_refused_before_any_of_it_is_used(run, path, value):
-    folder, changes, state = run
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that is done, and its last state."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    run(MADE, folder)
+    return folder, last_state(folder)
+
+
+def assert_refused(folder: Path, state: object) -> None:
+    """The state is not taken, and nothing in the folder changes."""
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    added = put(folder, changed(state, path, value))
+    added = put(folder, state)
     try:
         with pytest.raises(FolderError) as caught:
-            train(recipe(**changes), folder, resume=True)
+            run(MADE, folder, existing="resume")
     finally:
         added.unlink()
     assert caught.value.code in ("state-damaged", "other-networks")
@@ -106,18 +114,35 @@ def test_a_state_that_is_none_is_refused_before_any_of_it_is_used(run, path, val
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
-def test_the_state_as_it_was_is_taken(run):
-    folder, changes, state = run
-    assert train(recipe(**changes), folder, resume=True).resumed_at == state["steps"]
+@pytest.mark.parametrize(("path", "value"), WRONG)
+def test_a_state_that_is_none_is_refused_before_any_of_it_is_used(begun, path, value):
+    folder, state = begun
+    assert_refused(folder, changed(state, path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [w for w in WRONG if w[0].startswith("histories/") and w[1] != {}] + [("histories", [])]
+)
+def test_damaged_histories_of_a_run_that_is_done_are_refused(finished, path, value):
+    folder, state = finished
+    assert_refused(folder, changed(state, path, value))
+    extra = changed(state, "histories", [*state["histories"], state["histories"][0]])
+    assert_refused(folder, extra)
+
+
+def test_the_state_as_it_was_is_taken(begun):
+    folder, state = begun
+    comparison = run(MADE, folder, existing="resume")
+    assert resumed_at(folder) == state["steps"] == 10
+    assert [history.status for history in comparison.histories] == ["done", "done"]
 
 
 @pytest.mark.parametrize("content", [[1, 2], 5, "a", None, torch.zeros(2), {}, {"recipe": "x"}, {1: 2}])
 def test_what_is_no_state_at_all_is_refused(tmp_path, content):
     with RunFolder(tmp_path, {}, {}) as folder:
         put(tmp_path, content)
-        with pytest.raises(FolderError) as caught:
+        with refused(FolderError, "state-damaged"):
             folder.newest()
-    assert caught.value.code == "state-damaged"
 
 
 @pytest.mark.parametrize("payload", [b"\x80\x02cos\nsystem\n(S'touch RAN'\ntR.", b"", b"PK\x03\x04", b"\x80\x04K\x05."])
@@ -125,6 +150,7 @@ def test_files_that_are_not_torchs_are_refused_without_a_warning(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     with RunFolder(tmp_path / "run", {}, {}) as folder:
         digest = hashlib.sha256(payload).hexdigest()[:16]
+        (tmp_path / "run/checkpoints").mkdir()
         (tmp_path / f"run/checkpoints/step-00000001-{digest}.pt").write_bytes(payload)
         with warnings.catch_warnings(record=True, action="always") as told, pytest.raises(FolderError) as caught:
             folder.newest()
@@ -133,8 +159,9 @@ def test_files_that_are_not_torchs_are_refused_without_a_warning(tmp_path, monke
     assert not (tmp_path / "RAN").exists()
 
 
-def test_files_with_other_names_are_no_checkpoints(tmp_path, capsys):
+def test_files_with_other_names_are_no_checkpoints(tmp_path):
     with RunFolder(tmp_path / "run", recipe().resolved(), {}) as folder:
+        (tmp_path / "run/checkpoints").mkdir()
         for name in ("step-x.pt", "step-1-2.pt", "mine.pt"):
             (tmp_path / "run/checkpoints" / name).write_bytes(b"x")
         assert folder.newest() == (None, [])

@@ -11,6 +11,7 @@ from trainability.cli.terminal import fail, is_first
 from trainability.errors import ConfigError, DataError, FolderError
 from trainability.experiments.reading import Command, parse_setting, read_recipe
 from trainability.experiments.recipe import Recipe
+from trainability.training.addresses import without_password
 from trainability.training.places import Existing, check_place, holds_recipe
 from trainability.training.yaml_files import dump_yaml
 
@@ -81,6 +82,11 @@ def recipe_and_changes(words: Iterable[str], flags: dict[str, Any]) -> tuple[Pat
     texts = [f"{name.replace('__', '.')}={value}" for name, value in flags.items() if value is not None]
     for word in [*texts, *words]:
         if "=" not in word:
+            if "://" in word:
+                raise ConfigError(
+                    f"{without_password(word)} is an address; give a recipe's file, and settings as name=value",
+                    code="setting-syntax",
+                )
             if file is not None:
                 raise ConfigError(f"{file} and {word}: give one recipe; settings are name=value", code="two-recipes")
             file = Path(word)

@@ -1,6 +1,5 @@
 """Run an experiment: one stack of networks, or the stacks of a comparison side by side."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -9,17 +8,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainability.errors import ConfigError, UnsupportedModelError
-from trainability.experiments.build import architecture_key, build_training, check_fits, load_data, open_fabric, waiting
+from trainability.errors import ArgumentError, ConfigError, FolderError, UnsupportedModelError
+from trainability.experiments.build import (
+    architecture_key,
+    build_model,
+    build_training,
+    check_fits,
+    load_data,
+    open_fabric,
+    waiting,
+)
 from trainability.experiments.comparison import Comparison, Side
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
+from trainability.remedies.apply import Report
 from trainability.stack.memory import free_bytes
 from trainability.tasks import task
 from trainability.training.folder import Writer, open_writer
 from trainability.training.history import History
 from trainability.training.interrupts import deferred
 from trainability.training.places import Existing
+from trainability.training.restoring import as_kind
 from trainability.training.run import Run, naming_the_dead
 
 Progress = Callable[[Comparison, int, int], None]
@@ -77,6 +86,13 @@ class _Stack:
         for side in self.sides:
             count = len(side.cell.recipe.seeds)
             side.histories, histories = histories[:count], histories[count:]
+
+    def report(self, reports: Sequence[Report]) -> list[dict[str, Any]]:
+        """Give every side what remedies did to the first of the networks, and return it as plain values."""
+        described = [report.to_dict() for report in reports]
+        for side in self.sides:
+            side.reports = described
+        return described
 
 
 class _Experiment:
@@ -195,17 +211,12 @@ class _Experiment:
         self._note_resuming(stack, resume, state, damaged)
         if finished := self.fabric.broadcast(_finished(state)):
             stack.steps = stack.total
-            histories = [history for side in stack.sides for history in side.histories]
-            for history, kept in zip(histories, finished, strict=True):
-                history.restore(kept)
-            self._read_reports(stack)
+            _restore([history for side in stack.sides for history in side.histories], finished)
+            stack.report(build_model(stack.recipes[0], self.data, stack.recipes[0].seeds[0])[1])
             return None
         training, reports = build_training(stack.recipes, self.data, self.fabric, writer.note)
         stack.keep(training.histories)
-        described = [report.to_dict() for report in reports]
-        for side in stack.sides:
-            side.reports = described
-        writer.write("remedies.json", described)
+        writer.write("remedies.json", stack.report(reports))
         own = Run(training, writer, self.recipe.checkpoint_every)
         try:
             own.begin(state)
@@ -219,14 +230,6 @@ class _Experiment:
             step = f"step {state['steps']}" if state else "the beginning"
             self.comparison.notes.append(f"Resumed {stack.sides[0].remedies.name} at {step}.")
 
-    def _read_reports(self, stack: _Stack) -> None:
-        try:
-            found = json.loads((stack.path / "remedies.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return
-        for side in stack.sides:
-            side.reports = found if isinstance(found, list) else []
-
 
 def _finished(state: dict[str, Any] | None) -> list[dict[str, Any]] | None:
     """The histories in a checkpoint of a stack that is done."""
@@ -234,3 +237,22 @@ def _finished(state: dict[str, Any] | None) -> list[dict[str, Any]] | None:
     if not isinstance(kept, list) or not kept or not all(isinstance(history, dict) for history in kept):
         return None
     return kept if all(history.get("status") in ("done", "diverged") for history in kept) else None
+
+
+def _restore(histories: Sequence[History], finished: Sequence[dict[str, Any]]) -> None:
+    """Take the histories of a stack that is done from its checkpoint.
+
+    Raises:
+        FolderError: they are damaged, or of other networks.
+    """
+    try:
+        kept = as_kind(finished, list[History], "histories")
+        if [history.identity for history in kept] != [history.identity for history in histories]:
+            raise ArgumentError("its seeds or settings differ", code="other-networks")
+    except ArgumentError as error:
+        raise FolderError(
+            f"the newest checkpoint is not one of this run: {error}; remove it to go on from the one before it",
+            code=error.code,
+        ) from None
+    for history, found in zip(histories, finished, strict=True):
+        history.restore(found)

@@ -126,6 +126,11 @@ class History:
     step_ms: float | None = None  # of the stack that it trained in, over the number of its members
 
     @property
+    def identity(self) -> tuple[str, int, float, int]:
+        """What tells the network from others of an experiment."""
+        return self.remedy, self.depth, self.lr, self.seed
+
+    @property
     def val(self) -> float | None:
         """The last validation score."""
         return self.scores[-1].val if self.scores else None

@@ -58,7 +58,7 @@ class Run:
             ended = training.steps % training.batches.per_epoch == 0
             if not training.done and self._is_due(ended):
                 self.save()
-            if after_step():
+            if after_step() and not training.done:
                 return False
             if ended:
                 break

@@ -47,7 +47,7 @@ def check_state(state: Mapping[str, Any], training: "Training") -> None:
         raise ArgumentError(
             f"the state is of step {state['steps']}, and the training has {training.total_steps}", code="state-damaged"
         )
-    if [_of_whom(kept) for kept in histories] != [_of_whom(one) for one in training.histories]:
+    if [kept.identity for kept in histories] != [one.identity for one in training.histories]:
         raise ArgumentError("the state is of other networks: their seeds or settings differ", code="other-networks")
     ways = get_args(Way)[1:] if members > 1 else ("alone",)
     execution = state["execution"]
@@ -55,7 +55,3 @@ def check_state(state: Mapping[str, Any], training: "Training") -> None:
     if execution.get("members") not in ways or not flags:
         raise ArgumentError("the state does not say how its networks run", code="state-damaged")
     training.updates.check(state["updates"])
-
-
-def _of_whom(history: History) -> tuple[Any, ...]:
-    return history.remedy, history.depth, history.lr, history.seed
