@@ -21,17 +21,17 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-import yaml
 from optuna.study import Study
 
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.study import grid, open_study, rows
+from trainability.experiments.validation import validated
+from trainability.training.yaml_files import dump_yaml
 
 TRAIN = {
     "model": {"depth": 30, "width": 64},
-    "init": "he",
-    "lbe": {},
+    "remedies": "he+lbe",
     "epochs": 40,
     "seeds": 3,
     "checkpoint_every": 5,
@@ -39,15 +39,15 @@ TRAIN = {
 }
 SWEEP = {
     "model": {"depth": 10, "width": 32},
-    "init": "he",
-    "lbe": {},
+    "remedies": "he+lbe",
     "epochs": 30,
+    "seeds": 1,
     "probes": 1,
     "engine": {"threads": 1},
     "sweep": {
         "parameters": {
-            "lbe.alpha": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
-            "lbe.beta": [0.02, 0.05, 0.1, 0.2, 0.3, 0.5],
+            "remedies.lbe.alpha": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+            "remedies.lbe.beta": [0.02, 0.05, 0.1, 0.2, 0.3, 0.5],
             "optimizer.lr": [3e-4, 1e-3, 3e-3, 1e-2],
         },
         "stack": 4,
@@ -81,7 +81,7 @@ def same(a: Path, b: Path) -> bool:
 def killed_runs(folder: Path, kills: int, chance: random.Random) -> dict[str, object]:
     """Runs that are killed ten times each, as near to anything they do as chance brings it."""
     file = folder / "train.yaml"
-    file.write_text(yaml.safe_dump(TRAIN))
+    file.write_text(dump_yaml(TRAIN))
     subprocess.run(
         program("train", str(file), "--out", str(folder / "whole")), env=ENVIRONMENT, check=True, capture_output=True
     )
@@ -123,8 +123,8 @@ def killed_runs(folder: Path, kills: int, chance: random.Random) -> dict[str, ob
 
 def killed_workers(folder: Path, kills: int, chance: random.Random) -> dict[str, object]:
     """Three workers of one study; one of them is killed every few seconds, and replaced."""
-    file, recipe = folder / "sweep.yaml", Recipe.model_validate(SWEEP)
-    file.write_text(yaml.safe_dump(SWEEP))
+    file, recipe = folder / "sweep.yaml", validated(Recipe, SWEEP)
+    file.write_text(dump_yaml(SWEEP))
     place = f"sqlite:///{folder / 'study.db'}"
     study = open_study(recipe, place)
     out = str(folder / "sweep")
@@ -144,7 +144,7 @@ def killed_workers(folder: Path, kills: int, chance: random.Random) -> dict[str,
             done += 1
         workers[victim].wait()
         workers[victim] = worker(victim)
-        now = {row.number: row.val for row in rows(study)}
+        now = {row.number: row.val for row in rows(study, recipe)}
         lost += sum(now.get(number) != value for number, value in finished.items())
         corrupted += not intact(folder / "study.db")
         finished = now
@@ -164,7 +164,7 @@ def killed_workers(folder: Path, kills: int, chance: random.Random) -> dict[str,
 
 def _ended(study: Study, recipe: Recipe, folder: Path) -> dict[str, object]:
     wanted = Counter(repr(sorted(values.items())) for values in grid(recipe))
-    found = Counter(repr(sorted(row.params.items())) for row in rows(study))
+    found = Counter(repr(sorted(row.params.items())) for row in rows(study, recipe))
     return {
         "trials wanted": sum(wanted.values()),
         "trials finished": len(found),

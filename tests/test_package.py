@@ -11,10 +11,10 @@ sys.meta_path.insert(0, Block())
 {code}
 """
 EXTRAS = [
-    "typer",
+    "click",
     "rich",
     "pydantic",
-    "yaml",
+    "ruamel",
     "jinja2",
     "plotly",
     "sklearn",
@@ -67,3 +67,20 @@ assert handlers == logging.getLogger().handlers and filters == list(warnings.fil
 """
     done = python(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_names_load_on_first_use_and_all_of_them_do():
+    code = """
+import sys
+import trainability
+assert not {"torch", "numpy", "pydantic", "trainability.remedies"} & set(sys.modules)
+assert set(trainability.__all__) <= set(dir(trainability))
+for name in trainability.__all__:
+    getattr(trainability, name)
+try:
+    trainability.nothing_of_the_kind
+except AttributeError:
+    print("done")
+"""
+    done = python(code)
+    assert done.stdout == "done\n", done.stderr

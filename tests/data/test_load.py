@@ -13,7 +13,7 @@ from trainability.data import load
 from trainability.data.augment import Augmentation, CropFlip, usual_augmentation
 from trainability.data.pln import PLN, per_location_normalize
 from trainability.data.sources import cifar, idx
-from trainability.errors import ArgumentError, ArgumentTypeError, ConfigError, DataError
+from trainability.errors import ArgumentError, ArgumentTypeError, DataError
 
 
 def write_idx(path, array):
@@ -283,20 +283,6 @@ def test_nothing_need_be_held_out():
     with pytest.raises(DataError, match=r"1437") as caught:
         load("digits", held_out=1437)
     assert caught.value.code == "out-of-range"
-
-
-def test_a_run_without_validation_has_test_accuracies_alone(tmp_path):
-    from trainability.experiments.train import train
-
-    from trainability.experiments.recipe import Recipe
-    from trainability.experiments.validation import validated
-
-    recipe = Recipe(data={"held_out": 0}, model={"depth": 2, "width": 8}, epochs=1, seeds=2)
-    results = train(recipe, tmp_path / "run").to_json()["results"]
-    assert all(r["val_accuracy"] is None and r["test_accuracy"] > 0 for r in results)
-    with pytest.raises(ConfigError) as caught:
-        validated(Recipe, {"data": {"held_out": 0}, "epochs": 2, "schedule": {"kind": "plateau"}})
-    assert caught.value.code == "needs-validation"
 
 
 def test_crops_are_windows_of_the_padded_image_and_half_are_mirrored():
