@@ -1,4 +1,4 @@
-"""What a command is asked to do, checked before anything heavy is loaded."""
+"""The request that a command was given, checked before anything heavy is loaded."""
 
 import json
 import os

@@ -162,7 +162,7 @@ def _supervise(
 
 
 class _Watch:
-    """How far the study is, asked twice a second at most."""
+    """The progress of the study, asked twice a second at most."""
 
     def __init__(self, study: Study, recipe: Recipe) -> None:
         self._study, self._recipe, self.metric = study, recipe, task(recipe.task.name).metric

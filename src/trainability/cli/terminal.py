@@ -23,7 +23,7 @@ class Terminal(Console):
 
 
 def is_first() -> bool:
-    """Tell whether this process is the first of those that share a run, and so the one that speaks."""
+    """True where this process is the first of those that share a run, and so the one that speaks."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 

@@ -74,7 +74,7 @@ class Dataset:
         return per_location_normalize(inputs, dim=dim) if self.pln else inputs
 
     def describe(self) -> dict[str, Any]:
-        """What a record keeps of it."""
+        """The part of it that a record keeps."""
         return {
             "name": self.name,
             "source": self.source,

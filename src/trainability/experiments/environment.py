@@ -1,4 +1,4 @@
-"""What a result depends on besides its settings."""
+"""The conditions of a result besides its settings: versions, machine, commit."""
 
 import os
 import platform

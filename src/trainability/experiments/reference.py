@@ -95,7 +95,7 @@ def _words(annotation: Any) -> tuple[str, ...]:
 
 
 def meanings_of(kind: type) -> dict[str, str]:
-    """What the docstrings of a class and of its bases say of its settings under ``Args:``.
+    """The meanings of settings that the docstrings of a class and of its bases give under ``Args:``.
 
     >>> from trainability.experiments.settings import OptimizerSettings
     >>> meanings_of(OptimizerSettings)["lr"]

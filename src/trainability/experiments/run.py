@@ -96,7 +96,7 @@ class _Stack:
 
 
 class _Experiment:
-    """What is checked before anything is trained, and then the training."""
+    """The checks before anything is trained, and then the training."""
 
     def __init__(
         self, recipe: Recipe, out: Path, existing: Existing, environment: dict[str, Any], progress: Progress

@@ -145,7 +145,7 @@ RemedySettings = Annotated[
 
 
 class TaskSettings(Settings):
-    """What the outputs are scored by.
+    """The task, by which outputs are scored.
 
     Args:
         name: classification: cross-entropy, and accuracy in percent
@@ -217,7 +217,7 @@ class ScheduleSettings(Settings):
 
 
 class EngineSettings(Settings):
-    """Where and how it runs; what is ``auto`` is chosen by measurement and written into the record.
+    """The devices and the way of running; what is ``auto`` is chosen by measurement and written into the record.
 
     Args:
         device: cpu, cuda, cuda:1 or mps
@@ -259,7 +259,9 @@ class EngineSettings(Settings):
             hint = suggestion(self.device, ("cpu", "cuda", "mps"))
             raise ArgumentError(f"there is no device {self.device!r}; {hint}choose from cpu, cuda, mps", code="device")
         if self.device.startswith("cpu:"):
-            raise ArgumentError(f"device: {self.device} cannot be: CPUs have no numbers; write cpu", code="device")
+            raise ArgumentError(
+                f"device: {self.device} is not a device, since CPUs have no numbers; write cpu", code="device"
+            )
         if ":" in self.device and self.devices > 1:
             raise ArgumentError(
                 f"device: {self.device} names one device, and devices is {self.devices}", code="settings-conflict"

@@ -154,7 +154,7 @@ def grid(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def total_trials(recipe: Recipe) -> int:
-    """How many trials a sweep has."""
+    """The number of trials of a sweep."""
     assert recipe.sweep is not None
     return recipe.sweep.trials or len(grid(recipe))
 
@@ -187,7 +187,7 @@ def _counted(trials: Sequence[FrozenTrial]) -> int:
 
 
 def _is_surplus(study: Study, trial: Trial, recipe: Recipe, total: int) -> bool:
-    """Whether another worker was quicker: the same was queued twice, or none was left and a new one was made up."""
+    """True where another worker was quicker: the same was queued twice, or none was left and a new one was made up."""
     assert recipe.sweep is not None
     trials = study.get_trials(deepcopy=False)
     queued = _values(next(t for t in trials if t.number == trial.number))
@@ -304,7 +304,7 @@ def _within(value: Any, values: Sequence[Any] | Range) -> bool:
 
 
 def _is_run(run: Any, metric: Metric) -> bool:
-    """Whether it has what tables and reports read of a run."""
+    """True where it has what tables and reports read of a run."""
     if not isinstance(run, dict) or not isinstance(run.get("status"), str):
         return False
     return all(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a study is."""
+    """The progress of a study."""
 
     total: int
     finished: int
@@ -82,7 +82,7 @@ def _give_back(study: Study, trials: Sequence[Trial]) -> None:
 
 
 def capacity(recipe: Recipe, data: Dataset, device: torch.device, workers: int = 1) -> int:
-    """How many trials make one stack, where some workers share the memory.
+    """The number of trials that make one stack, where some workers share the memory.
 
     Raises:
         ConfigError: not even one trial fits, or a batch size is larger than the training set.
@@ -143,7 +143,7 @@ def _result(history: History, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def progress_of(study: Study, recipe: Recipe, began: float, finished_before: int) -> Progress:
-    """How far the study is, and how long the rest takes at the speed since ``began`` (of `time.monotonic`)."""
+    """The progress of the study, and the time that the rest takes at the speed since ``began`` (of `time.monotonic`)."""
     trials = study.get_trials(deepcopy=False)
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     total, fresh = total_trials(recipe), len(complete) - finished_before

@@ -85,7 +85,7 @@ _BOUNDS = {
 
 
 def _must(first: ErrorDetails, message: str) -> str:
-    """What a value has to be."""
+    """The condition that a value has to meet."""
     sort, context = first["type"], first.get("ctx", {})
     if sort in _BOUNDS:
         words, bound = _BOUNDS[sort]

@@ -127,7 +127,7 @@ class History:
 
     @property
     def identity(self) -> tuple[str, int, float, int]:
-        """What tells the network from others of an experiment."""
+        """The settings by which a network is told from others of an experiment."""
         return self.remedy, self.depth, self.lr, self.seed
 
     @property

@@ -142,7 +142,7 @@ def keep_recipe(
 
 
 def holds_recipe(folder: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = ()) -> bool:
-    """Tell whether a folder holds a recipe, which has to be this one apart from settings in ``free``.
+    """True where a folder holds a recipe, which has to be this one apart from settings in ``free``.
 
     Raises:
         FolderError: it is another one; the message says where they differ.
@@ -167,7 +167,7 @@ def holds_recipe(folder: Path, recipe: Mapping[str, Any], free: tuple[str, ...] 
 
 
 def _differences(kept: Any, given: Any, path: str = "") -> list[str]:
-    """Where two recipes differ, in words."""
+    """Differences of two recipes, in words."""
     if isinstance(kept, dict) and isinstance(given, dict):
         keys = dict.fromkeys([*kept, *given])
         return [d for key in keys for d in _differences(kept.get(key), given.get(key), f"{path}.{key}".strip("."))]

@@ -163,7 +163,7 @@ class Updates:
                 part.scheduler.step()
 
     def plateau(self, member: int, score: float) -> None:
-        """Tell a member's schedule its validation score at the end of an epoch."""
+        """Give a member's schedule its validation score at the end of an epoch."""
         scheduler = self._part_of(member).scheduler
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(score)

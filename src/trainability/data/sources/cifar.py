@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cifar:
-    """Where the files of one of them lie, with their MD5 sums, and the key of the labels."""
+    """The place of the files of one of them, with their MD5 sums, and the key of the labels."""
 
     folder: str
     hub: str

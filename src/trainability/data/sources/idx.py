@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Idx:
-    """Where the official files of an idx data set lie, their MD5 sums, and the id on the hub."""
+    """The place of the official files of an idx data set, their MD5 sums, and the id on the hub."""
 
     folder: str
     hub: str
