@@ -91,7 +91,7 @@ class CropFlip:
 
 
 def usual_augmentation(data: str) -> Augment:
-    """The usual augmentation of a data set: affine maps of digits, mirrored too of clothes, and crops of photographs."""
+    """The usual augmentation of a data set: affine maps of digits, mirrored of clothes, crops of photographs."""
     if data in ("digits", "mnist"):
         return Augmentation()
     return Augmentation(flip=True) if data == "fashion-mnist" else CropFlip()

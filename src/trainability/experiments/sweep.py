@@ -143,7 +143,7 @@ def _result(history: History, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def progress_of(study: Study, recipe: Recipe, began: float, finished_before: int) -> Progress:
-    """The progress of the study, and the time that the rest takes at the speed since ``began`` (of `time.monotonic`)."""
+    """The progress of the study; the rest is timed by the speed since ``began`` (of `time.monotonic`)."""
     trials = study.get_trials(deepcopy=False)
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     total, fresh = total_trials(recipe), len(complete) - finished_before
