@@ -62,7 +62,7 @@ class TrainingConfig:
 
     >>> TrainingConfig(epochs=1, batch_size=64, members="vmapp")
     Traceback (most recent call last):
-    trainability.errors.ArgumentError: members is 'vmapp'; choose from 'auto', 'direct', 'vmap', 'loop', 'streams'
+    trainability.errors.ArgumentError: members is 'vmapp'; did you mean 'vmap'? choose from 'auto', 'direct', ...
     """
 
     epochs: int
