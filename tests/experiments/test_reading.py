@@ -7,8 +7,9 @@ import pytest
 from recipes_for_tests import SWEEP, write
 from refusals import code_of, refused
 from trainability.errors import ConfigError
+from trainability.experiments.axes import Range
 from trainability.experiments.reading import parse_setting, read_recipe
-from trainability.experiments.recipe import Range, Recipe
+from trainability.experiments.recipe import Recipe
 from trainability.training.yaml_files import dump_yaml
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -82,7 +83,7 @@ def _numbers(history: History) -> list[str]:
     ]
 
 
-def remedies(section: Section, rows: Sequence[dict[str, object]], metric: Metric) -> Table:
+def remedies(section: Section, rows: Sequence[dict[str, Any]], metric: Metric) -> Table:
     """One row per remedy, the strongest first."""
     grid = Table(title=f"{section.title}: test {metric.label}", title_justify="left", box=box.SIMPLE, pad_edge=False)
     grid.add_column("remedy", overflow="fold", min_width=min(24, max(map(len, section.histories))))
@@ -91,9 +92,9 @@ def remedies(section: Section, rows: Sequence[dict[str, object]], metric: Metric
     for row in rows:
         grid.add_row(
             str(row["remedy"]),
-            metric.number(row["median"]),  # type: ignore[arg-type]
-            f"{metric.number(row['low'])} to {metric.number(row['high'])}",  # type: ignore[arg-type]
-            str(len(row["seeds"])),  # type: ignore[arg-type]
+            metric.number(row["median"]),
+            f"{metric.number(row['low'])} to {metric.number(row['high'])}",
+            str(len(row["seeds"])),
             f"{row['entropy']:.2g} → {row['entropy_end']:.2g}",
             f"{row['step_ms']:.1f}",
         )

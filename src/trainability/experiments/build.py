@@ -11,7 +11,8 @@ from trainability.data import load
 from trainability.data.augment import usual_augmentation
 from trainability.data.dataset import Dataset
 from trainability.errors import ConfigError, TrainabilityError
-from trainability.experiments.recipe import STACKABLE, Recipe
+from trainability.experiments.axes import STACKABLE
+from trainability.experiments.recipe import Recipe
 from trainability.introspect.select import select
 from trainability.remedies.apply import Report, apply_
 from trainability.stack.memory import bytes_per_member, free_bytes, least_bytes, members_that_fit

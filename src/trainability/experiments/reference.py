@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from inspect import cleandoc
 from typing import Any, Literal, get_args, get_origin
 
@@ -53,9 +53,9 @@ def settings() -> Iterator[Setting]:
     for name in models.names():
         kind = models.architecture(name)
         meanings = meanings_of(kind)
-        for field in fields(kind):  # type: ignore[arg-type]
-            help_text = f"of {name}: {meanings.get(field.name, '')}"
-            yield Setting(f"model.{field.name}", field.default, help_text, _words(field.type))
+        for setting, field in kind.settings().items():
+            help_text = f"of {name}: {meanings.get(setting, '')}"
+            yield Setting(f"model.{setting}", field.default, help_text, _words(field.type))
     for name in remedies.names():
         found = remedies.entry(name)
         meanings = meanings_of(found.kind)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -102,11 +102,11 @@ def _architecture(given: Any) -> models.Architecture:
     name, options = (given, {}) if isinstance(given, str) else (given.get("name", "fnn"), dict(given))
     options.pop("name", None)
     kind = models.architecture(name)
-    own = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    own = kind.settings()
     for option in options:
         if option in own:
             continue
-        others = [other for other in models.names() if option in settings_of(models.architecture(other))]
+        others = [other for other in models.names() if option in models.architecture(other).settings()]
         if others:
             raise ArgumentError(f"{option} belongs to model.name: {' or '.join(others)}", code="does-not-apply")
         hint = suggestion(f"model.{option}", [f"model.{known}" for known in own])
@@ -114,13 +114,8 @@ def _architecture(given: Any) -> models.Architecture:
             f"{option} is not a setting of {name}; {hint}it has {', '.join(own)}",
             code="unknown-setting",
         )
-    _refuse_flags(options, {field.name: field.type for field in fields(kind)})  # type: ignore[arg-type]
+    _refuse_flags(options, {setting: field.type for setting, field in own.items()})
     return TypeAdapter(kind).validate_python(options)
-
-
-def settings_of(kind: type) -> list[str]:
-    """The names of a dataclass's fields."""
-    return [field.name for field in fields(kind)]
 
 
 ModelSettings = Annotated[

@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from trainability.errors import ConfigError
-from trainability.experiments.recipe import STACKABLE, Range, Recipe
+from trainability.experiments.axes import STACKABLE, Range
+from trainability.experiments.recipe import Recipe
 from trainability.tasks import Metric, task
 from trainability.training.addresses import MASK, without_password, without_secrets
 

@@ -14,8 +14,9 @@ from optuna.trial import Trial, TrialState
 
 from trainability.data.dataset import Dataset
 from trainability.errors import ConfigError
+from trainability.experiments.axes import Range
 from trainability.experiments.build import architecture_key, build_training, member_bytes
-from trainability.experiments.recipe import Range, Recipe
+from trainability.experiments.recipe import Recipe
 from trainability.experiments.study import claim, fail_lost, heartbeat, refill, total_trials, value_of
 from trainability.stack.memory import members_that_fit
 from trainability.tasks import task

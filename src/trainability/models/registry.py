@@ -5,7 +5,8 @@ A new architecture is one file: a frozen dataclass of its settings, registered b
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from dataclasses import Field, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from trainability._lazy import Registry
 from trainability.errors import ArgumentError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@dataclass(frozen=True)
 class Architecture(ABC):
     """The settings of one architecture, a frozen dataclass whose docstring describes each under ``Args:``.
 
@@ -21,6 +23,11 @@ class Architecture(ABC):
     """
 
     name: ClassVar[str]
+
+    @classmethod
+    def settings(cls) -> dict[str, Field[Any]]:
+        """The settings by name."""
+        return {field.name: field for field in fields(cls)}
 
     def built_in(self) -> list[str]:
         """The names of the remedies that the settings amount to, which the recipe's own must go with."""

@@ -13,7 +13,8 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from trainability.experiments.recipe import Range, Recipe
+from trainability.experiments.axes import Range
+from trainability.experiments.recipe import Recipe
 from trainability.experiments.study import Row, value_of
 from trainability.report.figures import style
 from trainability.report.page import environment, figure_html

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainability.data.registry import Request, register
-from trainability.data.sources.official import HELD_OUT, from_hub, official
+from trainability.data.sources.official import from_files_or_hub, official
 from trainability.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,17 +56,13 @@ CIFAR = {
 @register("cifar100", takes=("dir", "hub"), needs=("dir", "hub"))
 def load_cifar(name: str, request: Request) -> "Dataset":
     """Read 60,000 photographs of 32 × 32 in ten or a hundred classes."""
-    from trainability.data.dataset import split
-
     spec = CIFAR[name]
-    if request.hub or request.dir is None:
-        (train, test), source = from_hub(spec.hub), f"hub:{spec.hub}"
-    else:
-        folder = request.dir / spec.folder
-        train, test = _together(folder, spec.train, spec.labels), _together(folder, spec.test, spec.labels)
-        source = "files"
-    held_out = HELD_OUT if request.held_out is None else request.held_out
-    return split(name, spec.classes, train, test, held_out, source, request.split_seed)
+
+    def read(folder: Path) -> "tuple[Split, Split]":
+        parts = [_together(folder / spec.folder, files, spec.labels) for files in (spec.train, spec.test)]
+        return parts[0], parts[1]
+
+    return from_files_or_hub(name, request, spec.hub, spec.classes, read)
 
 
 def _together(folder: Path, files: dict[str, str], key: bytes) -> "Split":

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainability.data.registry import Request, register
-from trainability.data.sources.official import HELD_OUT, from_hub, official
+from trainability.data.sources.official import from_files_or_hub, official
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trainability.data.dataset import Dataset
+    from trainability.data.dataset import Dataset, Split
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,15 @@ _IDX = {
 @register("fashion-mnist", takes=("dir", "hub"), needs=("dir", "hub"))
 def load_idx(name: str, request: Request) -> "Dataset":
     """Read 70,000 images of 28 × 28 in ten classes."""
-    from trainability.data.dataset import Split, split
-
     spec = _IDX[name]
-    if request.hub or request.dir is None:
-        (train, test), source = from_hub(spec.hub), f"hub:{spec.hub}"
-    else:
-        folder = request.dir / spec.folder
-        train_x, train_y, test_x, test_y = (_read(folder / f"{part}.gz", spec.md5[part]) for part in _PARTS)
-        train, test = Split(train_x.unsqueeze(1), train_y.long()), Split(test_x.unsqueeze(1), test_y.long())
-        source = "files"
-    held_out = HELD_OUT if request.held_out is None else request.held_out
-    return split(name, 10, train, test, held_out, source, request.split_seed)
+
+    def read(folder: Path) -> "tuple[Split, Split]":
+        from trainability.data.dataset import Split
+
+        images, labels, *test = (_read(folder / spec.folder / f"{part}.gz", spec.md5[part]) for part in _PARTS)
+        return Split(images.unsqueeze(1), labels.long()), Split(test[0].unsqueeze(1), test[1].long())
+
+    return from_files_or_hub(name, request, spec.hub, 10, read)
 
 
 def _read(path: Path, md5: str) -> "Tensor":

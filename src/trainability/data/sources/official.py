@@ -1,15 +1,29 @@
 """Official files, verified by their published checksums, and the same data sets on the Hugging Face hub."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainability.data.registry import Request
 from trainability.errors import DataError
 
 if TYPE_CHECKING:
-    from trainability.data.dataset import Split
+    from trainability.data.dataset import Dataset, Split
 
-HELD_OUT = 10_000
+_HELD_OUT = 10_000
+
+
+def from_files_or_hub(
+    name: str, request: Request, hub: str, classes: int, read: "Callable[[Path], tuple[Split, Split]]"
+) -> "Dataset":
+    """Take training and test images from the folder of their official files, or from the hub."""
+    from trainability.data.dataset import split
+
+    folder = None if request.hub else request.dir
+    (train, test), source = (_from_hub(hub), f"hub:{hub}") if folder is None else (read(folder), "files")
+    held_out = _HELD_OUT if request.held_out is None else request.held_out
+    return split(name, classes, train, test, held_out, source, request.split_seed)
 
 
 def official(path: Path, md5: str) -> bytes:
@@ -33,7 +47,7 @@ def official(path: Path, md5: str) -> bytes:
     return raw
 
 
-def from_hub(identifier: str) -> "tuple[Split, Split]":
+def _from_hub(identifier: str) -> "tuple[Split, Split]":
     """Training and test images of a data set on the hub."""
     try:
         import datasets

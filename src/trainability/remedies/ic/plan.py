@@ -133,7 +133,7 @@ def _take_over(own: FeatureBatchNorm, norm: BatchNormNd) -> None:
 
 
 def _removal(path: str, norm: BatchNormNd, inherited: bool) -> Change:
-    weight, bias = norm.weight, norm.bias
+    weight, bias = (None, None) if norm.weight is None else (norm.weight.detach(), norm.bias.detach())
     if inherited:
         why = "the IC layer after it takes its place"
     elif weight is not None and not weight.is_meta and bool((weight != 1).any() or (bias != 0).any()):
