@@ -60,7 +60,7 @@ def stacked(
     training.prepare()
     training.stack.module.train()
     fixed = training.batches(0)
-    training.batches.take = lambda _index: fixed
+    training.batches.current = lambda: fixed
     return Side(training.step, members, training)
 
 

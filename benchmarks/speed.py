@@ -86,7 +86,7 @@ def _training(models: list[nn.Module], data: Dataset, batch: int) -> Callable[[]
     training.prepare()
     training.stack.module.train()
     fixed = training.batches(0)
-    training.batches.take = lambda _index: fixed
+    training.batches.current = lambda: fixed
     return training.step
 
 

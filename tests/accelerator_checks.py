@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import trainability as tr
-import trainability.training.seeding
+import trainability.data.seeding
 from accelerator import Accelerator, fabric
 from stacks import MEMBERS, network, plain, plan, training
 from trainability.data import load
@@ -28,8 +28,8 @@ from trainability.training.history import History
 from trainability.training.trainer import Training
 
 CHECKS: dict[str, Callable[[], Any]] = {}
-_on_cpu = trainability.training.seeding.Generators.__init__
-trainability.training.seeding.Generators.__init__ = lambda self, seeds, _device=None: _on_cpu(self, seeds)
+_on_cpu = trainability.data.seeding.Generators.__init__
+trainability.data.seeding.Generators.__init__ = lambda self, seeds, _device=None: _on_cpu(self, seeds)
 
 
 def check(function: Callable[[], Any]) -> Callable[[], Any]:

@@ -3,8 +3,10 @@
 import importlib
 import pkgutil
 import sys
+from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from dataclasses import Field, asdict, dataclass, fields
+from typing import Any, ClassVar, Generic, TypeVar
 
 from trainability.errors import ArgumentError, TrainabilityError, suggestion
 
@@ -58,3 +60,27 @@ class Registry(dict[str, T], Generic[T]):
                 code="unknown-choice",
             )
         return self[name]
+
+
+@dataclass(frozen=True)
+class Configured(ABC):
+    """The settings of something that a recipe names: a frozen dataclass whose docstring describes them under ``Args:``.
+
+    Its module is imported when settings are checked, so it loads torch no earlier than it is used.
+    """
+
+    registered: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """The name in recipes."""
+        return self.registered
+
+    @classmethod
+    def settings(cls) -> dict[str, Field[Any]]:
+        """The settings by name."""
+        return {field.name: field for field in fields(cls)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name and the settings, as in a recipe."""
+        return {"name": self.name, **asdict(self)}

@@ -43,8 +43,8 @@ def test_digits_are_scikit_learns():
     from sklearn.datasets import load_digits
 
     data = load("digits")
-    images = torch.cat([part.images for part in (data.train, data.val, data.test)])
-    labels = torch.cat([part.labels for part in (data.train, data.val, data.test)])
+    images = torch.cat([part.inputs for part in (data.train, data.val, data.test)])
+    labels = torch.cat([part.targets for part in (data.train, data.val, data.test)])
     bunch = load_digits()
     assert sorted(labels.tolist()) == sorted(bunch.target.tolist())
     assert images.double().mul(16 / 255).round().sum().item() == bunch.images.sum()
@@ -52,26 +52,26 @@ def test_digits_are_scikit_learns():
 
 def test_splits_are_seeded_disjoint_and_recorded():
     a, b, c = load("digits"), load("digits"), load("digits", split_seed=1)
-    assert torch.equal(a.val.images, b.val.images)
-    assert not torch.equal(a.val.images, c.val.images)
+    assert torch.equal(a.val.inputs, b.val.inputs)
+    assert not torch.equal(a.val.inputs, c.val.inputs)
     assert c.describe()["split_seed"] == 1
     assert len(a.train) + len(a.val) + len(a.test) == 1797
 
 
 def test_inputs_are_normalized():
     data = load("digits")
-    x = data.inputs(data.train.images)
+    x = data.inputs(data.train.inputs)
     assert x.mean().item() == pytest.approx(0, abs=1e-5)
     assert x.std().item() == pytest.approx(1, abs=1e-3)
-    assert data.train.images.dtype == torch.uint8
+    assert data.train.inputs.dtype == torch.uint8
 
 
 def test_official_files_are_read(mnist):
     folder, arrays = mnist
     data = load("mnist", folder)
     assert (len(data.train), len(data.val), len(data.test)) == (20, 10_000, 30)
-    assert np.array_equal(data.test.images.squeeze(1).numpy(), arrays["t10k-images-idx3-ubyte"])
-    assert np.array_equal(data.test.labels.numpy(), arrays["t10k-labels-idx1-ubyte"])
+    assert np.array_equal(data.test.inputs.squeeze(1).numpy(), arrays["t10k-images-idx3-ubyte"])
+    assert np.array_equal(data.test.targets.numpy(), arrays["t10k-labels-idx1-ubyte"])
 
 
 def test_damaged_and_missing_files_are_named(mnist):
@@ -105,7 +105,7 @@ def test_the_real_files(name):
     data = load(name, ".data")
     assert (len(data.train), len(data.val), len(data.test)) == (50_000, 10_000, 10_000)
     assert data.shape == (1, 28, 28)
-    assert torch.bincount(data.test.labels)[1] == {"mnist": 1135, "fashion-mnist": 1000}[name]
+    assert torch.bincount(data.test.targets)[1] == {"mnist": 1135, "fashion-mnist": 1000}[name]
 
 
 @pytest.mark.real_data
@@ -114,7 +114,7 @@ def test_the_real_cifar():
         pytest.skip("the official CIFAR-10 files are not under .data")
     data = load("cifar10", ".data")
     assert data.shape == (3, 32, 32)
-    assert torch.bincount(data.test.labels).tolist() == [1000] * 10
+    assert torch.bincount(data.test.targets).tolist() == [1000] * 10
     assert data.mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-3)  # of all 50,000, widely published
 
 
@@ -145,8 +145,8 @@ def test_cifar_is_read_without_running_code(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(cifar.CIFAR, "cifar10", spec)
     data = load("cifar10", tmp_path)
-    assert torch.equal(data.test.images, torch.from_numpy(pixels[:5]).view(5, 3, 32, 32))
-    assert data.test.labels.tolist() == labels[:5]
+    assert torch.equal(data.test.inputs, torch.from_numpy(pixels[:5]).view(5, 3, 32, 32))
+    assert data.test.targets.tolist() == labels[:5]
     assert (len(data.train), len(data.val)) == (4, 10_000)
     harmful = {b"data": Path("x"), b"labels": [1]}
     monkeypatch.setitem(spec.test, "test_batch", write_cifar(folder / "test_batch", harmful))
@@ -185,7 +185,7 @@ def test_per_location_normalization():
 
 def test_a_data_set_with_per_location_normalization():
     data = load("digits", pln=True)
-    x = data.inputs(data.train.images[:7])
+    x = data.inputs(data.train.inputs[:7])
     assert data.shape == (2, 8, 8) == tuple(x.shape[1:])
     assert x.square().mean(1).numpy() == pytest.approx(np.ones((7, 8, 8)), rel=1e-5)
     assert data.describe()["pln"]
@@ -207,8 +207,8 @@ def test_hub_rows_become_splits(monkeypatch):
     )
     data = load("mnist", hub=True)
     assert asked == ["ylecun/mnist"]
-    assert np.array_equal(data.test.images.squeeze(1).numpy(), pixels[:20])
-    assert data.test.labels.tolist() == [i % 10 for i in range(20)]
+    assert np.array_equal(data.test.inputs.squeeze(1).numpy(), pixels[:20])
+    assert data.test.targets.tolist() == [i % 10 for i in range(20)]
 
 
 def test_hub_without_network_or_library(monkeypatch):
@@ -328,8 +328,8 @@ def test_a_folder_of_images_is_a_data_set(pictures):
         paint(folder / "val" / name / "x.png", (80 * number, 255, 7), (8, 30))
     data = load("folder", folder, image_size=8, held_out=2)
     assert (data.classes, data.shape, len(data.train), len(data.val), len(data.test)) == (3, (3, 8, 8), 16, 2, 3)
-    assert data.test.images[:, :, 4, 4].tolist() == [[0, 255, 7], [80, 255, 7], [160, 255, 7]]
-    assert torch.equal(data.train.images[:, 0, 0, 0].long(), 80 * data.train.labels)
+    assert data.test.inputs[:, :, 4, 4].tolist() == [[0, 255, 7], [80, 255, 7], [160, 255, 7]]
+    assert torch.equal(data.train.inputs[:, 0, 0, 0].long(), 80 * data.train.targets)
     some = load("folder", folder, image_size=8, classes=2, per_class=3, held_out=0)
     assert (some.classes, len(some.train), len(some.test)) == (2, 6, 2)
 
@@ -340,8 +340,8 @@ def test_a_folder_in_the_layout_of_tiny_imagenet(pictures):
     paint(folder / "val" / "images" / "v1.png", (4, 5, 6))
     (folder / "val" / "val_annotations.txt").write_text("v0.png\tcat\t0\t0\t1\t1\nv1.png\tant\t0\t0\t1\t1\n")
     data = load("folder", folder, image_size=4, held_out=0)
-    assert data.test.labels.tolist() == [2, 0]
-    assert data.test.images[:, :, 0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert data.test.targets.tolist() == [2, 0]
+    assert data.test.inputs[:, :, 0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
 def test_a_folder_without_test_images_gives_some_of_its_own(pictures):

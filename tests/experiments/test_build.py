@@ -9,7 +9,8 @@ from refusals import refused
 from stacks import fabric
 from trainability.data import load
 from trainability.errors import ConfigError
-from trainability.experiments.build import architecture_key, build_model, build_training, check_fits, load_data
+from trainability.experiments.build import architecture_key, build_model, build_training, check_fits
+from trainability.experiments.program import Program
 from trainability.experiments.recipe import Recipe
 from trainability.nn.ic import ICLayer
 from trainability.nn.shortcut import Add, ScaledAdd
@@ -32,7 +33,7 @@ def of_remedies(remedies: object, **model: object) -> Recipe:
 
 
 def built(made: Recipe, data: object) -> nn.Module:
-    return build_model(made, data, 0)[0]
+    return build_model(made, Program(data), 0)[0]
 
 
 @pytest.mark.parametrize("model", ["fnn", "cnn"])
@@ -40,7 +41,7 @@ def built(made: Recipe, data: object) -> nn.Module:
 def test_every_remedy_can_be_had_of_plain_networks(name, model, data):
     remedies = [{"name": "tat", "eta": 0.5}] if name == "tat" else name
     model = built(of_remedies(remedies, name=model, **({"strides": 2} if model == "cnn" else {})), data)
-    outputs = model(data.inputs(data.train.images[:8]))
+    outputs = model(data.inputs(data.train.inputs[:8]))
     assert outputs.shape == (8, 10)
     assert bool(outputs.isfinite().all())
     norm = nn.LayerNorm if isinstance(model[1], nn.Linear) else nn.GroupNorm
@@ -59,7 +60,7 @@ def test_every_remedy_can_be_had_of_plain_networks(name, model, data):
     ],
 )
 def test_compositions_that_make_sense(remedies, data):
-    assert built(of_remedies(remedies), data)(data.inputs(data.train.images[:8])).std() > 1e-4
+    assert built(of_remedies(remedies), data)(data.inputs(data.train.inputs[:8])).std() > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_compositions_that_make_sense(remedies, data):
     ],
 )
 def test_a_recipe_takes_remedies_by_name_with_settings(remedy, kind, data):
-    model, reports = build_model(of_remedies(remedy, depth=3), data, 0)
+    model, reports = build_model(of_remedies(remedy, depth=3), Program(data), 0)
     found = [m for m in model.modules() if isinstance(m, kind)]
     assert found
     if kind is ICLayer:
@@ -97,7 +98,7 @@ def test_scales_of_a_residual_network_are_options_of_it(name, data):
 
 def test_a_seed_means_the_same_weights_and_others_differ(data):
     def weights(made: Recipe, seed: int) -> torch.Tensor:
-        return build_model(made, data, seed)[0].classifier.weight
+        return build_model(made, Program(data), seed)[0].classifier.weight
 
     assert torch.equal(weights(recipe(), 3), weights(recipe(remedies="lbe"), 3))
     assert not torch.equal(weights(recipe(), 3), weights(recipe(), 4))
@@ -115,22 +116,22 @@ def test_what_differs_in_rates_and_strengths_alone_trains_as_one_stack(data):
     others = [recipe(remedies="lbe").with_values({n: v}) for n, v in zip(names, values, strict=True)]
     others += [recipe(remedies="lbe"), recipe(remedies="he+lbe", seeds=3)]
     assert len({architecture_key(made) for made in [first, *others]}) == 1 + len(others)
-    training, _ = build_training([first, *same], data, fabric("32-true"))
+    training, _ = build_training([first, *same], Program(data), fabric("32-true"))
     assert [(m.seed, m.lr, m.lbe.beta) for m in training.members][2:6] == [
         (0, 0.3, 0.2), (1, 0.3, 0.2), (0, 0.001, 0.9), (1, 0.001, 0.9)
     ]  # fmt: skip
 
 
 def test_a_stack_that_does_not_fit_says_how_many_would(data, monkeypatch):
-    needs = check_fits(recipe(), 2, data, torch.device("cpu"))
+    needs = check_fits(recipe(), 2, Program(data), torch.device("cpu"))
     assert needs > 2 * sum(p.numel() for p in built(recipe(), data).parameters()) * 4
     monkeypatch.setattr("trainability.experiments.build.members_that_fit", lambda *_: 3)
     with refused(ConfigError, "memory", match="3 would fit"):
-        check_fits(recipe(), 4, data, torch.device("cpu"))
+        check_fits(recipe(), 4, Program(data), torch.device("cpu"))
     assert memory.free_bytes(torch.device("cpu")) > 0
 
 
 def test_data_are_as_the_recipe_wants_them():
     made = recipe(data={"held_out": 100, "pln": True})
-    found = load_data(made)
+    found = Program.of(made).data
     assert (len(found.val), found.shape[0]) == (100, 2)

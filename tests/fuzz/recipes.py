@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from trainability.cli.request import recipe_and_changes
-from trainability.experiments.build import build_model, load_data
+from trainability.experiments.build import build_model
+from trainability.experiments.program import Program
 from trainability.experiments.reading import Command, read_recipe
 from trainability.experiments.recipe import Recipe
 from trainability.training.places import keep_recipe
@@ -52,10 +53,10 @@ def recipes(rng: random.Random) -> Case:
             accept()
             _keep(recipe, place / "run", kind)
             if building or recipe.data.dir is not None:
-                data = load_data(recipe)
+                program = Program.of(recipe)
                 for cell in islice(recipe.cells(), 4):
                     if _is_small(cell.recipe):
-                        build_model(cell.recipe, data, 0)
+                        build_model(cell.recipe, program, 0)
 
     return Case(f"read_recipe({content!r}, {given!r}, {kind!r})", run)
 

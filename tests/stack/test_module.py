@@ -11,16 +11,16 @@ from torch import nn
 import trainability as tr
 from stacks import MEMBERS, network, plain, training
 from trainability.data import load
+from trainability.data.seeding import stream
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.lbe.stacked import StackLBE
 from trainability.stack import ways
 from trainability.stack.memory import bytes_per_member, members_that_fit
 from trainability.stack.module import Stack
 from trainability.tasks import task
-from trainability.training.batches import Batches
+from trainability.training.batches import batches_of
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.optimizers import Schedule
-from trainability.training.seeding import stream
 from trainability.training.trainer import Training
 
 
@@ -39,7 +39,7 @@ def alone(kind: str, number: int, steps: int, dtype: torch.dtype, optimizer: str
         optim = torch.optim.AdamW(groups, lr=member.lr, weight_decay=member.weight_decay)
     else:
         optim = torch.optim.SGD(groups, lr=member.lr, weight_decay=member.weight_decay, momentum=0.9, nesterov=True)
-    batches = Batches(data, [member.seed], 64)
+    batches = batches_of(data, [member.seed], 64)
     for step in range(steps):
         x, y = (t[0] for t in batches(step))
         x = x.to(dtype)
@@ -319,7 +319,7 @@ def test_neighbors_that_share_an_optimizer_agree_with_networks_trained_alone(com
         model = plain(number).double()
         lbe = tr.LBE(model, alpha=0.6, beta=0.3, alpha_min=0.1)
         optimizer = torch.optim.AdamW(lbe.parameter_groups(model, lr=rates[number], weight_decay=0.05))
-        batches = Batches(load("digits"), [member.seed], 64)
+        batches = batches_of(load("digits"), [member.seed], 64)
         for step in range(20):
             x, y = (t[0] for t in batches(step))
             optimizer.zero_grad()

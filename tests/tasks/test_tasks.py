@@ -15,9 +15,10 @@ from trainability.data.dataset import Dataset, Split
 from trainability.errors import UnsupportedModelError
 from trainability.stack import ways
 from trainability.stack.module import Stack
-from trainability.tasks import Loss, Metric, Task, names, prediction_of, register, task
+from trainability.tasks import Loss, Metric, Task, TaskKind, names, prediction_of, register, task
 from trainability.tasks.registry import _registered
-from trainability.training.batches import Batches
+from trainability.tasks.scoring import Evaluation
+from trainability.training.batches import batches_of
 from trainability.training.config import Member, TrainingConfig
 from trainability.training.history import History
 from trainability.training.optimizers import Schedule
@@ -70,7 +71,7 @@ def test_regression_is_trained_as_in_a_loop_of_plain_torch():
     for seed, (lr, history) in enumerate(zip(RATES, training.histories, strict=True)):
         model = network(seed)
         optimizer = torch.optim.SGD(model.parameters(), lr)
-        batches = Batches(data, [seed], 32)
+        batches = batches_of(data, [seed], 32)
         for step in range(5 * 8):
             x, y = (t[0] for t in batches(step))
             optimizer.zero_grad()
@@ -79,10 +80,10 @@ def test_regression_is_trained_as_in_a_loop_of_plain_torch():
         for name, value in model.state_dict().items():
             torch.testing.assert_close(training.stack.models[seed].state_dict()[name], value, rtol=1e-9, atol=1e-12)
         with torch.no_grad():
-            outputs = model(data.inputs(data.test.images).double())
+            outputs = model(data.inputs(data.test.inputs).double())
         last = history.scores[-1]
-        assert last.test == pytest.approx(float(nn.functional.mse_loss(outputs, data.test.labels)), rel=1e-6)
-        assert last.others["test_mae"] == pytest.approx(float((outputs - data.test.labels).abs().mean()), rel=1e-6)
+        assert last.test == pytest.approx(float(nn.functional.mse_loss(outputs, data.test.targets)), rel=1e-6)
+        assert last.others["test_mae"] == pytest.approx(float((outputs - data.test.targets).abs().mean()), rel=1e-6)
         assert last.test < 0.5 * history.scores[0].test
         result = history.result()
         assert (result["test_mse"], result["val_mse"]) == (last.test, last.val)
@@ -157,7 +158,9 @@ def test_outputs_of_every_kind_come_back_as_the_models_own(kind, way):
         losses = [nn.functional.cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
         torch.testing.assert_close(task("classification").losses(outputs, labels), torch.stack(losses))
         right = (logits.argmax(-1) == labels).sum(1)
-        assert task("classification").totals(outputs, labels)[0].tolist() == right.tolist()
+        evaluation = Evaluation(task("classification"), len(models))
+        evaluation.update(outputs, labels)
+        assert evaluation.values()["accuracy"] == pytest.approx((100 * right / 5).tolist())
 
 
 @pytest.mark.parametrize("kind", ["tuple", "dict", "dataclass"])
@@ -213,13 +216,15 @@ def test_tasks_are_found_by_name_and_others_can_be_registered():
     assert code_of(lambda: task("clasification")) == "unknown-choice"
     try:
 
-        @register
-        def regression() -> Task:
-            return REGRESSION
+        @register("guessing")
+        @dataclass(frozen=True)
+        class Guessing(TaskKind):
+            def task(self) -> Task:
+                return REGRESSION
 
-        assert task("regression") is REGRESSION
+        assert task("guessing") is REGRESSION
     finally:
-        _registered.pop("regression", None)
+        _registered.pop("guessing", None)
 
 
 def test_the_names_of_tasks_load_no_torch():

@@ -21,7 +21,7 @@ from trainability.stack import ways
 from trainability.stack.direct import teach_
 from trainability.stack.module import Stack
 from trainability.tasks import task
-from trainability.training.batches import Batches
+from trainability.training.batches import batches_of
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.optimizers import Schedule
 from trainability.training.step import Step
@@ -311,7 +311,7 @@ def test_a_step_asks_no_device_for_a_value(kind, augmentation, monkeypatch):
         fabric = SimpleNamespace(
             device=meta, global_rank=0, world_size=1, autocast=contextlib.nullcontext, backward=torch.Tensor.backward
         )
-        batches = Batches(data, [3, 4, 5], 64, augmentation)
+        batches = batches_of(data, [3, 4, 5], 64, augmentation)
         step = Step(stack, stack, lbe, updates, batches, task("classification"), fabric)
         losses, totals = step._whole()
     updates.apply([True] * 3)  # not fused, as on the meta device it cannot be

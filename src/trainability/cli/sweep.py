@@ -17,15 +17,17 @@ from rich.table import Table
 
 from trainability.cli.request import FREE, Request, environment_with
 from trainability.cli.terminal import Terminal, duration, fail, interruptible, print_json
-from trainability.data.dataset import Dataset
 from trainability.errors import ConfigError, DataError, FolderError
-from trainability.experiments.build import load_data, open_fabric
+from trainability.experiments.build import build_model, open_fabric
 from trainability.experiments.environment import describe_environment
+from trainability.experiments.program import Program
 from trainability.experiments.recipe import Recipe
+from trainability.experiments.sources import check_sources, keep_sources, sources
 from trainability.experiments.study import STORAGE_ERRORS, Row, given_up, open_study, reason_of, rows, unreadable
 from trainability.experiments.sweep import capacity, progress_of, work
+from trainability.experiments.trial import try_out
 from trainability.report.sweep import write_sweep_report
-from trainability.tasks import Metric, task
+from trainability.tasks import Metric
 from trainability.training.files import finite
 from trainability.training.folder import hold
 from trainability.training.places import check_links, clear, keep_recipe
@@ -43,7 +45,7 @@ def execute(asked: Request, *, workers: int, storage: str | None, worker: int | 
     assert recipe.sweep is not None
     place = storage or recipe.sweep.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
     try:
-        study, data, fabric = _open(asked, place, workers)
+        study, program, fabric = _open(asked, place, workers)
         watch = _Watch(study, recipe)
         interrupted, troubles = False, list[str]()
         with interruptible():
@@ -54,7 +56,7 @@ def execute(asked: Request, *, workers: int, storage: str | None, worker: int | 
                         troubles = _supervise(_commands(asked, workers), environment, folder, watch, live)
                     else:
                         show = (lambda _: None) if worker is not None else lambda t: live.update(watch.table(t))
-                        work(recipe, study, data, fabric, progress=show, workers=workers)
+                        work(recipe, study, program, fabric, progress=show, workers=workers)
             except KeyboardInterrupt:
                 interrupted = True
             if worker is not None:
@@ -76,12 +78,14 @@ def execute(asked: Request, *, workers: int, storage: str | None, worker: int | 
     _conclude(found, lost, left_out, missing, report, watch.metric, interrupted, console)
 
 
-def _open(asked: Request, place: str, workers: int) -> tuple[Study, Dataset, "Fabric"]:
+def _open(asked: Request, place: str, workers: int) -> tuple[Study, Program, "Fabric"]:
     """Open the study and the folder, once all is known to fit."""
     allocator = tune_allocator()
     fabric = open_fabric(asked.recipe)
-    data = load_data(asked.recipe)
-    capacity(asked.recipe, data, fabric.device, workers)
+    program = Program.of(asked.recipe)
+    check_sources(asked.folder, sources(asked.recipe), asked.existing)
+    try_out(asked.recipe, program, build_model(asked.recipe, program, asked.recipe.seeds[0])[0])
+    capacity(asked.recipe, program, fabric.device, workers)
     if asked.existing == "overwrite" and asked.folder.exists():
         check_links(asked.folder)
         lock = hold(asked.folder)
@@ -91,7 +95,8 @@ def _open(asked: Request, place: str, workers: int) -> tuple[Study, Dataset, "Fa
         asked.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(asked.recipe, place)
     keep_recipe(asked.folder, asked.recipe.resolved(), {**describe_environment(), "allocator": allocator}, FREE)
-    return study, data, fabric
+    keep_sources(asked.folder, sources(asked.recipe))
+    return study, program, fabric
 
 
 def _conclude(
@@ -165,7 +170,7 @@ class _Watch:
     """The progress of the study, asked twice a second at most."""
 
     def __init__(self, study: Study, recipe: Recipe) -> None:
-        self._study, self._recipe, self.metric = study, recipe, task(recipe.task.name).metric
+        self._study, self._recipe, self.metric = study, recipe, recipe.task.task().metric
         self._began, self._asked = time.monotonic(), 0.0
         first = progress_of(study, recipe, self._began, 0)
         self.total, self._before = first.total, first.finished

@@ -1,4 +1,4 @@
-"""From a recipe to what trains it: data, networks with their remedies, stacks, devices."""
+"""From a recipe to what trains it: networks with their remedies, stacks, devices."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from trainability.data import load
+from trainability._references import naming_the_place
 from trainability.data.augment import usual_augmentation
-from trainability.data.dataset import Dataset
+from trainability.data.streamed import Fed
 from trainability.errors import ConfigError, TrainabilityError
 from trainability.experiments.axes import STACKABLE
+from trainability.experiments.program import Program
 from trainability.experiments.recipe import Recipe
+from trainability.introspect.outputs import first_of
 from trainability.introspect.select import select
+from trainability.models.own import OwnModel
 from trainability.remedies.apply import Report, apply_
 from trainability.stack.memory import bytes_per_member, free_bytes, least_bytes, members_that_fit
-from trainability.tasks import task
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on, launched
 from trainability.training.history import History
@@ -25,21 +27,6 @@ from trainability.training.trainer import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-def load_data(recipe: Recipe) -> Dataset:
-    """The data set of a recipe."""
-    data = recipe.data
-    return load(
-        data.name,
-        data.dir,
-        hub=data.hub,
-        held_out=data.held_out,
-        image_size=data.image_size,
-        classes=data.classes,
-        per_class=data.per_class,
-        pln=data.pln,
-    )
 
 
 def open_fabric(recipe: Recipe) -> "Fabric":
@@ -79,7 +66,7 @@ def open_fabric(recipe: Recipe) -> "Fabric":
     return fabric
 
 
-def build_model(recipe: Recipe, data: Dataset, seed: int) -> tuple[nn.Module, list[Report]]:
+def build_model(recipe: Recipe, program: Program, seed: int) -> tuple[nn.Module, list[Report]]:
     """The network of a recipe with the initial weights of a seed, and what each remedy has changed in it.
 
     Raises:
@@ -88,9 +75,12 @@ def build_model(recipe: Recipe, data: Dataset, seed: int) -> tuple[nn.Module, li
     torch.manual_seed(seed)
     reports = []
     try:
-        model = recipe.network().build(data.shape, data.classes)
+        model = program.network(recipe)
         for remedy in recipe.remedies.applied(recipe.model.name):
-            reports.append(apply_(model, remedy, inputs=data.inputs(data.train.images[:256])))
+            with naming_the_place():
+                reports.append(apply_(model, remedy, inputs=program.samples(model, 256)[0]))
+    except ConfigError:
+        raise
     except TrainabilityError as error:
         at = f" at depth {recipe.model.depth}" if hasattr(recipe.model, "depth") else ""
         message = f"{recipe.model.name}{at} cannot be built with {recipe.remedies.name}: {error}"
@@ -100,7 +90,7 @@ def build_model(recipe: Recipe, data: Dataset, seed: int) -> tuple[nn.Module, li
 
 def build_training(
     recipes: Sequence[Recipe],
-    data: Dataset,
+    program: Program,
     fabric: "Fabric",
     tell: Callable[..., None] = lambda event, **values: None,
 ) -> tuple[Training, list[Report]]:
@@ -119,18 +109,18 @@ def build_training(
             histories.append(
                 History(recipe.remedies.name, getattr(recipe.model, "depth", 0), recipe.optimizer.lr, seed)
             )
-            model, changed = build_model(recipe, data, seed)
+            model, changed = build_model(recipe, program, seed)
             models.append(model)
             reports = reports or changed
     loss = first.remedies.loss
     config = TrainingConfig(
         first.epochs,
         first.batch_size,
-        task=task(first.task.name),
+        task=program.task(first),
         optimizer=first.optimizer.name,
         options=first.optimizer.options,
         schedule=Schedule(**first.schedule.model_dump()),
-        augmentation=usual_augmentation(data.name) if first.data.augment else None,
+        augmentation=usual_augmentation(program.data.name) if first.data.augment else None,
         convention=loss.convention if loss else "paper",
         neurons=loss.neurons if loss else "position",
         probes=first.probes,
@@ -138,13 +128,13 @@ def build_training(
         compile=first.engine.compile,
         cuda_graph=first.engine.cuda_graph,
     )
-    return Training(models, members, histories, data, config, fabric, tell), reports
+    return Training(models, members, histories, program.data, config, fabric, tell), reports
 
 
 def waiting(recipe: Recipe, seed: int) -> History:
     """The history of a network that is not trained yet."""
     depth = getattr(recipe.model, "depth", 0)
-    metric = task(recipe.task.name).metric.name
+    metric = recipe.task.task().metric.name
     return History(recipe.remedies.name, depth, recipe.optimizer.lr, seed, metric)
 
 
@@ -162,13 +152,13 @@ def architecture_key(recipe: Recipe) -> str:
     return repr(content)
 
 
-def check_fits(recipe: Recipe, members: int, data: Dataset, device: torch.device) -> int:
+def check_fits(recipe: Recipe, members: int, program: Program, device: torch.device) -> int:
     """The bytes that a stack of so many networks takes.
 
     Raises:
         ConfigError: they would not fit in memory; the message says how many would.
     """
-    per_member = member_bytes(recipe, data, device)
+    per_member = member_bytes(recipe, program, device)
     if device.type == "cpu":  # the processes of a host share its memory
         per_member *= recipe.engine.devices
     fit = members_that_fit(per_member, device)
@@ -190,28 +180,28 @@ def check_fits(recipe: Recipe, members: int, data: Dataset, device: torch.device
     )
 
 
-def member_bytes(recipe: Recipe, data: Dataset, device: torch.device) -> int:
+def member_bytes(recipe: Recipe, program: Program, device: torch.device) -> int:
     """Memory that one member of a recipe's stack takes in a process, measured on a pass where its weights fit.
 
     Raises:
         ConfigError: a batch larger than the training set.
     """
-    if recipe.batch_size > len(data.train):
+    data = program.data
+    if not data.batch_size and not isinstance(data.train, Fed) and recipe.batch_size > len(data.train):
         raise ConfigError(
             f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples",
             code="batch-too-large",
         )
     processes = recipe.engine.devices * recipe.engine.nodes
     shares = processes if recipe.engine.strategy == "fsdp" else 1
-    try:
+    least = 0
+    if not isinstance(recipe.model, OwnModel):  # which may need values to be built
         with torch.device("meta"):
-            least = least_bytes(recipe.network().build(data.shape, data.classes)) // shares
-    except RuntimeError:  # a model of somebody's own that needs values to be built
-        least = 0
+            least = least_bytes(program.network(recipe)) // shares
     if least > free_bytes(device):
         return least
-    model, _ = build_model(recipe, data, 0)
-    inputs = data.inputs(data.train.images[: recipe.batch_size // processes])
-    inputs = inputs.to(next(model.parameters()).dtype)
-    places = select(model, inputs=inputs[:2]).places if recipe.remedies.loss else ()
-    return bytes_per_member(model, inputs, places, shares=shares)
+    model, _ = build_model(recipe, program, 0)
+    inputs = program.samples(model, (data.batch_size or recipe.batch_size) // processes)[0]
+    places = select(model, inputs=first_of(inputs, 2)).places if recipe.remedies.loss else ()
+    with naming_the_place():
+        return bytes_per_member(model, inputs, places, shares=shares)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from trainability._references import is_reference
 from trainability.errors import ArgumentError, ConfigError, TrainabilityError
 from trainability.experiments.axes import CompareSettings, Range, SweepSettings
 from trainability.experiments.settings import (
@@ -27,6 +28,7 @@ from trainability.experiments.validation import validated
 from trainability.models import registry as models
 from trainability.models.fnn import FNN
 from trainability.remedies.registry import combine
+from trainability.tasks.kinds.classification import Classification
 from trainability.training.addresses import without_password
 
 _CHECKED = 2000  # of the trials of a grid; more would take long
@@ -57,7 +59,7 @@ class Recipe(Settings):
 
     data: DataSettings = DataSettings()
     model: ModelSettings = FNN()
-    task: TaskSettings = TaskSettings()
+    task: TaskSettings = Classification()
     remedies: RemedySettings = combine("default")
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
@@ -70,6 +72,22 @@ class Recipe(Settings):
     loggers: tuple[str, ...] = ()
     compare: CompareSettings | None = None
     sweep: SweepSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_loss(cls, given: Any) -> Any:
+        """Take ``loss`` and ``metrics`` for settings of a task of the user's own."""
+        if not isinstance(given, Mapping) or not {"loss", "metrics"} & given.keys():
+            return given
+        content = dict(given)
+        own = {name: content.pop(name) for name in ("loss", "metrics") if name in content}
+        if (named := content.get("task")) not in (None, "own", {"name": "own"}):
+            name = named.get("name") if isinstance(named, Mapping) else named
+            raise ArgumentError(
+                f"loss and metrics are of a task of one's own, and task is {name}; leave one out",
+                code="settings-conflict",
+            )
+        return {**content, "task": {"name": "own", **own}}
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -323,8 +341,7 @@ def put(content: dict[str, Any], name: str, value: Any) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"{name}: {'.'.join(path)} has no settings of its own", code="unknown-setting")
     if name == "model.name":
-        for other in (
-            place.keys() - models.architecture(value).settings()
-        ):  # settings of the architecture that stood there
+        own = {"options"} if is_reference(value) else models.architecture(value).settings()
+        for other in place.keys() - own:  # settings of the architecture that stood there
             del place[other]
     place[last] = value

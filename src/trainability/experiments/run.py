@@ -8,22 +8,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trainability._references import load
+from trainability.data.dataset import Split
 from trainability.errors import ArgumentError, ConfigError, FolderError, UnsupportedModelError
 from trainability.experiments.build import (
     architecture_key,
     build_model,
     build_training,
     check_fits,
-    load_data,
     open_fabric,
     waiting,
 )
 from trainability.experiments.comparison import Comparison, Side
 from trainability.experiments.environment import describe_environment
+from trainability.experiments.program import Program, Resolve, references
 from trainability.experiments.recipe import Recipe
+from trainability.experiments.sources import NAME, check_sources, sources
+from trainability.experiments.trial import try_out
 from trainability.remedies.apply import Report
 from trainability.stack.memory import free_bytes
-from trainability.tasks import task
+from trainability.stack.module import Stack
+from trainability.training.batches import steps_per_epoch
 from trainability.training.folder import Writer, open_writer
 from trainability.training.history import History
 from trainability.training.interrupts import deferred
@@ -41,6 +46,7 @@ def run(
     existing: Existing = "refuse",
     environment: dict[str, Any] | None = None,
     progress: Progress = lambda comparison, done, total: None,
+    resolve: Resolve = load,
 ) -> Comparison:
     """Run a recipe, keeping its record in a folder; interrupted or killed, it goes on to the same weights.
 
@@ -55,22 +61,27 @@ def run(
         existing: what becomes of a folder that holds results: ``"refuse"``, ``"resume"`` or ``"overwrite"``.
         environment: what the record keeps beside versions and machine.
         progress: is called with the comparison, the steps done, and all steps.
+        resolve: from a reference to something of the user's own to the object.
 
     Raises:
         ConfigError, FolderError, DataError: before anything is trained.
         OSError: the folder cannot be written to any more; the last checkpoint stays.
     """
     with naming_the_dead():
-        return _Experiment(recipe, out, existing, environment or {}, progress).train()
+        return _Experiment(recipe, out, existing, environment or {}, progress, resolve).train()
 
 
 @dataclass
 class _Stack:
-    """The sides that train as one stack, the folder of their record, and how far they are."""
+    """The sides that train as one stack, the folder of their record, and how far they are.
+
+    With ``seed`` it has the networks of that seed alone, since those of different seeds are not alike.
+    """
 
     sides: list[Side]
     path: Path
     turn: str
+    seed: int | None = None
     needs: int = 0
     steps: int = 0
     total: int = 0
@@ -79,13 +90,19 @@ class _Stack:
     @property
     def recipes(self) -> list[Recipe]:
         """The recipe of every side."""
-        return [side.cell.recipe for side in self.sides]
+        found = [side.cell.recipe for side in self.sides]
+        return found if self.seed is None else [recipe.with_values({"seeds": [self.seed]}) for recipe in found]
+
+    @property
+    def histories(self) -> list[History]:
+        """The histories of its networks."""
+        return [h for side in self.sides for h in side.histories if self.seed in (None, h.seed)]
 
     def keep(self, histories: list[History]) -> None:
         """Give every side its part of the histories of the stack."""
+        own = iter(histories)
         for side in self.sides:
-            count = len(side.cell.recipe.seeds)
-            side.histories, histories = histories[:count], histories[count:]
+            side.histories = [next(own) if self.seed in (None, h.seed) else h for h in side.histories]
 
     def report(self, reports: Sequence[Report]) -> list[dict[str, Any]]:
         """Give every side what remedies did to the first of the networks, and return it as plain values."""
@@ -99,35 +116,66 @@ class _Experiment:
     """The checks before anything is trained, and then the training."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, existing: Existing, environment: dict[str, Any], progress: Progress
+        self,
+        recipe: Recipe,
+        out: Path,
+        existing: Existing,
+        environment: dict[str, Any],
+        progress: Progress,
+        resolve: Resolve,
     ) -> None:
         self.recipe, self.out, self.existing, self._progress = recipe, out, existing, progress
         self.fabric = open_fabric(recipe)
-        self.data = load_data(recipe)
-        described = self.data.describe()
+        self.program = Program.of(recipe, resolve)
+        data = self.program.data
+        described = data.describe()
+        self._sources = sources(recipe, resolve)
+        check_sources(out, self._sources, existing)
         sides = [Side(cell, [waiting(cell.recipe, seed) for seed in cell.recipe.seeds]) for cell in recipe.cells()]
+        self._notes: list[str] = []
         self.stacks = self._stacks(sides)
         for stack in self.stacks:
             first, members = stack.recipes[0], sum(len(own.seeds) for own in stack.recipes)
-            stack.needs = check_fits(first, members, self.data, self.fabric.device)
-            stack.total = first.epochs * (len(self.data.train) // first.batch_size)
+            if references(first):
+                try_out(first, self.program, build_model(first, self.program, first.seeds[0])[0])
+            stack.needs = check_fits(first, members, self.program, self.fabric.device)
+            stack.total = first.epochs * steps_per_epoch(data, first.batch_size)
         self.environment = {**describe_environment(), **environment, "data": described}
-        scored = task(recipe.task.name)
-        chance = scored.chance.of(self.data.test.labels) if scored.chance else None
+        scored = self.program.task(recipe)
+        part = data.test if len(data.test) else data.val
+        chance = scored.chance.of(part.targets) if scored.chance and isinstance(part, Split) else None
         self.comparison = Comparison(recipe, described, self.environment, sides, scored, chance)
+        self.comparison.notes += self._notes
 
     def _stacks(self, sides: list[Side]) -> list[_Stack]:
         found: dict[str, _Stack] = {}
         for side in sides:
-            key = architecture_key(side.cell.recipe)
-            if key not in found:
-                shared = {name: v for name, v in side.cell.values.items() if not name.startswith("remedies.")}
-                place = (
-                    self.out / "stacks" / f"{len(found) + 1}-{side.remedies.name}" if self.recipe.compare else self.out
-                )
-                found[key] = _Stack([], place, repr([v for n, v in shared.items() if n != "optimizer.lr"]))
-            found[key].sides.append(side)
+            recipe = side.cell.recipe
+            one_by_one = not self._alike(recipe)
+            for seed in recipe.seeds if one_by_one else (None,):
+                key = architecture_key(recipe) + f" {seed}" * one_by_one
+                if key not in found:
+                    found[key] = self._stack(side, len(found) + 1, seed)
+                found[key].sides.append(side)
         return list(found.values())
+
+    def _stack(self, side: Side, number: int, seed: int | None) -> _Stack:
+        """The stack of this number, without its sides."""
+        shared = {name: v for name, v in side.cell.values.items() if not name.startswith("remedies.")}
+        own = f"{number}-{side.remedies.name}" + ("" if seed is None else f"-seed{seed}")
+        place = self.out / "stacks" / own if self.recipe.compare or seed is not None else self.out
+        return _Stack([], place, repr([v for n, v in shared.items() if n != "optimizer.lr"]), seed)
+
+    def _alike(self, recipe: Recipe) -> bool:
+        """Return whether networks of different seeds can be stacked; a note says why not."""
+        if len(recipe.seeds) == 1 or not references(recipe):
+            return True
+        try:
+            Stack([build_model(recipe, self.program, seed)[0] for seed in recipe.seeds[:2]])
+        except UnsupportedModelError as error:
+            self._notes.append(f"The networks of {recipe.remedies.name} run one after another: {error}.")
+            return False
+        return True
 
     def _turns(self) -> Iterator[list[_Stack]]:
         """Yield the stacks that take turns; those that would not fit in memory beside one another one by one."""
@@ -145,6 +193,8 @@ class _Experiment:
         own = self._logging(self.stacks[0]) if self.recipe.compare is None else {}
         opening = open_writer(self.fabric, self.out, config, self.environment, self.existing, **own)
         with opening as writer, deferred(self.fabric) as interrupted:
+            if self._sources:
+                writer.write(NAME, self._sources)
             try:
                 for turn in self._turns():
                     if not self._take_turns(turn, writer, interrupted):
@@ -174,7 +224,7 @@ class _Experiment:
         members = [
             "".join(f"{name}={value}," for name, value in side.cell.values.items() if several) + f"seed{seed}"
             for side in stack.sides
-            for seed in side.cell.recipe.seeds
+            for seed in ([stack.seed] if stack.seed is not None else side.cell.recipe.seeds)
         ]
         return {"loggers": self.recipe.loggers, "members": members}
 
@@ -211,10 +261,10 @@ class _Experiment:
         self._note_resuming(stack, resume, state, damaged)
         if finished := self.fabric.broadcast(_finished(state)):
             stack.steps = stack.total
-            _restore([history for side in stack.sides for history in side.histories], finished)
-            stack.report(build_model(stack.recipes[0], self.data, stack.recipes[0].seeds[0])[1])
+            _restore(stack.histories, finished)
+            stack.report(build_model(stack.recipes[0], self.program, stack.recipes[0].seeds[0])[1])
             return None
-        training, reports = build_training(stack.recipes, self.data, self.fabric, writer.note)
+        training, reports = build_training(stack.recipes, self.program, self.fabric, writer.note)
         stack.keep(training.histories)
         writer.write("remedies.json", stack.report(reports))
         own = Run(training, writer, self.recipe.checkpoint_every)

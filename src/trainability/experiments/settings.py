@@ -1,8 +1,7 @@
 """The sections of a recipe: data, model, task, remedies, optimizer, schedule, engine."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -18,11 +17,15 @@ from pydantic import (
     model_validator,
 )
 
+from trainability._lazy import Configured
+from trainability._references import is_reference
 from trainability.data import registry as data_sets
 from trainability.errors import ArgumentError, TrainabilityError, suggestion
 from trainability.models import registry as models
+from trainability.models.own import OwnModel
 from trainability.remedies import registry as remedies
 from trainability.tasks import registry as tasks
+from trainability.tasks.base import TaskKind
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -62,7 +65,8 @@ class DataSettings(Settings):
     """The data set.
 
     Args:
-        name: digits, mnist, fashion-mnist, cifar10, cifar100, or folder: DIR/train/CLASS/ and DIR/val/CLASS/
+        name: digits, mnist, fashion-mnist, cifar10, cifar100; folder, of DIR/train/CLASS/ and DIR/val/CLASS/; or
+            file.py:name, a function that returns the data
         dir: folder of the official files, or of one's own images
         hub: take it from the Hugging Face hub instead
         held_out: training samples held out for validation; 10000 unless given, 360 of digits, a tenth of a folder
@@ -71,6 +75,7 @@ class DataSettings(Settings):
         per_class: of a folder: so many training images of each class
         augment: affine maps and contrast of digits and clothes, crops and mirroring of photographs, by each seed
         pln: per-location normalization: a channel of ones, then mean square 1 at every pixel
+        options: arguments of a function of one's own, where name is file.py:name
     """
 
     name: str = "digits"
@@ -82,9 +87,26 @@ class DataSettings(Settings):
     per_class: int | None = None
     augment: bool = False
     pln: bool = False
+    options: dict[str, Any] = {}
+
+    @property
+    def own(self) -> bool:
+        """True for data that a function of the user's own returns."""
+        return is_reference(self.name)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.own:
+            others = [name for name in type(self).model_fields if name not in ("name", "options")]
+            if given := next((name for name in others if getattr(self, name)), None):
+                raise ArgumentError(
+                    f"{given} does not apply to {self.name}; what it needs are data.options", code="does-not-apply"
+                )
+            return self
+        if self.options:
+            raise ArgumentError(
+                f"options are arguments of a function of one's own, and {self.name} is none", code="does-not-apply"
+            )
         data_sets.check(self.name, self.request())
         return self
 
@@ -93,36 +115,54 @@ class DataSettings(Settings):
         return data_sets.Request(self.dir, self.hub, self.held_out, self.image_size, self.classes, self.per_class)
 
 
-def _architecture(given: Any) -> models.Architecture:
-    """The settings of an architecture from its name, a mapping with a name, or themselves."""
-    if not isinstance(given, str | Mapping):
-        if isinstance(given, models.Architecture):
+def _named(section: str, default: str, known: Callable[[], tuple[str, ...]], kind_of: Callable[[Any], Any]) -> Any:
+    """A parser of what a registry knows by name: from a name, a mapping with a name, or an object of its settings."""
+
+    def parse(given: Any) -> Any:
+        if isinstance(given, Configured):
             return given
-        raise ArgumentError("it is a name, or a mapping of settings with a name among them", code="setting-type")
-    name, options = (given, {}) if isinstance(given, str) else (given.get("name", "fnn"), dict(given))
-    options.pop("name", None)
-    kind = models.architecture(name)
-    own = kind.settings()
-    for option in options:
-        if option in own:
-            continue
-        others = [other for other in models.names() if option in models.architecture(other).settings()]
-        if others:
-            raise ArgumentError(f"{option} belongs to model.name: {' or '.join(others)}", code="does-not-apply")
-        hint = suggestion(f"model.{option}", [f"model.{known}" for known in own])
+        if not isinstance(given, str | Mapping):
+            raise ArgumentError("it is a name, or a mapping of settings with a name among them", code="setting-type")
+        name, options = (given, {}) if isinstance(given, str) else (given.get("name", default), dict(given))
+        options.pop("name", None)
+        if section == "model" and is_reference(name):
+            return _own_model(name, options)
+        kind = kind_of(name)
+        own = kind.settings()
+        for option in options:
+            if option in own:
+                continue
+            others = [other for other in known() if option in kind_of(other).settings()]
+            if others:
+                raise ArgumentError(f"{option} belongs to {section}.name: {' or '.join(others)}", code="does-not-apply")
+            hint = suggestion(f"{section}.{option}", [f"{section}.{setting}" for setting in own])
+            raise ArgumentError(
+                f"{option} is not a setting of {name}; {hint}it has {', '.join(own) or 'none'}", code="unknown-setting"
+            )
+        _refuse_flags(options, {setting: field.type for setting, field in own.items()})
+        return TypeAdapter(kind).validate_python(options)
+
+    return parse
+
+
+def _own_model(reference: str, given: Mapping[str, Any]) -> OwnModel:
+    if others := [name for name in given if name != "options"]:
         raise ArgumentError(
-            f"{option} is not a setting of {name}; {hint}it has {', '.join(own)}",
+            f"{others[0]} is not a setting of a model of one's own; write model.options.{others[0]}, which goes to "
+            f"{reference}",
             code="unknown-setting",
         )
-    _refuse_flags(options, {setting: field.type for setting, field in own.items()})
-    return TypeAdapter(kind).validate_python(options)
+    options = given.get("options") or {}
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise ArgumentError("options is a mapping of arguments, such as {depth: 20}", code="setting-type")
+    return OwnModel(reference, dict(options))
 
 
+_AS_DICT = PlainSerializer(lambda configured: configured.to_dict())
 ModelSettings = Annotated[
-    models.Architecture,
-    PlainValidator(_architecture),
-    PlainSerializer(lambda model: {"name": model.name, **asdict(model)}),
+    models.Architecture, PlainValidator(_named("model", "fnn", models.names, models.architecture)), _AS_DICT
 ]
+TaskSettings = Annotated[TaskKind, PlainValidator(_named("task", "classification", tasks.names, tasks.kind)), _AS_DICT]
 
 
 def _combination(given: Any) -> remedies.Combination:
@@ -137,21 +177,6 @@ def _combination(given: Any) -> remedies.Combination:
 RemedySettings = Annotated[
     remedies.Combination, PlainValidator(_combination), PlainSerializer(lambda combination: combination.to_list())
 ]
-
-
-class TaskSettings(Settings):
-    """The task, by which outputs are scored.
-
-    Args:
-        name: classification: cross-entropy, and accuracy in percent
-    """
-
-    name: str = "classification"
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return tasks.task(value).name
 
 
 class OptimizerSettings(Settings):

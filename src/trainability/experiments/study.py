@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from trainability.errors import ConfigError
 from trainability.experiments.axes import STACKABLE, Range
 from trainability.experiments.recipe import Recipe
-from trainability.tasks import Metric, task
+from trainability.tasks import Metric
 from trainability.training.addresses import MASK, without_password, without_secrets
 
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
@@ -82,7 +82,7 @@ def _study(recipe: Recipe, storage: str) -> Study:
         heartbeat_interval=recipe.sweep.heartbeat,
         grace_period=3 * recipe.sweep.heartbeat,
     )
-    direction = StudyDirection.MAXIMIZE if task(recipe.task.name).metric.direction == "max" else StudyDirection.MINIMIZE
+    direction = StudyDirection.MAXIMIZE if recipe.task.task().metric.direction == "max" else StudyDirection.MINIMIZE
     study = optuna.create_study(
         storage=database,
         study_name=f"trainability-{recipe.digest()}",
@@ -265,7 +265,7 @@ def rows(study: Study, recipe: Recipe) -> list[Row]:
     Those whose record is damaged, or of another version, are left out; `unreadable` names them.
     """
     found = [row for trial in _complete(study) if (row := _row(trial, recipe))]
-    sign = -1 if task(recipe.task.name).metric.direction == "max" else 1
+    sign = -1 if recipe.task.task().metric.direction == "max" else 1
     return sorted(found, key=lambda row: (sign * row.val, row.number))
 
 
@@ -284,7 +284,7 @@ def _row(trial: FrozenTrial, recipe: Recipe) -> Row | None:
     runs, searched = trial.user_attrs.get("runs"), recipe.sweep.parameters
     if trial.params.keys() != searched.keys() or not all(_within(trial.params[n], v) for n, v in searched.items()):
         return None
-    metric = task(recipe.task.name).metric
+    metric = recipe.task.task().metric
     if not isinstance(runs, list) or len(runs) != len(recipe.seeds) or not all(_is_run(run, metric) for run in runs):
         return None
     if trial.value is None or not isfinite(trial.value):

@@ -12,14 +12,13 @@ import torch
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from trainability.data.dataset import Dataset
 from trainability.errors import ConfigError
 from trainability.experiments.axes import Range
 from trainability.experiments.build import architecture_key, build_training, member_bytes
+from trainability.experiments.program import Program
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.study import claim, fail_lost, heartbeat, refill, total_trials, value_of
 from trainability.stack.memory import members_that_fit
-from trainability.tasks import task
 from trainability.training.history import History
 from trainability.training.trainer import Training
 
@@ -41,7 +40,7 @@ class Progress:
 def work(
     recipe: Recipe,
     study: Study,
-    data: Dataset,
+    program: Program,
     fabric: "Fabric",
     *,
     progress: Callable[[Training | None], None] = lambda _: None,
@@ -54,7 +53,7 @@ def work(
         ConfigError: not even one trial fits in memory.
     """
     assert recipe.sweep is not None
-    most = capacity(recipe, data, fabric.device, workers)
+    most = capacity(recipe, program, fabric.device, workers)
     while True:
         fail_lost(study, 3 * recipe.sweep.heartbeat)
         refill(study, recipe)
@@ -68,7 +67,7 @@ def work(
         with heartbeat(study, trials, recipe.sweep.heartbeat):
             try:
                 for group in _by_architecture(recipe, trials):
-                    _run(recipe, study, group, data, fabric, progress)
+                    _run(recipe, study, group, program, fabric, progress)
             except KeyboardInterrupt:
                 _give_back(study, trials)
                 raise
@@ -82,7 +81,7 @@ def _give_back(study: Study, trials: Sequence[Trial]) -> None:
             study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
 
-def capacity(recipe: Recipe, data: Dataset, device: torch.device, workers: int = 1) -> int:
+def capacity(recipe: Recipe, program: Program, device: torch.device, workers: int = 1) -> int:
     """The number of trials that make one stack, where some workers share the memory.
 
     Raises:
@@ -94,7 +93,7 @@ def capacity(recipe: Recipe, data: Dataset, device: torch.device, workers: int =
         if name in ("model.depth", "model.width", "batch_size") and not isinstance(values, Range):
             largest = largest.with_values({name: max(v for v in values if not isinstance(v, str))})
     seeds = len(recipe.seeds)
-    per_member = member_bytes(largest, data, device)
+    per_member = member_bytes(largest, program, device)
     fit = members_that_fit(workers * per_member, device)
     if fit < seeds:
         raise ConfigError(
@@ -118,18 +117,18 @@ def _run(
     recipe: Recipe,
     study: Study,
     trials: Sequence[Trial],
-    data: Dataset,
+    program: Program,
     fabric: "Fabric",
     progress: Callable[[Training | None], None],
 ) -> None:
     """Train trials of one architecture as one stack and tell the study how each did."""
-    training, _ = build_training([recipe.with_values(t.params) for t in trials], data, fabric)
+    training, _ = build_training([recipe.with_values(t.params) for t in trials], program, fabric)
     training.prepare()
     while not training.done:
         training.advance()
         progress(training)
     training.finish("done")
-    seeds, metric = len(recipe.seeds), task(recipe.task.name).metric
+    seeds, metric = len(recipe.seeds), recipe.task.task().metric
     for number, trial in enumerate(trials):
         histories = training.histories[number * seeds : (number + 1) * seeds]
         # Taken for dead, after a pause of the machine for example, its trials are another worker's now.
@@ -151,5 +150,5 @@ def progress_of(study: Study, recipe: Recipe, began: float, finished_before: int
     left = (time.monotonic() - began) / fresh * (total - len(complete)) if fresh > 0 else None
     running = sum(t.state == TrialState.RUNNING for t in trials)
     values = [t.value for t in complete if t.value is not None]
-    best = task(recipe.task.name).metric.best(values, key=float) if values else None
+    best = recipe.task.task().metric.best(values, key=float) if values else None
     return Progress(total, len(complete), running, best, left)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trainability.introspect.hooks import tensors_in
@@ -21,6 +22,16 @@ def map_tensors(function: Callable[..., Tensor], *outputs: Any) -> Any:
     if isinstance(outputs[0], Tensor):  # the usual case, kept short
         return function(*outputs)
     return with_tensors(outputs[0], (function(*group) for group in zip(*map(tensors_in, outputs), strict=True)))
+
+
+def in_dtype(nest: Any, dtype: torch.dtype) -> Any:
+    """The same nest with its real tensors in a dtype; indices and masks stay as they are."""
+    return map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, nest)
+
+
+def first_of(nest: Any, count: int) -> Any:
+    """The first samples of a nest of tensors ``(N, ...)``, at most so many."""
+    return map_tensors(lambda t: t[:count], nest)
 
 
 def with_tensors(outputs: Any, tensors: Iterator[Tensor]) -> Any:

@@ -5,10 +5,10 @@ A new architecture is one file: a frozen dataclass of its settings, registered b
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import Field, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
-from trainability._lazy import Registry
+from trainability._lazy import Configured, Registry
 from trainability.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -16,18 +16,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Architecture(ABC):
-    """The settings of one architecture, a frozen dataclass whose docstring describes each under ``Args:``.
-
-    Its module is imported when settings are checked, so it loads torch no earlier than in ``build``.
-    """
-
-    name: ClassVar[str]
-
-    @classmethod
-    def settings(cls) -> dict[str, Field[Any]]:
-        """The settings by name."""
-        return {field.name: field for field in fields(cls)}
+class Architecture(Configured, ABC):
+    """The settings of one architecture, a frozen dataclass whose docstring describes each under ``Args:``."""
 
     def built_in(self) -> list[str]:
         """The names of the remedies that the settings amount to, which the recipe's own must go with."""
@@ -59,7 +49,7 @@ def register(name: str) -> Callable[[Settings], Settings]:
     """
 
     def keep(settings: Settings) -> Settings:
-        settings.name = name
+        settings.registered = name
         _registered[name] = settings
         return settings
 

@@ -128,7 +128,7 @@ class RunFolder(Writer):
 
     def discard(self) -> None:
         """Take away what a run has written that has trained nothing."""
-        for name in ("recipe.yaml", "environment.json", "events.jsonl", "remedies.json", ".lock"):
+        for name in ("recipe.yaml", "environment.json", "events.jsonl", "remedies.json", "sources.json", ".lock"):
             (self.path / name).unlink(missing_ok=True)
         for first in [path for path in checkpoints(self.path) if step_of(path) == 0]:
             first.unlink(missing_ok=True)

@@ -19,14 +19,14 @@ class LossPoint:
 
 @dataclass(frozen=True)
 class ScorePoint:
-    """The task's main metric on the validation split, where there is one, and on the test split.
+    """The task's main metric on the validation part and on the test part, where there is one.
 
     Its other metrics are in ``others``, as ``val_name`` and ``test_name``.
     """
 
     step: int
     val: float | None
-    test: float
+    test: float | None
     others: dict[str, float] = field(default_factory=dict)
 
 

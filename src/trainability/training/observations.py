@@ -1,18 +1,19 @@
 """Observations of networks in training: their flow and signal, single neurons, and how these depend on one another."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from trainability.dependence.dropout import dropout_effects
 from trainability.dependence.pairs import evenly_spaced, independence, varying_neurons
-from trainability.errors import UnsupportedModelError
+from trainability.errors import TrainabilityError, UnsupportedModelError
 from trainability.flow import measure
 from trainability.introspect.hooks import INPUT_OF, Place
+from trainability.introspect.outputs import first_of
 from trainability.introspect.readings import read_activations
-from trainability.introspect.run import observing
+from trainability.introspect.run import call, observing
 from trainability.introspect.weight_layers import is_weight_layer
 from trainability.nn.ic import ICLayer
 from trainability.signal import measured, predict
@@ -28,14 +29,16 @@ from trainability.training.history import (
     SignalPoint,
 )
 
+T = TypeVar("T")
 
-def _first_activations(model: nn.Module, inputs: Tensor, paths: Iterable[str]) -> dict[str, Tensor]:
+
+def _first_activations(model: nn.Module, inputs: Any, paths: Iterable[str]) -> dict[str, Tensor]:
     """The activations that modules return in the first call of each."""
     found = read_activations(model, inputs, paths, Tensor.clone)
     return {reading.name: reading.value for reading in found if reading.call == 1}
 
 
-def neuron_histograms(model: nn.Module, inputs: Tensor, bins: int = 40) -> list[Histogram]:
+def neuron_histograms(model: nn.Module, inputs: Any, bins: int = 40) -> list[Histogram]:
     """Histograms of one neuron before the nonlinearity of the first, a middle and the last hidden layer.
 
     The neuron is that of median variance, so neither the liveliest nor a dead one.
@@ -60,15 +63,17 @@ def neuron_histograms(model: nn.Module, inputs: Tensor, bins: int = 40) -> list[
     return rows
 
 
-def signal_values(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]]:
+def signal_values(model: nn.Module, inputs: Any, layers: list[str]) -> tuple[list[float], list[float]]:
     """Mean square q and mean cosine c between two inputs after each layer, over 128 inputs at the most."""
     modules = dict(model.named_modules())
     places = [Place(name.removeprefix(INPUT_OF), given=name.startswith(INPUT_OF)) for name in layers]
-    seen = {path: (q, c) for path, q, c in measured(model, inputs[:128], [p for p in places if p.path in modules])}
+    seen = {
+        path: (q, c) for path, q, c in measured(model, first_of(inputs, 128), [p for p in places if p.path in modules])
+    }
     return [seen[p][0] for p in layers if p in seen], [seen[p][1] for p in layers if p in seen]
 
 
-def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> list[InputIndependence]:
+def independence_of_inputs(model: nn.Module, inputs: Any, most: int = 8) -> list[InputIndependence]:
     """Independence of what weight layers receive, in training mode: of so many, evenly spaced."""
     paths = [path for path, module in model.named_modules() if is_weight_layer(module)][1:]
     chosen = evenly_spaced(len(paths), most).tolist()
@@ -85,7 +90,7 @@ def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> l
     try:
         with observing(model), torch.no_grad():
             model.train()
-            model(inputs[:256])
+            call(model, first_of(inputs, 256))
     finally:
         for handle in handles:
             handle.remove()
@@ -99,7 +104,7 @@ def independence_of_inputs(model: nn.Module, inputs: Tensor, most: int = 8) -> l
     return rows
 
 
-def dropout_of(model: nn.Module, inputs: Tensor) -> LayerDropout | None:
+def dropout_of(model: nn.Module, inputs: Any) -> LayerDropout | None:
     """Effects of dropout on the two most dependent neurons that the middle IC layer normalizes; None without one."""
     layers = [module for module in model.modules() if isinstance(module, ICLayer)]
     if not layers:
@@ -116,10 +121,10 @@ def dropout_of(model: nn.Module, inputs: Tensor) -> LayerDropout | None:
     return LayerDropout(path, dropout_effects(values[:, first], values[:, second]))
 
 
-def predicted_signal(model: nn.Module, inputs: Tensor, layers: list[str]) -> tuple[list[float], list[float]] | None:
+def predicted_signal(model: nn.Module, inputs: Any, layers: list[str]) -> tuple[list[float], list[float]] | None:
     """q and c after each layer by the scale of the weights; None where they do not tell, as with BatchNorm."""
     try:
-        values = {v.path: v for v in predict(model, inputs[:128]) if v.kind == "nonlinear"}
+        values = {v.path: v for v in predict(model, first_of(inputs, 128)) if v.kind == "nonlinear"}
     except UnsupportedModelError:
         return None
     known = [values[path] for path in layers if path in values]
@@ -127,15 +132,15 @@ def predicted_signal(model: nn.Module, inputs: Tensor, layers: list[str]) -> tup
 
 
 class Observer:
-    """Observes the networks of a stack, each into its history.
+    """Observes the networks of a stack, each into its history; what cannot be observed is left out.
 
     Args:
         stack: in training.
         histories: one per member; those that diverged are left alone.
-        inputs: the batch ``(B, ...)``.
+        inputs: a batch, as `trainability.measure` takes it.
     """
 
-    def __init__(self, stack: Stack, histories: Sequence[History], inputs: Tensor) -> None:
+    def __init__(self, stack: Stack, histories: Sequence[History], inputs: Any) -> None:
         self._stack, self._histories, self._inputs = stack, histories, inputs
 
     def start(self) -> None:
@@ -155,23 +160,37 @@ class Observer:
     def look(self, step: int) -> None:
         """Observe the flow and the signal after a step."""
         for history, model in self._training():
-            flow = measure(model, self._inputs)
+            flow = _tried(measure, model, self._inputs)
+            if not flow:
+                continue
             history.layers = [layer.name for layer in flow]
             entropy, std = [layer.entropy for layer in flow], [layer.std for layer in flow]
             history.flow.append(FlowPoint(step, entropy, std))
-            history.signal.append(SignalPoint(step, *signal_values(model, self._inputs, history.layers)))
+            signal = _tried(signal_values, model, self._inputs, history.layers)
+            if signal and signal[0]:
+                history.signal.append(SignalPoint(step, *signal))
 
     def finish(self, step: int, status: str) -> None:
         """Observe single neurons after the last step."""
         for history, model in self._training():
             history.status = status
             self._neurons(step, history, model)
-            history.dropout = dropout_of(model, self._inputs)
+            history.dropout = _tried(dropout_of, model, self._inputs)
 
     def _training(self) -> list[tuple[History, nn.Module]]:
         pairs = zip(self._histories, self._stack.models, strict=True)
         return [(history, model) for history, model in pairs if history.status == "training"]
 
     def _neurons(self, step: int, history: History, model: nn.Module) -> None:
-        history.neurons.append(NeuronPoint(step, neuron_histograms(model, self._inputs)))
-        history.independence.append(IndependencePoint(step, independence_of_inputs(model, self._inputs)))
+        if (neurons := _tried(neuron_histograms, model, self._inputs)) is not None:
+            history.neurons.append(NeuronPoint(step, neurons))
+        if (independent := _tried(independence_of_inputs, model, self._inputs)) is not None:
+            history.independence.append(IndependencePoint(step, independent))
+
+
+def _tried(observe: Callable[..., T], *arguments: Any) -> T | None:
+    """What is observed, or None where a model does not allow it: that must not stop its training."""
+    try:
+        return observe(*arguments)
+    except (TrainabilityError, RuntimeError):
+        return None

@@ -18,7 +18,15 @@ _REPORT_BYTES = 20 * 10**6
 _CHECKPOINT = re.compile(r"step-[0-9]{8,18}-[0-9a-f]{16}\.pt")
 # All that a run or a sweep writes, and what it reads of that.
 _OWN = (
-    *("recipe.yaml", "environment.json", "events.jsonl", "results.json", "report.html", "remedies.json"),
+    *(
+        "recipe.yaml",
+        "environment.json",
+        "events.jsonl",
+        "results.json",
+        "report.html",
+        "remedies.json",
+        "sources.json",
+    ),
     *("checkpoints", "stacks", ".lock", "tensorboard", "wandb", "mlflow", "mlflow.db"),
 )
 # What tells that a folder holds results.

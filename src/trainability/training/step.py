@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from trainability.data.seeding import Generators, stream
 from trainability.errors import StateError, UnsupportedModelError
+from trainability.introspect.outputs import in_dtype
 from trainability.lbe.stacked import StackLBE
 from trainability.stack.cuda_graphs import CudaGraph
 from trainability.stack.module import Passed, Stack
 from trainability.tasks import Task
 from trainability.training.batches import Batches
 from trainability.training.python_state import python_state
-from trainability.training.seeding import Generators, stream
 from trainability.training.updates import Updates
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Step:
     def __init__(
         self,
         stack: Stack,
-        forward: Callable[[Tensor], Passed],
+        forward: Callable[[Any], Passed],
         lbe: StackLBE | None,
         updates: Updates,
         batches: Batches,
@@ -62,10 +63,9 @@ class Step:
         self._stack, self._forward, self._lbe, self._task = stack, forward, lbe, task
         self._updates, self._batches, self._fabric = updates, batches, fabric
         self._noise = Generators(batches.seeds, fabric.device)
-        self._index = torch.zeros(len(stack), batches.size, dtype=torch.long, device=fabric.device)
         self.alive = [True] * len(stack)
         self._frozen_buffers: list[tuple[Tensor, Tensor]] = []  # of frozen members, and what they hold
-        self._inputs: Tensor | None = None
+        self._inputs: Any = None
         self._graph = make_graph(self.generators) if make_graph else None
         self._rehearsed = 0
         self._recorded: tuple[Tensor, Tensor] | None = None
@@ -107,6 +107,8 @@ class Step:
         if self._graph is None:
             return
         try:
+            if not self._batches.resident:
+                raise StateError("its samples are read as they are needed", code="not-recordable")
             if not self._stack.recordable:
                 raise StateError(
                     "its members draw random numbers by functions, each from a seed of its own", code="not-recordable"
@@ -122,7 +124,7 @@ class Step:
             self.not_recorded = str(error).partition("\n")[0]
             self._graph = None
 
-    def inputs(self, number: int) -> Tensor:
+    def inputs(self, number: int) -> Any:
         """The inputs of a step, ``(E, B, ...)``, with the noise set to what that step draws."""
         self._set(number)
         return self._batch()[0]
@@ -138,8 +140,7 @@ class Step:
 
     def _set(self, number: int) -> None:
         """Put what belongs to a step where the device looks for it."""
-        self._index.copy_(self._batches.index(number))
-        self._batches.seed(number)
+        self._batches.set(number)
         rank = self._fabric.global_rank
         self._stack.seed(
             self._noise.at("dropout", rank, number),
@@ -175,9 +176,9 @@ class Step:
             self._update()
         return losses, totals.detach()
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        x, y = self._batches.take(self._index)
-        return x.to(self._stack.dtype), y
+    def _batch(self) -> tuple[Any, Any]:
+        x, y = self._batches.current()
+        return in_dtype(x, self._stack.dtype), in_dtype(y, self._stack.dtype)
 
     def _losses(self) -> tuple[Tensor, Tensor]:
         """The losses of the members without the term, and with it."""

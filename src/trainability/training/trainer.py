@@ -10,14 +10,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainability.data.dataset import Dataset, Split
+from trainability.data.dataset import Dataset, Part
 from trainability.errors import ArgumentError
 from trainability.introspect.hooks import Place
+from trainability.introspect.outputs import first_of, in_dtype, map_tensors
 from trainability.introspect.select import select
 from trainability.lbe.stacked import StackLBE
 from trainability.stack.cuda_graphs import CudaGraph, synchronize
 from trainability.stack.module import Stack
-from trainability.training.batches import Batches
+from trainability.tasks.scoring import Evaluation
+from trainability.training.batches import batches_of
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on
 from trainability.training.execution import Execution
@@ -94,7 +96,7 @@ class Training:
         self.data = data = data.to(fabric.device)
         for history in self.histories:
             history.metric = config.task.metric.name
-        self.batches = Batches(
+        self.batches = batches_of(
             data,
             [m.seed for m in members],
             config.batch_size,
@@ -105,11 +107,11 @@ class Training:
         self._tell = tell
         self.steps = 0
         self.total_steps = config.epochs * self.batches.per_epoch
-        probe = data.inputs(data.train.take(torch.arange(min(512, len(data.train)), device=fabric.device)).images)
+        probe = data.prepared(data.train.first(512))[0]
         regularized = any(m.lbe for m in members)
         places: tuple[Place, ...] = ()
         if regularized:
-            selection = select(models[0], inputs=probe[:2].to(_like(models[0])))
+            selection = select(models[0], inputs=in_dtype(first_of(probe, 2), _like(models[0]).dtype))
             selection.check_complete()
             places = selection.places
         self.stack = Stack(models, taps=places, neurons=config.neurons)
@@ -146,7 +148,7 @@ class Training:
         self._execution = Execution(self.stack, self._one_step, config, fabric, make_graph)
         if not_recorded:
             self.execution["not_recorded"] = not_recorded
-        self._observer = Observer(self.stack, self.histories, probe.to(self.stack.dtype))
+        self._observer = Observer(self.stack, self.histories, in_dtype(probe, self.stack.dtype))
         self._losses: list[Tensor] = []
         self._times: list[float] = []
         self._look_every = 1 if fabric.device.type == "cpu" else _LOOK_EVERY
@@ -302,35 +304,34 @@ class Training:
         """Score every member at the end of an epoch."""
         # One process's word for all: the statistics of a BatchNorm, and so a plateau, would differ between them.
         parts = {"val": self.data.val, "test": self.data.test}
-        found = {name: self.scores(part) for name, part in parts.items() if len(part) or name == "test"}
-        found = self.fabric.broadcast(found)
+        found = self.fabric.broadcast({name: self.scores(part) for name, part in parts.items() if len(part)})
         main, *others = [metric.name for metric in self.config.task.metrics]
-        val, test = found["val"][main] if "val" in found else None, found["test"][main]
+        val, test = (found[name][main] if name in found else None for name in parts)
         step_ms = 1e3 * median(self._times) / len(self.stack)
         more = {f"{part}_{name}": scores[name] for part, scores in found.items() for name in others}
-        self._tell("scores", step=self.steps, **({"val": val} if val else {}), test=test, **more, step_ms=step_ms)
+        both = {name: values for name, values in (("val", val), ("test", test)) if values}
+        self._tell("scores", step=self.steps, **both, **more, step_ms=step_ms)
         for e, history in enumerate(self.histories):
             if history.status == "training":
                 history.epochs = self.steps // self.batches.per_epoch
                 history.step_ms = step_ms
                 own = {name: values[e] for name, values in more.items()}
-                history.scores.append(ScorePoint(self.steps, val[e] if val else None, test[e], own))
+                point = ScorePoint(self.steps, val[e] if val else None, test[e] if test else None, own)
+                history.scores.append(point)
                 if val:
                     self.updates.plateau(e, val[e])
 
-    def scores(self, part: Split) -> dict[str, list[float]]:
+    def scores(self, part: Part) -> dict[str, list[float]]:
         """Every metric of the task on a part of the data, of each member."""
-        size = max(64, 4096 // len(self.stack))
-        metrics = self.config.task.metrics
-        totals = torch.zeros(len(metrics), len(self.stack), device=part.labels.device)
+        members = len(self.stack)
+        evaluation = Evaluation(self.config.task, members)
         with self.fabric.autocast():
-            for images, labels in zip(torch.split(part.images, size), torch.split(part.labels, size), strict=True):
-                outputs = self.stack.predict(self.data.inputs(images).to(self.stack.dtype))
-                totals = totals + self.config.task.totals(outputs, labels.expand(len(self.stack), *labels.shape))
-        return {
-            metric.name: (metric.scale * total / len(part)).tolist()
-            for metric, total in zip(metrics, totals, strict=True)
-        }
+            for samples in part.chunks(max(64, 4096 // members)):
+                inputs, targets = self.data.prepared(samples)
+                outputs = self.stack.predict(in_dtype(inputs, self.stack.dtype))
+                targets = in_dtype(targets, self.stack.dtype)
+                evaluation.update(outputs, map_tensors(lambda t: t.expand(members, *t.shape), targets))
+        return evaluation.values()
 
 
 def _like(module: nn.Module) -> Tensor:

@@ -71,7 +71,7 @@ def _together(folder: Path, files: dict[str, str], key: bytes) -> "Split":
     from trainability.data.dataset import Split
 
     parts = [_batch(folder / name, md5, key) for name, md5 in files.items()]
-    return Split(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+    return Split(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
 
 
 def _batch(path: Path, md5: str, key: bytes) -> "Split":

@@ -1,0 +1,58 @@
+"""The text of the user's own files that a run used, kept in its folder: a run is not taken up with other code."""
+
+import difflib
+import json
+from pathlib import Path
+
+from trainability._references import load, source_of
+from trainability.errors import ConfigError
+from trainability.experiments.program import Resolve, references
+from trainability.experiments.recipe import Recipe
+from trainability.training.files import write_whole
+from trainability.training.places import Existing
+
+NAME = "sources.json"
+_SHOWN = 8  # lines of a difference
+
+
+def sources(recipe: Recipe, resolve: Resolve = load) -> dict[str, str]:
+    """The text behind every reference of a recipe, by the file it stands in, or by the reference."""
+    found = {}
+    for reference in references(recipe):
+        place = reference.rpartition(":")[0]
+        text = source_of(reference, resolve(reference))
+        if text is not None:
+            found[place if place.endswith(".py") and resolve is load else reference] = text
+    return found
+
+
+def check_sources(folder: Path, now: dict[str, str], existing: Existing) -> None:
+    """Compare the user's files with those that a run to be resumed began with.
+
+    Raises:
+        ConfigError: one has changed; the message shows the difference.
+    """
+    kept = folder / NAME
+    if existing != "resume" or not kept.is_file():
+        return
+    try:
+        before = json.loads(kept.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    for name, text in before.items() if isinstance(before, dict) else ():
+        if name in now and isinstance(text, str) and text != now[name]:
+            lines = list(difflib.unified_diff(text.splitlines(), now[name].splitlines(), lineterm="", n=0))
+            changes = [line for line in lines[2:] if line[:1] in "+-"]
+            shown = "\n".join(f"  {line}" for line in changes[:_SHOWN])
+            more = f"\n  and {len(changes) - _SHOWN} more lines" if len(changes) > _SHOWN else ""
+            raise ConfigError(
+                f"{name} has changed since this run began (- then, + now):\n{shown}{more}\nPut it back to go on, or "
+                "begin anew with --overwrite or in another folder with --out",
+                code="source-changed",
+            )
+
+
+def keep_sources(folder: Path, now: dict[str, str]) -> None:
+    """Write the text of the user's files into a folder, unless there is none."""
+    if now:
+        write_whole({folder / NAME: json.dumps(now, indent=1) + "\n"})

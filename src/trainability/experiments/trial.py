@@ -1,0 +1,108 @@
+"""A step on a few samples before anything is written: do the model, the data and the task of the user's own fit?"""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainability._references import naming_the_place, place_of_frame
+from trainability.data.dataset import Split
+from trainability.errors import ConfigError, TrainabilityError
+from trainability.experiments.program import Program, references
+from trainability.experiments.recipe import Recipe
+from trainability.introspect.outputs import map_tensors
+from trainability.introspect.run import call, observing
+from trainability.tasks import Task
+from trainability.tasks.scoring import Evaluation
+
+_SAMPLES = 8
+
+
+def try_out(recipe: Recipe, program: Program, model: nn.Module) -> None:
+    """Run a forward and a backward pass of a model on a few samples, and score it, leaving no trace on it.
+
+    Raises:
+        ConfigError: something of the user's own raises or does not fit; the message names the place.
+    """
+    if not references(recipe):
+        return
+    data, task = program.data, program.task(recipe)
+    try:
+        with naming_the_place():
+            parts = {"train": data.train, "validation": data.val, "test": data.test}
+            seen = {name: part.first(_SAMPLES) for name, part in parts.items() if len(part)}
+            with observing(model):
+                _step(task, program, model, seen["train"])
+                model.eval()
+                with torch.no_grad():
+                    for samples in seen.values():
+                        _score(task, program, model, samples)
+    except ConfigError:
+        raise
+    except TrainabilityError as error:
+        raise ConfigError(f"{recipe.model.name}: {error}", code=error.code) from error
+
+
+def _step(task: Task, program: Program, model: nn.Module, samples: Split) -> None:
+    inputs, targets = program.as_taken(model, samples)
+    model.train()
+    with noticing_python_draws():
+        outputs = call(model, inputs)
+    task.check(task.reads(outputs), targets)
+    loss = task.losses(*(_as_one_member(nest) for nest in (outputs, targets))).sum()
+    if not loss.requires_grad:
+        raise ConfigError(
+            "the loss does not depend on any parameter that is trained; look for detach(), no_grad() or requires_grad",
+            code="no-gradient",
+        )
+    loss.backward()
+
+
+def _score(task: Task, program: Program, model: nn.Module, samples: Split) -> None:
+    inputs, targets = program.as_taken(model, samples)
+    evaluation = Evaluation(task, 1)
+    evaluation.update(*(_as_one_member(nest) for nest in (call(model, inputs), targets)))
+    evaluation.values()
+
+
+def _as_one_member(nest: Any) -> Any:
+    return map_tensors(lambda t: t.unsqueeze(0), nest)
+
+
+@contextmanager
+def noticing_python_draws() -> Iterator[None]:
+    """Refuse a pass that draws from Python's or NumPy's generator, which are no part of a checkpoint.
+
+    Raises:
+        ConfigError: with the place, as far as it can be seen.
+    """
+    numpy = sys.modules.get("numpy")
+    place: list[str] = []
+
+    def watch(frame: FrameType, event: str, argument: Any) -> None:
+        owner = getattr(argument, "__self__", None) if event == "c_call" else None
+        if owner is None or place or (not isinstance(owner, random.Random) and "numpy.random" not in repr(type(owner))):
+            return
+        place.append(place_of_frame(frame) or "")
+
+    before = random.getstate(), numpy.random.get_state(legacy=False) if numpy else None
+    profiler = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        yield
+    finally:
+        sys.setprofile(profiler)
+    after = random.getstate(), numpy.random.get_state(legacy=False) if numpy else None
+    if before[0] != after[0] or repr(before[1]) != repr(after[1]):
+        whose = "Python's" if before[0] != after[0] else "NumPy's"
+        where = f"{place[0]}: " if place and place[0] else ""
+        raise ConfigError(
+            f"{where}the model draws from {whose} random numbers, which a run that is taken up again would not repeat; "
+            "draw from torch, such as torch.rand(())",
+            code="draws-in-python",
+        )

@@ -1,0 +1,53 @@
+"""A user's own model, by a reference to the function or class that makes it."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainability._references import load
+from trainability.errors import ConfigError
+from trainability.models.registry import Architecture
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class OwnModel(Architecture):
+    """The model that a function or class of the user's own makes.
+
+    Args:
+        reference: file.py:name or package.module:name
+        options: arguments of it
+    """
+
+    reference: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The reference."""
+        return self.reference
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reference as a name, and the options."""
+        return {"name": self.reference, "options": dict(self.options)}
+
+    def build(self, shape: tuple[int, ...], outputs: int) -> "nn.Module":
+        """The model, for whatever inputs it is made."""
+        return self.built_by(load(self.reference))
+
+    def built_by(self, make: Any) -> "nn.Module":
+        """The model that a function makes.
+
+        Raises:
+            ConfigError: it returns something else.
+        """
+        from torch import nn
+
+        model = make(**self.options)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"{self.reference} returns {type(model).__name__}; it should return a torch.nn.Module",
+                code="not-a-module",
+            )
+        return model

@@ -1,0 +1,1 @@
+"""The tasks that the package has, one file each."""
