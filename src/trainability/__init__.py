@@ -3,8 +3,8 @@
 >>> import trainability as tr
 >>> sorted(tr.__all__)
 ['DKS', 'EOC', 'Flow', 'IC', 'ICLayer', 'Init', 'LBE', 'Normalize', 'Residual', 'SELU', 'Selection', 'TAT',
- 'TrainabilityError', 'UnsupportedModelError', 'Verdict', 'WeightLayout', 'apply_', 'batch_entropy', 'diagnose',
- 'differential_entropy', 'measure', 'neuron_entropy', 'predict', 'register_weight_layer', 'select']
+ 'TrainabilityError', 'UnsupportedModelError', 'Verdict', 'WeightLayout', 'apply_', 'batch_entropy', 'compare',
+ 'diagnose', 'differential_entropy', 'measure', 'neuron_entropy', 'predict', 'register_weight_layer', 'select']
 """
 
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trainability.diagnosis.verdict import Verdict, diagnose
     from trainability.entropy import batch_entropy, differential_entropy, neuron_entropy
     from trainability.errors import TrainabilityError, UnsupportedModelError
+    from trainability.experiments.comparing import compare
     from trainability.flow import Flow, measure
     from trainability.introspect.select import Selection, select
     from trainability.introspect.weight_layers import WeightLayout, register_weight_layer
@@ -44,6 +45,7 @@ __all__ = [
     "WeightLayout",
     "apply_",
     "batch_entropy",
+    "compare",
     "diagnose",
     "differential_entropy",
     "measure",
@@ -60,6 +62,7 @@ __getattr__, __dir__ = lazily(
         "diagnosis.verdict": ("Verdict", "diagnose"),
         "entropy": ("batch_entropy", "differential_entropy", "neuron_entropy"),
         "errors": ("TrainabilityError", "UnsupportedModelError"),
+        "experiments.comparing": ("compare",),
         "flow": ("Flow", "measure"),
         "introspect.select": ("Selection", "select"),
         "introspect.weight_layers": ("WeightLayout", "register_weight_layer"),

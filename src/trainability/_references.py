@@ -107,13 +107,20 @@ def reference_to(thing: Any) -> str:
     return f"{module}:{name}"
 
 
-def source_of(reference: str, thing: Any) -> str | None:
-    """The text of the file that a reference names, or the source of a function or class; None where there is none."""
+def source_of(reference: str) -> str | None:
+    """The text of the file that a reference names, None where it cannot be read."""
     try:
-        if (path := file_of(reference)) is not None and path.is_file():
-            return path.read_text(encoding="utf-8")
+        path = file_of(reference)
+        return None if path is None else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def code_of(thing: Any) -> str | None:
+    """The source of a function or class; None where there is none."""
+    try:
         return inspect.getsource(thing)
-    except (OSError, TypeError, UnicodeDecodeError):
+    except (OSError, TypeError):
         return None
 
 

@@ -105,15 +105,26 @@ def test_a_seed_means_the_same_weights_and_others_differ(data):
     assert built(recipe(engine={"precision": "64-true"}), data).classifier.weight.dtype == torch.float64
 
 
+OTHERS = {
+    "optimizer": {"name": "sgd"},
+    "schedule": {"kind": "cosine"},
+    "engine": {"precision": "64-true"},
+    "data": {"augment": True},
+    "probes": 2,
+    "checkpoint_every": 3,
+}
+
+
 def test_what_differs_in_rates_and_strengths_alone_trains_as_one_stack(data):
     first = recipe(remedies="he+lbe")
     same = [
         first.with_values(v) for v in ({"optimizer.lr": 0.3}, {"remedies.lbe.beta": 0.9}, {"optimizer.weight_decay": 1})
     ]
     assert {architecture_key(made) for made in same} == {architecture_key(first)}
-    names = ("model.depth", "remedies.lbe.convention", "remedies.tat.eta", "epochs", "batch_size", "optimizer.name")
-    values = (3, "published-code", 0.5, 5, 64, "sgd")
+    names = ("model.depth", "remedies.lbe.convention", "remedies.tat.eta", "epochs", "batch_size")
+    values = (3, "published-code", 0.5, 5, 64)
     others = [recipe(remedies="lbe").with_values({n: v}) for n, v in zip(names, values, strict=True)]
+    others += [recipe(remedies="lbe", **{part: value}) for part, value in OTHERS.items()]
     others += [recipe(remedies="lbe"), recipe(remedies="he+lbe", seeds=3)]
     assert len({architecture_key(made) for made in [first, *others]}) == 1 + len(others)
     training, _ = build_training([first, *same], Program(data), fabric("32-true"))

@@ -63,7 +63,7 @@ def own_data(given: Any, name: str, *, seed: int = 0) -> Dataset:
         least = 2 if part == "train" else 1
         if len(value) < least:
             raise DataError(
-                f"{name}, {part} has {len(value)} samples; it needs at least {least}",
+                f"{name}, {part}: it has {len(value)} of the samples that it needs, at least {least}",
                 code="empty" if not len(value) else "too-few",
             )
     train, val = made["train"], made["validation"]
@@ -261,5 +261,5 @@ def _outputs(train: Part, given: Any) -> int | None:
 def _described(value: Any) -> str:
     """What something is, in a few words."""
     if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)} ({', '.join(type(entry).__name__ for entry in value[:3])})"
-    return f"a {type(value).__name__}" if value is not None else "nothing"
+        return f"a {type(value).__name__} of {len(value)} things ({', '.join(type(entry).__name__ for entry in value[:3])})"
+    return f"of type {type(value).__name__}" if value is not None else "nothing"

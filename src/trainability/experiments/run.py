@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainability._references import load
+from trainability._references import load, naming_the_place
 from trainability.data.dataset import Split
-from trainability.errors import ArgumentError, ConfigError, FolderError, UnsupportedModelError
+from trainability.errors import ArgumentError, ConfigError, DataError, FolderError, UnsupportedModelError
 from trainability.experiments.build import (
     architecture_key,
     build_model,
@@ -196,11 +196,12 @@ class _Experiment:
             if self._sources:
                 writer.write(NAME, self._sources)
             try:
-                for turn in self._turns():
-                    if not self._take_turns(turn, writer, interrupted):
-                        self.comparison.interrupted = True
-                        break
-            except ConfigError:
+                with naming_the_place():
+                    for turn in self._turns():
+                        if not self._take_turns(turn, writer, interrupted):
+                            self.comparison.interrupted = True
+                            break
+            except (ConfigError, DataError):
                 self._discard(writer)
                 raise
             self.comparison.seconds = time.monotonic() - begin
@@ -211,8 +212,8 @@ class _Experiment:
         return self.comparison
 
     def _discard(self, writer: Writer) -> None:
-        """Leave nothing of an experiment that was refused before its first step."""
-        if self.existing == "resume" or any(stack.steps for stack in self.stacks):
+        """Leave nothing of an experiment that was refused before the end of its first epoch."""
+        if self.existing == "resume" or any(history.scores for history in self.comparison.histories):
             return
         for stack in self.stacks:
             stack.writer.discard()

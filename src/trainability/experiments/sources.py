@@ -4,7 +4,7 @@ import difflib
 import json
 from pathlib import Path
 
-from trainability._references import load, source_of
+from trainability._references import code_of, file_of, load, source_of
 from trainability.errors import ConfigError
 from trainability.experiments.program import Resolve, references
 from trainability.experiments.recipe import Recipe
@@ -19,10 +19,10 @@ def sources(recipe: Recipe, resolve: Resolve = load) -> dict[str, str]:
     """The text behind every reference of a recipe, by the file it stands in, or by the reference."""
     found = {}
     for reference in references(recipe):
-        place = reference.rpartition(":")[0]
-        text = source_of(reference, resolve(reference))
+        whole = resolve is load and file_of(reference) is not None
+        text = source_of(reference) if whole else code_of(resolve(reference))
         if text is not None:
-            found[place if place.endswith(".py") and resolve is load else reference] = text
+            found[str(file_of(reference)) if whole else reference] = text
     return found
 
 

@@ -81,24 +81,21 @@ def noticing_python_draws() -> Iterator[None]:
     Raises:
         ConfigError: with the place, as far as it can be seen.
     """
-    numpy = sys.modules.get("numpy")
+    before = _drawn_from()
     place: list[str] = []
 
-    def watch(frame: FrameType, event: str, argument: Any) -> None:
-        owner = getattr(argument, "__self__", None) if event == "c_call" else None
-        if owner is None or place or (not isinstance(owner, random.Random) and "numpy.random" not in repr(type(owner))):
-            return
-        place.append(place_of_frame(frame) or "")
+    def watch(frame: FrameType, _event: str, _argument: Any) -> None:
+        if not place and _drawn_from() != before:
+            place.append(place_of_frame(frame) or "")
 
-    before = random.getstate(), numpy.random.get_state(legacy=False) if numpy else None
     profiler = sys.getprofile()
-    sys.setprofile(watch)
+    sys.setprofile(watch)  # at every call and return: the draw was just before the first one that finds a new state
     try:
         yield
     finally:
         sys.setprofile(profiler)
-    after = random.getstate(), numpy.random.get_state(legacy=False) if numpy else None
-    if before[0] != after[0] or repr(before[1]) != repr(after[1]):
+    after = _drawn_from()
+    if before != after:
         whose = "Python's" if before[0] != after[0] else "NumPy's"
         where = f"{place[0]}: " if place and place[0] else ""
         raise ConfigError(
@@ -106,3 +103,10 @@ def noticing_python_draws() -> Iterator[None]:
             "draw from torch, such as torch.rand(())",
             code="draws-in-python",
         )
+
+
+def _drawn_from() -> tuple[Any, Any]:
+    """The states of Python's and of NumPy's generators."""
+    numpy = sys.modules.get("numpy")
+    state = numpy.random.get_state() if numpy else ()
+    return random.getstate(), tuple(part.tobytes() if hasattr(part, "tobytes") else part for part in state)

@@ -57,7 +57,8 @@ def _check(logits: "Tensor", labels: "Tensor") -> None:
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.long or labels.dim() != 1:
         what = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
         raise ArgumentError(
-            f"classification takes labels of torch.int64 with one for each sample, and the targets are {what}",
+            f"classification takes labels of torch.int64, one for each sample, and the targets are {what}; give whole "
+            "numbers, or another task or loss",
             code="targets",
         )
     if logits.dim() != 2 or len(logits) != len(labels):
