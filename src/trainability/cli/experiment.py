@@ -9,11 +9,10 @@ from trainability.cli.terminal import Terminal, fail, is_first, print_json
 from trainability.errors import ConfigError, DataError, FolderError
 from trainability.experiments.comparison import Comparison
 from trainability.experiments.run import run
+from trainability.report.answer import answer
 from trainability.report.narrative import narrate
-from trainability.report.page import table
+from trainability.report.table import reference, table
 from trainability.training.runtime import tune_allocator
-
-_FEW = 4  # remedies, of which everything is said in the terminal; of more the report says it
 
 
 def execute(asked: Request) -> None:
@@ -46,18 +45,18 @@ def execute(asked: Request) -> None:
 
 
 def _show(comparison: Comparison, console: Terminal) -> None:
-    """The tables and the words at the end."""
+    """The answer, the tables, and the words at the end."""
     for note in comparison.notes:
         console.print(note, markup=False)
     if comparison.recipe.compare is None:
         console.print(tables.histories(comparison))
-    else:
-        words = dict(narrate(comparison, brief=len(comparison.sides) > _FEW))
-        for section in comparison.sections():
-            if section.histories:
-                metric = comparison.task.metric
-                console.print(tables.remedies(section, table(section, metric), metric))
-                for sentence in words[section.title]:
-                    console.print(f"- {sentence}", markup=False)
+    words, metric = dict(narrate(comparison)), comparison.task.metric
+    for section in comparison.sections():
+        if found := answer(comparison, section):
+            if comparison.recipe.compare is not None:
+                rows = table(section, comparison.task, comparison.chance, found)
+                console.print(tables.remedies(section, rows, found, reference(section, metric), metric))
+            for sentence in words[section.title]:
+                console.print(f"- {sentence}", markup=False)
     if all(history.status == "diverged" for history in comparison.histories):
         console.print("Every network diverged: try a lower learning rate, or a remedy.")

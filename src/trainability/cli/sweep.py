@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from trainability.cli import tables
 from trainability.cli.request import FREE, Request, environment_with
 from trainability.cli.terminal import Terminal, duration, fail, interruptible, print_json
 from trainability.errors import ConfigError, DataError, FolderError
@@ -110,7 +111,7 @@ def _conclude(
     console: Console,
 ) -> None:
     """Show what there is and what is missing; the exit code says whether anything is."""
-    console.print(results(found, metric))
+    console.print(tables.trials(found, metric))
     for values in lost:
         console.print(f"Given up, since its workers died on every retry: {values}", markup=False)
     for number in left_out:
@@ -191,19 +192,6 @@ class _Watch:
                 f"this stack: {len(training.histories)} networks, step {training.steps} of {training.total_steps}"
             )
         return grid
-
-
-def results(found: Sequence[Row], metric: Metric, most: int = 10) -> Table:
-    """The best trials by validation score; the test score is shown for the one that was chosen."""
-    title = f"Finished trials: {len(found)}; the best by validation {metric.name} (mean over seeds)"
-    grid = Table(title=title, title_justify="left")
-    names = list(found[0].params) if found else []
-    for name in ("trial", *names, *(f"{part} {metric.unit}".rstrip() for part in ("val", "test"))):
-        grid.add_column(name, justify="right")
-    for place, row in enumerate(found[:most]):
-        values = [f"{row.params[n]:g}" if isinstance(row.params[n], float) else str(row.params[n]) for n in names]
-        grid.add_row(str(row.number), *values, metric.number(row.val), metric.number(row.test) if place == 0 else "")
-    return grid
 
 
 def _json(recipe: Recipe, found: Sequence[Row]) -> dict[str, object]:

@@ -3,18 +3,24 @@
 import time
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from trainability.cli.terminal import duration
 from trainability.experiments.comparison import Comparison, Section
+from trainability.experiments.study import Row
+from trainability.report.answer import Answer
+from trainability.report.sweep import plain
+from trainability.report.table import Line
 from trainability.tasks import Metric
 from trainability.training.history import History
 
 _MOST_ROWS = 12
+_NAME = 36  # characters of the longest name that is not folded
 
 
 class Watch:
@@ -83,19 +89,49 @@ def _numbers(history: History) -> list[str]:
     ]
 
 
-def remedies(section: Section, rows: Sequence[dict[str, Any]], metric: Metric) -> Table:
+def remedies(section: Section, rows: Sequence[Line], found: Answer, over: str | None, metric: Metric) -> Table:
     """One row per remedy, the strongest first."""
-    grid = Table(title=f"{section.title}: test {metric.label}", title_justify="left", box=box.SIMPLE, pad_edge=False)
-    grid.add_column("remedy", overflow="fold", min_width=min(24, max(map(len, section.histories))))
-    for heading in ("median", "range", "seeds", "last nats", "ms"):
+    grid = Table(
+        title=escape(f"{section.title}: {found.part} {metric.label}"),
+        title_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
+    grid.add_column("remedy", overflow="fold", min_width=min(_NAME, max(map(cell_len, section.histories))))
+    for heading in ("median", "range", *([f"over {over}"] if over else []), "ms"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
+        gain = [""] if row.margin is None else [metric.number(row.margin.gain, "brief", "+")]
         grid.add_row(
-            str(row["remedy"]),
-            metric.number(row["median"]),
-            f"{metric.number(row['low'])} to {metric.number(row['high'])}",
-            str(len(row["seeds"])),
-            f"{row['entropy']:.2g} → {row['entropy_end']:.2g}",
-            f"{row['step_ms']:.1f}",
+            escape(row.remedy),
+            metric.number(row.median),
+            f"{metric.number(row.low, 'brief')} to {metric.number(row.high, 'brief')}",
+            *(gain if over else []),
+            "" if row.step_ms is None else f"{row.step_ms:.1f}",
         )
     return grid
+
+
+def trials(found: Sequence[Row], metric: Metric, most: int = 10) -> Table:
+    """The best trials by validation score; the test score is shown for the one that was chosen."""
+    title = f"Finished trials: {len(found)}; the best by validation {metric.name} (mean over seeds)"
+    grid = Table(title=escape(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
+    names = list(found[0].params) if found else []
+    for name in ("trial", *_short(names), *(f"{part} {metric.unit}".rstrip() for part in ("val", "test"))):
+        grid.add_column(escape(name), justify="right", overflow="fold")
+    for place, row in enumerate(found[:most]):
+        values = [escape(plain(row.params[name])) for name in names]
+        grid.add_row(str(row.number), *values, metric.number(row.val), metric.number(row.test) if place == 0 else "")
+    return grid
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The last words of names, and more of them where these are not told apart.
+
+    >>> _short(["remedies.lbe.beta", "optimizer.lr"]), _short(["remedies.lbe.alpha", "remedies.other.alpha"])
+    (['beta', 'lr'], ['lbe.alpha', 'other.alpha'])
+    """
+    parts = [name.split(".") for name in names]
+    most = max(map(len, parts), default=0)
+    tried = ([".".join(part[-count:]) for part in parts] for count in range(1, most))
+    return next((short for short in tried if len(set(short)) == len(names)), list(names))

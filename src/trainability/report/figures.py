@@ -11,6 +11,7 @@ from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from trainability.experiments.comparison import Comparison, Side
+from trainability.report.answer import counted, part_of, score_of
 from trainability.tasks import Loss, Metric, Task
 from trainability.training.history import History
 
@@ -28,10 +29,8 @@ def colors(names: Iterable[str]) -> dict[str, str]:
 def style(figure: go.Figure, height: int = 380) -> go.Figure:
     """The look that all figures share."""
     figure.update_layout(
-        template="plotly_white",
         height=height,
         margin={"l": 60, "r": 20, "t": 50, "b": 50},
-        font={"family": "system-ui, sans-serif", "size": 13},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
     return figure
@@ -58,9 +57,9 @@ def _lines(
 
 
 def score_figure(arms: Arms, palette: dict[str, str], task: Task, chance: float | None) -> go.Figure:
-    """Main metric on the test split over training, one line per seed."""
+    """Main metric over training, one line per seed."""
     figure = go.Figure()
-    _lines(figure, arms, palette, lambda run: {point.step: point.test for point in run.scores})
+    _lines(figure, arms, palette, lambda run: {point.step: score_of(point) for point in run.scores})
     if task.chance and chance is not None:
         figure.add_hline(
             y=chance,
@@ -69,8 +68,12 @@ def score_figure(arms: Arms, palette: dict[str, str], task: Task, chance: float 
             annotation_position="top left",
         )
     figure.update_xaxes(title="training step")
-    figure.update_yaxes(title=f"test {task.metric.label}", range=task.metric.limits)
+    figure.update_yaxes(title=escape(f"{_part(arms)} {task.metric.label}"), range=task.metric.limits)
     return style(figure)
+
+
+def _part(arms: Arms) -> str:
+    return part_of(run for runs in arms.values() for run in runs)
 
 
 def spread_figure(arms: Arms, palette: dict[str, str], metric: Metric) -> go.Figure:
@@ -78,7 +81,7 @@ def spread_figure(arms: Arms, palette: dict[str, str], metric: Metric) -> go.Fig
     figure = go.Figure()
     for name, runs in arms.items():
         figure.add_box(
-            y=[run.test for run in runs],
+            y=[counted(run, metric) for run in runs],
             text=[f"seed {run.seed}" for run in runs],
             name=escape(name),
             boxpoints="all",
@@ -89,7 +92,7 @@ def spread_figure(arms: Arms, palette: dict[str, str], metric: Metric) -> go.Fig
             fillcolor="rgba(0,0,0,0.04)",
             showlegend=False,
         )
-    figure.update_yaxes(title=f"test {metric.name} at the end" + (f", {metric.unit}" if metric.unit else ""))
+    figure.update_yaxes(title=escape(f"{_part(arms)} {metric.label}"))
     return style(figure)
 
 
@@ -99,7 +102,9 @@ def loss_figure(arms: Arms, palette: dict[str, str], loss: Loss) -> go.Figure:
     figure = make_subplots(
         rows=1,
         cols=2 if with_term else 1,
-        subplot_titles=[loss.name, f"L_BE, where total = {loss.symbol} · (1 + L_BE)"][: 2 if with_term else 1],
+        subplot_titles=[escape(loss.name), escape(f"L_BE, where total = {loss.symbol} · (1 + L_BE)")][
+            : 2 if with_term else 1
+        ],
     )
     left, right = go.Figure(), go.Figure()
     _lines(left, arms, palette, lambda run: {point.step: point.loss for point in run.losses})
@@ -110,7 +115,7 @@ def loss_figure(arms: Arms, palette: dict[str, str], loss: Loss) -> go.Figure:
         trace.showlegend = False
         figure.add_trace(trace, row=1, col=2)
     figure.update_xaxes(title="training step")
-    figure.update_yaxes(title=loss.unit, row=1, col=1)
+    figure.update_yaxes(title=escape(loss.unit), row=1, col=1)
     if with_term:
         figure.update_yaxes(type="log", exponentformat="power", row=1, col=2)
     return style(figure).update_layout(legend={"y": 1.12}, margin={"t": 80})
@@ -120,9 +125,11 @@ def _terms(run: History) -> dict[int, float]:
     return {point.step: point.lbe for point in run.losses if point.lbe is not None}
 
 
-def entropy_figure(arms: Arms) -> go.Figure:
-    """Entropy of every layer of every run as a heatmap, with a slider over training steps."""
-    runs = [(f"{name}, seed {run.seed}", run) for name, group in arms.items() for run in group]
+def entropy_figure(arms: Arms) -> go.Figure | None:
+    """Entropy of every layer of every run as a heatmap, with a slider over training steps; None without layers."""
+    runs = [(f"{name}, seed {run.seed}", run) for name, group in arms.items() for run in group if _flows(run)]
+    if not runs:
+        return None
     labels = [escape(label) for label, _ in runs]
     depth = max(len(run.layers) for _, run in runs)
     steps = sorted({point.step for _, run in runs for point in run.flow})
@@ -130,25 +137,25 @@ def entropy_figure(arms: Arms) -> go.Figure:
     def grid(step: int) -> list[list[float | None]]:
         rows = []
         for _, run in runs:
-            entropy = next(point.entropy for point in reversed(run.flow) if point.step <= step)
+            entropy = next((point.entropy for point in reversed(run.flow) if point.step <= step), [])
             rows.append([*entropy, *([None] * (depth - len(entropy)))])
         return rows
 
     top = max([1.0, *(e for _, run in runs for point in run.flow for e in point.entropy if isfinite(e))])
 
-    def heatmap(step: int) -> go.Heatmap:
-        return go.Heatmap(
-            z=grid(step),
-            x=list(range(1, depth + 1)),
-            y=labels,
-            zmin=0,
-            zmax=min(top, 3.0),
-            colorscale="Viridis",
-            colorbar={"title": "nats"},
-            hovertemplate="%{y}<br>layer %{x}: %{z:.4f} nats<extra></extra>",
-        )
-
-    figure = go.Figure(data=[heatmap(steps[-1])], frames=[go.Frame(data=[heatmap(s)], name=str(s)) for s in steps])
+    heatmap = go.Heatmap(
+        z=grid(steps[-1]),
+        x=list(range(1, depth + 1)),
+        y=labels,
+        zmin=0,
+        zmax=min(top, 3.0),
+        colorscale="Viridis",
+        colorbar={"title": "nats"},
+        hovertemplate="%{y}<br>layer %{x}: %{z:.4f} nats<extra></extra>",
+    )
+    # A frame holds what changes alone, the values.
+    frames = [go.Frame(data=[{"type": "heatmap", "z": grid(step)}], traces=[0], name=str(step)) for step in steps]
+    figure = go.Figure(data=[heatmap], frames=frames)
     figure.update_xaxes(title="hidden layer")
     figure.update_yaxes(autorange="reversed")
     slider = {
@@ -166,12 +173,20 @@ def entropy_figure(arms: Arms) -> go.Figure:
     }
     figure.update_layout(sliders=[slider])
     style(figure, height=230 + 24 * len(runs))
-    return figure.update_layout(margin={"l": 130, "b": 90})
+    figure.update_yaxes(automargin=True)
+    return figure.update_layout(margin={"l": 20, "b": 90})
 
 
-def history_figure(arms: Arms) -> go.Figure:
-    """Entropy over training steps and layers, one heatmap per remedy, of the run of median score."""
-    chosen = {name: sorted(runs, key=lambda run: run.test or 0.0)[len(runs) // 2] for name, runs in arms.items()}
+def _flows(run: History) -> bool:
+    return any(point.entropy for point in run.flow)
+
+
+def history_figure(arms: Arms, metric: Metric) -> go.Figure | None:
+    """Entropy over steps and layers, one heatmap per remedy, of the run of median score; None without layers."""
+    seen = {name: sorted(filter(_flows, runs), key=lambda run: counted(run, metric)) for name, runs in arms.items()}
+    chosen = {name: runs[len(runs) // 2] for name, runs in seen.items() if runs}
+    if not chosen:
+        return None
     titles = [f"{escape(name)}, seed {run.seed}" for name, run in chosen.items()]
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -225,10 +240,12 @@ def alpha_figure(arms: Arms, palette: dict[str, str]) -> go.Figure | None:
     return style(figure)
 
 
-def neuron_figure(arms: Arms) -> go.Figure:
-    """Histogram of one neuron before its ReLU in the first, a middle and the last layer, before and after training."""
+def neuron_figure(arms: Arms) -> go.Figure | None:
+    """Histogram of one neuron before its nonlinearity in some layers, before and after training; None without them."""
     runs = {name: group[0] for name, group in arms.items() if group[0].neurons}
     layers = sorted({hist.number for run in runs.values() for point in run.neurons for hist in point.layers})
+    if not layers:
+        return None
     figure = make_subplots(
         rows=len(runs),
         cols=len(layers),
@@ -266,7 +283,7 @@ def neuron_figure(arms: Arms) -> go.Figure:
 
 def versus_figure(comparison: Comparison, palette: dict[str, str], by: str) -> go.Figure:
     """Main metric against a setting that varies, per remedy: every seed, and a line through the medians."""
-    figure = go.Figure()
+    figure, metric = go.Figure(), comparison.task.metric
     others = {repr(_others(side, by)): _others(side, by) for side in comparison.sides}
     for name, color in palette.items():
         for dash, (key, fixed) in zip(cycle(("solid", "dash", "dot", "dashdot")), others.items(), strict=False):
@@ -274,7 +291,7 @@ def versus_figure(comparison: Comparison, palette: dict[str, str], by: str) -> g
                 (side.cell.values[by], scores)
                 for side in comparison.sides
                 if comparison.name_of(side) == name and repr(_others(side, by)) == key
-                if (scores := sorted(h.scores[-1].test for h in side.histories if h.scores))
+                if (scores := sorted(counted(h, metric) for h in side.histories if h.scores))
             ]
             if not points:
                 continue
@@ -298,9 +315,8 @@ def versus_figure(comparison: Comparison, palette: dict[str, str], by: str) -> g
                 showlegend=False,
                 name=label,
             )
-    figure.update_xaxes(title=by, type="log" if by == "optimizer.lr" else "linear")
-    metric = comparison.task.metric
-    figure.update_yaxes(title=f"test {metric.label}", range=metric.limits)
+    figure.update_xaxes(title=escape(by), type="log" if by == "optimizer.lr" else "linear")
+    figure.update_yaxes(title=escape(f"{part_of(comparison.histories)} {metric.label}"), range=metric.limits)
     return style(figure)
 
 

@@ -80,7 +80,7 @@ def dropout_figure(arms: Arms) -> go.Figure | None:
                     mode="markers",
                     marker={"color": color, "size": 9, "symbol": "circle-open"},
                     showlegend=False,
-                    hovertemplate="keep %{x}: %{y:.4f}, gates unknown<extra></extra>",
+                    hovertemplate="keep %{x}: %{y:.4f}, mask unknown<extra></extra>",
                     **shared,
                 )
             figure.add_scatter(
@@ -94,7 +94,7 @@ def dropout_figure(arms: Arms) -> go.Figure | None:
                 hovertemplate="keep %{x}: %{y:.4f}<extra></extra>",
                 **shared,
             )
-    figure.update_xaxes(title="keep probability of the gates")
+    figure.update_xaxes(title="keep probability")
     return style(figure, 400).update_layout(legend={"y": 1.12}, margin={"t": 80})
 
 

@@ -4,20 +4,22 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import log10
+from math import isfinite
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import plotly.graph_objects as go
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
+from plotly.subplots import make_subplots
 
 from trainability.experiments.axes import Range
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.study import Row, value_of
+from trainability.report.answer import Answer, Contender, weigh
 from trainability.report.figures import style
-from trainability.report.page import environment, figure_html
+from trainability.report.page import environment
+from trainability.report.plots import Plot, plot
+from trainability.report.words import facts
 from trainability.tasks import Metric, task
 from trainability.training.files import write_whole
 
@@ -43,56 +45,61 @@ def render_sweep(
     recipe: Recipe, found: Sequence[Row], lost: Sequence[dict[str, Any]] = (), left_out: Sequence[int] = ()
 ) -> str:
     """Return the HTML; of trials without a result it tells the values, and of unreadable ones the numbers."""
-    names = list(found[0].params) if found else []
     metric = task(recipe.task.name).metric
-    drawn = []
-    if len(found) > 1:
-        ranges = {n: v for n, v in recipe.sweep.parameters.items() if isinstance(v, Range)} if recipe.sweep else {}
-        drawn.append(
-            (
-                "Every trial",
-                f"A line per trial, through its values to its validation {metric.name}; drag along an axis to pick "
-                "lines.",
-                parallel_figure(found, ranges, metric),
-            )
-        )
-        pair = heatmap_pair(found)
-        if pair:
-            caption = f"Mean validation {metric.name} over seeds, and over the other settings where there are any."
-            drawn.append((f"{pair[0]} × {pair[1]}", caption, heatmap_figure(found, *pair, ranges, metric)))
+    best = answer_of_sweep(found, metric)
+    tested = found[0].test if found and isfinite(found[0].test) else None
+    first, *rest = narrate_sweep(found, len(recipe.seeds), metric)
     return (
         environment()
         .get_template("sweep.html")
         .render(
             recipe=recipe.resolved(),
-            seeds=recipe.seeds,
-            names=names,
+            names=list(found[0].params) if found else [],
             rows=found,
             lost=lost,
             left_out=left_out,
             metric=metric,
             value_of=value_of,
-            words=narrate_sweep(found, len(recipe.seeds), metric),
-            figures=[figure_html(*figure) for figure in drawn],
-            plotly=Markup(get_plotlyjs()),
+            answer=best,
+            headline=first,
+            facts=facts(best, metric, kind="settings", tested=tested) if best else [],
+            tested="" if tested is None else metric.number(tested),
+            remarks=rest,
+            figures=_figures(recipe, found, metric),
         )
     )
 
 
+def answer_of_sweep(found: Sequence[Row], metric: Metric) -> Answer | None:
+    """The best trial by the validation score; the others' test scores stay unseen, so margins are of validation."""
+    trials = []
+    for row in found:
+        scores = {int(run.get("seed", place)): value_of(run, metric) for place, run in enumerate(row.runs)}
+        times = [run["step_ms"] for run in row.runs if isinstance(run.get("step_ms"), int | float)]
+        trials.append(Contender(trial_name(row), scores, scores, median(times) if times else None))
+    return weigh(trials, metric, "validation", "validation", trials) if trials else None
+
+
+def trial_name(row: Row) -> str:
+    """The values of a trial.
+
+    >>> trial_name(Row(3, {"optimizer.lr": 0.01, "model.depth": 30}, 90.0, 91.0, []))
+    'optimizer.lr = 0.01, model.depth = 30'
+    """
+    return ", ".join(f"{name} = {plain(value)}" for name, value in row.params.items())
+
+
 def narrate_sweep(found: Sequence[Row], seeds: int, metric: Metric) -> list[str]:
-    """Return what the sweep says, in sentences."""
+    """Return what the sweep says, in sentences: the choice first."""
     if not found:
         return ["No trial has finished yet."]
     best = found[0]
-    chosen = ", ".join(f"{name} = {_short(value)}" for name, value in best.params.items())
     sentences = [
-        f"Chosen by validation {metric.name}: {chosen}, with {metric.show(best.val)} on the validation split and "
-        f"{metric.show(best.test)} on the test split, which had no part in the choice."
+        f"Chosen by validation {metric.name}: {trial_name(best)}, with {metric.show(best.val)} on the validation split"
+        + (f" and {metric.show(best.test)} on the test split, which had no part in the choice." * isfinite(best.test))
     ]
     values = [value_of(run, metric) for run in best.runs]
-    if seeds > 1:
-        sentences.append(f"Its {seeds} seeds lie between {metric.number(min(values))} and {metric.show(max(values))}.")
-    else:
+    if seeds == 1:
         sentences.append("Each trial is one seed, so near neighbors in this list may owe their order to chance.")
     worst = min(values) if metric.direction == "max" else max(values)
     close = [row for row in found[1:] if seeds > 1 and metric.exceeds(row.val, worst)]
@@ -107,38 +114,53 @@ def narrate_sweep(found: Sequence[Row], seeds: int, metric: Metric) -> list[str]
     return sentences
 
 
-def parallel_figure(found: Sequence[Row], ranges: Mapping[str, Range], metric: Metric) -> go.Figure:
-    """Parallel coordinates of all trials."""
-    dimensions = [_axis(name, [row.params[name] for row in found], ranges.get(name)) for name in found[0].params]
-    scores = [row.val for row in found]
-    dimensions.append({"label": escape(f"validation {metric.label}"), "values": scores})
-    bar = {"title": escape(metric.unit or metric.name)}
-    line = {"color": scores, "colorscale": _colors(metric), "showscale": True, "colorbar": bar}
-    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line, labelangle=0))
-    style(figure, 420)
-    figure.update_layout(margin={"l": 90, "r": 60, "t": 70, "b": 40})
-    return figure
+def _figures(recipe: Recipe, found: Sequence[Row], metric: Metric) -> list[Plot]:
+    if len(found) < 2:
+        return []
+    ranges = {n: v for n, v in recipe.sweep.parameters.items() if isinstance(v, Range)} if recipe.sweep else {}
+    look = "A setting matters where its points form a slope; where they form a cloud, it does not."
+    drawn = [plot("Every trial, by each of its settings", look, trials_figure(found, ranges, metric))]
+    if pair := heatmap_pair(found):
+        look = f"The bright end is the better one: mean validation {metric.name} over seeds and over other settings."
+        drawn.append(plot(f"{pair[0]} × {pair[1]}", look, heatmap_figure(found, *pair, ranges, metric)))
+    return drawn
 
 
-def _axis(name: str, values: Sequence[Any], searched: Range | None) -> dict[str, Any]:
-    """An axis: numbers as they are, on a logarithmic scale where they span it, and words as ticks."""
+def trials_figure(found: Sequence[Row], ranges: Mapping[str, Range], metric: Metric) -> go.Figure:
+    """The validation score of every trial against each setting, a panel for each."""
+    names = list(found[0].params)
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = make_subplots(
+        rows=rows, cols=columns, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.28 / rows
+    )
+    labels = [escape(f"trial {row.number}: {trial_name(row)}") for row in found]
+    sizes = [12, *[8] * (len(found) - 1)]
+    for number, name in enumerate(names):
+        place = {"row": number // columns + 1, "col": number % columns + 1}
+        values = [row.params[name] for row in found]
+        figure.add_scatter(
+            x=values if _scale(values, ranges.get(name)) != "category" else [plain(value) for value in values],
+            y=[row.val for row in found],
+            text=labels,
+            mode="markers",
+            marker={"size": sizes, "color": ["#D55E00", *["#0072B2"] * (len(found) - 1)], "opacity": 0.75},
+            showlegend=False,
+            hovertemplate="%{text}<br>%{y:.5g}<extra></extra>",
+            **place,
+        )
+        figure.update_xaxes(title=escape(name), type=_scale(values, ranges.get(name)), **place)
+    figure.update_yaxes(title=escape(f"validation {metric.label}"), col=1)
+    return style(figure, 120 + 260 * rows)
+
+
+def _scale(values: Sequence[Any], searched: Range | None) -> str:
+    """The kind of the axis of a setting: words are categories, and numbers that span much are logarithmic."""
     if searched is not None:
-        scale = log10 if searched.log else float
-        ends = (searched.low, searched.high)
-        ticks = {"tickvals": [scale(v) for v in ends], "ticktext": [_short(v) for v in ends]}
-        return {"label": escape(name), "values": [scale(v) for v in values], "range": [scale(v) for v in ends], **ticks}
-    distinct = sorted(set(values), key=lambda v: (isinstance(v, str), v))
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in distinct)
-    if numbers and distinct[0] > 0 and distinct[-1] / distinct[0] >= 20:
-        shown = distinct if len(distinct) <= 8 else [distinct[0], distinct[-1]]
-        ticks = {"tickvals": [log10(v) for v in shown], "ticktext": [_short(v) for v in shown]}
-        return {"label": escape(name), "values": [log10(v) for v in values], **ticks}
-    if numbers:
-        ticks = {"tickvals": distinct, "ticktext": [_short(v) for v in distinct]} if len(distinct) <= 8 else {}
-        return {"label": escape(name), "values": list(values), **ticks}
-    place = {value: number for number, value in enumerate(distinct)}
-    ticks = {"tickvals": list(place.values()), "ticktext": [escape(str(v)) for v in distinct]}
-    return {"label": escape(name), "values": [place[v] for v in values], **ticks}
+        return "log" if searched.log else "linear"
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return "category"
+    return "log" if min(values) > 0 and max(values) / min(values) >= 20 else "linear"
 
 
 def heatmap_pair(found: Sequence[Row]) -> tuple[str, str] | None:
@@ -192,5 +214,10 @@ def _colors(metric: Metric) -> list[str]:
     return _COLORS if metric.direction == "max" else _COLORS[::-1]
 
 
+def plain(value: Any) -> str:
+    """A value of a setting as it is shown."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else escape(str(value))
+    return escape(plain(value))
