@@ -17,16 +17,24 @@ from trainability.introspect.torch_private import uncompiled
 
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run a model: a tensor means ``model(x)``, a tuple or list ``model(*x)``, a mapping ``model(**x)``."""
+    positional, by_name = arguments(inputs)
+    return model(*positional, **by_name)
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments by position and by name that inputs stand for.
+
+    >>> arguments([1, 2]), arguments({"x": 1})
+    (((1, 2), {}), ((), {'x': 1}))
+    """
     if isinstance(inputs, Mapping):
         if others := [key for key in inputs if not isinstance(key, str)]:
             raise ArgumentTypeError(
                 f"inputs={{...}} means model(**inputs), so its keys are names of arguments, not {others[0]!r}",
                 code="wrong-type",
             )
-        return model(**inputs)
-    if isinstance(inputs, list | tuple):
-        return model(*inputs)
-    return model(inputs)
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)), {}
 
 
 def unwrap(model: nn.Module) -> nn.Module:

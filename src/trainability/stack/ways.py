@@ -1,7 +1,8 @@
 """Finding the way in which the members of a stack run: which ones serve, and which is the fastest."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from trainability.errors import UnsupportedModelError
 from trainability.introspect.hooks import Taps, tensors_in
-from trainability.introspect.run import observing
-from trainability.introspect.torch_private import ConvNd
+from trainability.introspect.run import call, observing
+from trainability.introspect.snapshot import Snapshot
+from trainability.introspect.torch_private import ConvNd, version_of
 from trainability.lbe.ranks import several_ranks
 from trainability.stack import cuda_graphs as graphs
 from trainability.stack.direct import layers, layers_are_known, teach_
+from trainability.stack.inputs import Inputs, first_tensor, inputs_of, map_inputs
 from trainability.stack.members import Way
-from trainability.stack.module import Stack, called
+from trainability.stack.module import Stack, called, checked
 
 Timer = Callable[[Callable[[], object]], float]
 """Seconds that some work takes."""
@@ -35,28 +37,35 @@ class _Candidate(NamedTuple):
         return f"{self.way}, channels last" if self.channels_last else self.way
 
 
-def prepare(stack: Stack, x: Tensor) -> None:
+def prepare(stack: Stack, inputs: Inputs) -> None:
     """Learn on inputs ``(E, B, ...)`` which layers overwrite what was tapped, and take the first way that serves.
 
-    The direct way is believed only where every layer returns what it returns mapped. Nothing of the models is changed.
+    The direct way is believed only where every layer returns what it returns mapped, and one module in the place of all
+    only where it returns what each returns. Nothing of the models is changed.
     """
-    stack.check_inputs(x)
+    stack.check_inputs(inputs)
+    each = inputs_of(inputs, len(stack))
     model = stack.models[0]
     with observing(model), torch.enable_grad():
         model.train()
-        with Taps(model, stack.places, stack.collector), stack.collector.learning():
-            model(x[0])
-    if stack.way == "vmap" and not _can_be_mapped(stack, x):
+        with Taps(model, stack.places, stack.collector) if stack.places else nullcontext(), stack.collector.learning():
+            changes_itself = _changes(model, partial(call, model, each[0]))
+    if stack.way == "alone":
+        return
+    if changes_itself or not _one_serves_for_all(stack, each):
+        stack.run_apart()
+    elif stack.way == "vmap" and not _can_be_mapped(stack, inputs, each[0]):
         stack.way = "loop"
-    if stack.way != "alone":
-        stack.turn.by_functions = _draws_by_functions(stack, x)
-    if stack.way == "vmap" and layers_are_known(stack.module):
+    stack.turn.by_functions = _draws_by_functions(stack, each[0])
+    if stack.way != "vmap" or not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        return
+    if layers_are_known(stack.module):
         teach_(stack.module, stack.turn)
-        if _direct_agrees(stack, x):
+        if _direct_agrees(stack, inputs):
             stack.way = "direct"
 
 
-def choose(stack: Stack, x: Tensor, timer: Timer | None = None) -> dict[str, float]:
+def choose(stack: Stack, inputs: Inputs, timer: Timer | None = None) -> dict[str, float]:
     """Take the fastest way for inputs ``(E, B, ...)``; return the seconds of each that was tried.
 
     Only a network with convolutions is timed: batched matrix products are never slower than one after another, but a
@@ -65,12 +74,12 @@ def choose(stack: Stack, x: Tensor, timer: Timer | None = None) -> dict[str, flo
     """
     if not any(isinstance(m, ConvNd) for m in stack.module.modules()):
         return {}
-    timer = timer or partial(graphs.seconds, device=x.device)
+    timer = timer or partial(graphs.seconds, device=first_tensor(inputs).device)
     seconds: dict[_Candidate, float] = {}
-    for candidate in _candidates(stack, x):
+    for candidate in _candidates(stack, inputs):
         stack.way, stack.channels_last = candidate
         try:
-            with rehearsing(stack, x) as work:
+            with rehearsing(stack, inputs) as work:
                 seconds[candidate] = timer(work)
         except RuntimeError:  # an operation that cannot be mapped, or a view that other strides do not have
             if candidate in (_Candidate("loop"), _Candidate("alone")):
@@ -79,58 +88,101 @@ def choose(stack: Stack, x: Tensor, timer: Timer | None = None) -> dict[str, flo
     return {candidate.name: found for candidate, found in seconds.items()}
 
 
-def _candidates(stack: Stack, x: Tensor) -> list[_Candidate]:
-    one_by_one: list[Way] = ["loop", "streams"] if x.is_cuda else ["loop"]
+def _candidates(stack: Stack, inputs: Inputs) -> list[_Candidate]:
+    on_streams = first_tensor(inputs).is_cuda and not stack.apart
+    one_by_one: list[Way] = ["loop", "streams"] if on_streams else ["loop"]
     if stack.way == "alone":
         one_by_one = ["alone"]
     mapped = [] if stack.way in ("alone", "loop") else [_Candidate("vmap")]
     # Ranks that choose differently would add up statistics of neurons in different orders.
     alone = not several_ranks()
-    colored = x.dim() == 5 and x.shape[2] > 1  # of a single channel there is one order
-    layouts = [False, True] if alone and colored else [False]
+    # Of a single channel there is one order.
+    maps = isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.dim() == 5
+    layouts = [False, True] if alone and maps and first_tensor(inputs).shape[2] > 1 else [False]
     return mapped + [_Candidate(way, layout) for way in one_by_one for layout in layouts]
 
 
 @contextmanager
-def rehearsing(stack: Stack, x: Tensor) -> Iterator[Callable[[], None]]:
+def rehearsing(stack: Stack, inputs: Inputs) -> Iterator[Callable[[], None]]:
     """Within it, the work that it yields is a forward and backward pass; gradients and buffers are left alone."""
     trained = [p for p in stack.module.parameters() if p.requires_grad]
 
     def work() -> None:
         with torch.enable_grad():
-            reached = [t for t in tensors_in(stack(x).outputs) if t.requires_grad]
-            total = torch.stack([t.float().square().mean() for t in reached]).sum()
-            torch.autograd.grad(total, trained, allow_unused=True)
+            reached = [t for t in tensors_in(stack(inputs).outputs) if t.requires_grad]
+            if reached:
+                total = torch.stack([t.float().square().mean() for t in reached]).sum()
+                torch.autograd.grad(total, trained, allow_unused=True)
 
     with observing(stack.module, guard=False):
         stack.module.train()
         yield work
 
 
-def _can_be_mapped(stack: Stack, x: Tensor) -> bool:
-    with observing(stack.module), torch.no_grad():
-        stack.module.train()
-        try:
-            stack(x)
-        except UnsupportedModelError as error:
-            if error.code != "draws-by-function":
-                raise
-            return False
-        except RuntimeError:  # control flow that depends on the data, or an operation without a rule
-            return False
+def _changes(model: nn.Module, work: Callable[[], object]) -> bool:
+    """True where work leaves in the model something else than it found, beside what it writes into buffers."""
+    before = Snapshot(model, unregistered=True)
+    registered = set(map(id, (*model.parameters(), *model.buffers())))
+    held = [t for t in before.tensors if id(t) not in registered and not t.is_inference()]
+    versions = [version_of(t) for t in held]
+    checked(work())
+    return before.changed() or versions != [version_of(t) for t in held]
+
+
+def _one_serves_for_all(stack: Stack, each: Sequence[Any]) -> bool:
+    """True where the stack's module, given a member's tensors, returns what that member itself returns.
+
+    It does not where members hold tensors that are neither parameters nor buffers, or functions of one another.
+    """
+    way, stack.way = stack.way, "loop"
+    try:
+        with observing(stack.module), torch.no_grad():
+            stack.module.eval()  # nothing is drawn by modules that the stack has put in
+            for model, state, inputs in zip(stack.models, stack.states(), each, strict=True):
+                with observing(model):
+                    model.eval()
+                    expected = list(tensors_in(call(model, map_inputs(Tensor.clone, inputs))))
+                found = tensors_in(stack.one(*state, map_inputs(Tensor.clone, inputs))[0])
+                if not all(_close(a, b) for a, b in zip(found, expected, strict=True)):
+                    return False
+    except Exception:  # it may hold what cannot take the place of another's
+        return False
+    finally:
+        stack.way = way
     return True
 
 
-def _draws_by_functions(stack: Stack, x: Tensor) -> bool:
+def _can_be_mapped(stack: Stack, inputs: Inputs, one: Inputs) -> bool:
+    """True where a pass, its backward pass and a prediction can; the way in which the stack runs is not changed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="There is a performance drop")  # it would be a loop all the same
+            with rehearsing(stack, inputs) as work, torch.enable_grad():
+                work()
+            with observing(stack.module):
+                stack.predict(one)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # control flow that depends on the data, or an operation without a rule
+        return False
+    return True
+
+
+def _draws_by_functions(stack: Stack, inputs: Inputs) -> bool:
     """True where a member that runs by itself draws from torch's own generators, though its dropouts do not."""
     way = stack.way
     stack.way, stack.turn.by_functions = "loop", False
+    device = first_tensor(inputs).device
+    own = stack.models[0] if stack.apart else stack.module
     try:
-        with observing(stack.module), torch.no_grad():
-            stack.module.train()
-            before = _own_states(x.device)
-            stack.one(*next(stack.states()), x[0])
-            return before != _own_states(x.device)
+        with observing(own), torch.no_grad():
+            own.train()
+            before = _own_states(device)
+            if stack.apart:
+                call(own, inputs)
+            else:
+                stack.one(*next(stack.states()), inputs)
+            return before != _own_states(device)
     finally:
         stack.way = way
 
