@@ -56,14 +56,16 @@ class _Joined(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         each = [
-            _gradients(outputs, [None if grad is None else grad[member] for grad in grads], leaves)
+            gradients(outputs, [None if grad is None else grad[member] for grad in grads], leaves)
             for member, (outputs, leaves) in enumerate(ctx.graphs)
         ]
         return None, None, None, *(_stacked_gradients(found) for found in zip(*each, strict=True))
 
 
-def _gradients(outputs: list[Tensor], grads: list[Tensor | None], leaves: list[Tensor]) -> list[Tensor | None]:
-    """The gradients of leaves by a backward pass as any other, after which theirs are what they were."""
+def gradients(
+    outputs: Sequence[Tensor], grads: Sequence[Tensor | None], leaves: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Return the gradients of leaves, by a backward pass like any other, and leave their own as they were."""
     before = [leaf.grad for leaf in leaves]
     for leaf in leaves:
         leaf.grad = None

@@ -85,6 +85,7 @@ class Stack(nn.Module):
             )
         self.__dict__["models"] = members  # not submodules: their weights are views of this module's
         self.channels_last = False
+        self.writes_inputs = False  # whether a model changes them in place, for which each member needs its own
         self.apart = False
         self.turn = Turn("alone" if len(members) == 1 else "vmap")
         self.turn.generators = [torch.Generator().manual_seed(number) for number in range(len(members))]
@@ -199,7 +200,7 @@ class Stack(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Stack":
         twin = Stack([copy.deepcopy(m, memo) for m in self.models], taps=self.places, neurons=self._reader.neurons)
-        twin.channels_last = self.channels_last
+        twin.channels_last, twin.writes_inputs = self.channels_last, self.writes_inputs
         if self.apart:
             twin.run_apart()
         else:
@@ -266,7 +267,10 @@ class Stack(nn.Module):
 
     def _in_turn(self, inputs: Inputs) -> list[tuple[Any, dict[str, tuple[Tensor, Tensor]]]]:
         """Run every member by itself; on streams, all begin when what was launched before is done."""
-        each = zip(self.states(), inputs_of(inputs, len(self)), strict=True)
+        own = inputs_of(inputs, len(self))
+        if self.writes_inputs:
+            own = [map_inputs(Tensor.clone, one) for one in own]
+        each = zip(self.states(), own, strict=True)
         if self.way == "loop":
             return [self.one(*state, one) for state, one in each]
         device = torch.get_device_module(first_tensor(inputs).device)
@@ -292,7 +296,8 @@ class Stack(nn.Module):
             model = self.models[member]
             if model.training != self.module.training:
                 model.train(self.module.training)
-            outputs = checked(call(model, with_tensors(inputs, iter(tensors))))
+            own = [t.clone() for t in tensors] if self.writes_inputs else tensors
+            outputs = checked(call(model, with_tensors(inputs, iter(own))))
             moments = self.collector.take()
             built.append(outputs)
             readings[:] = moments

@@ -1,7 +1,7 @@
 """Finding the way in which the members of a stack run: which ones serve, and which is the fastest."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
+from trainability.errors import UnsupportedModelError
 from trainability.introspect.hooks import Taps, tensors_in
 from trainability.introspect.run import call, observing
 from trainability.introspect.snapshot import Snapshot
 from trainability.introspect.torch_private import ConvNd, version_of
 from trainability.lbe.ranks import several_ranks
 from trainability.stack import cuda_graphs as graphs
+from trainability.stack.apart import gradients
 from trainability.stack.direct import layers, layers_are_known, teach_
 from trainability.stack.inputs import Inputs, first_tensor, inputs_of, map_inputs
-from trainability.stack.members import Way
+from trainability.stack.members import Way, silence_
 from trainability.stack.module import Stack, called, checked
 
 Timer = Callable[[Callable[[], object]], float]
@@ -26,6 +28,8 @@ Timer = Callable[[Callable[[], object]], float]
 
 # Another order of the additions is worth no less than this: what a choice by the clock gains, a rerun may lose.
 _GAIN = 0.95
+# By so many times their precision the gradients of two ways of computing may differ, measured by the largest of all.
+_ROUNDING = 1e4
 
 
 class _Candidate(NamedTuple):
@@ -46,15 +50,18 @@ def prepare(stack: Stack, inputs: Inputs) -> None:
     stack.check_inputs(inputs)
     each = inputs_of(inputs, len(stack))
     model = stack.models[0]
+    first = map_inputs(Tensor.clone, each[0])
     with observing(model), torch.enable_grad():
         model.train()
         with Taps(model, stack.places, stack.collector) if stack.places else nullcontext(), stack.collector.learning():
-            changes_itself = _changes(model, partial(call, model, each[0]))
+            changes_itself = _changes(model, partial(call, model, first))
+    stack.writes_inputs = any(map(version_of, tensors_in(first)))
     if stack.way == "alone":
         return
-    if changes_itself or not _one_serves_for_all(stack, each):
+    expected = [] if changes_itself else _of_members(stack, each)
+    if changes_itself or not _one_serves_for_all(stack, inputs, expected):
         stack.run_apart()
-    elif stack.way == "vmap" and not _can_be_mapped(stack, inputs, each[0]):
+    elif stack.way == "vmap" and not _can_be_mapped(stack, inputs, expected):
         stack.way = "loop"
     stack.turn.by_functions = _draws_by_functions(stack, each[0])
     if stack.way != "vmap" or not isinstance(inputs, Tensor) or not inputs.is_floating_point():
@@ -129,43 +136,121 @@ def _changes(model: nn.Module, work: Callable[[], object]) -> bool:
     return before.changed() or versions != [version_of(t) for t in held]
 
 
-def _one_serves_for_all(stack: Stack, each: Sequence[Any]) -> bool:
-    """True where the stack's module, given a member's tensors, returns what that member itself returns.
+class _Results(NamedTuple):
+    """What a pass returns, and the gradients of its parameters."""
 
-    It does not where members hold tensors that are neither parameters nor buffers, or functions of one another.
+    outputs: list[Tensor]
+    gradients: list[Tensor | None]
+
+    def of(self, member: int) -> "_Results":
+        return _Results([t[member] for t in self.outputs], [_dense(g, member) for g in self.gradients])
+
+
+def _results(outputs: Any, parameters: Iterable[nn.Parameter]) -> _Results:
+    found = list(tensors_in(outputs))
+    directions = [t.detach().cos() if t.requires_grad else None for t in found]
+    reached = gradients(found, directions, [p for p in parameters if p.requires_grad])
+    return _Results([t.detach() for t in found], reached)
+
+
+def _of_stack(stack: Stack, inputs: Inputs, training: bool) -> _Results:
+    """The results of all members, whose dropouts drop nothing."""
+    with observing(stack.module), torch.enable_grad():
+        stack.module.train(training)
+        silence_(stack.module)
+        return _results(stack(map_inputs(Tensor.clone, inputs)).outputs, stack.module.parameters())
+
+
+def _of_members(stack: Stack, each: Sequence[Any]) -> list[_Results]:
+    """The same of each member as the module that was given."""
+    found = []
+    for number, (model, inputs) in enumerate(zip(stack.models, each, strict=True)):
+        with observing(model), torch.enable_grad():
+            model.train()
+            silence_(model)
+            torch.manual_seed(number)
+            found.append(_results(call(model, map_inputs(Tensor.clone, inputs)), model.parameters()))
+    return found
+
+
+def _one_serves_for_all(stack: Stack, inputs: Inputs, expected: list[_Results]) -> bool:
+    """True where the stack's module, given each member's tensors in turn, gives what that member itself gives.
+
+    It does not where members hold tensors that are neither parameters nor buffers, or functions of one another, nor
+    where a backward pass runs parts of the forward again.
     """
-    way, stack.way = stack.way, "loop"
+    turn, way = stack.turn, stack.way
+    stack.way, turn.by_functions, turn.seeds = "loop", True, range(len(stack))
     try:
-        with observing(stack.module), torch.no_grad():
-            stack.module.eval()  # nothing is drawn by modules that the stack has put in
-            for model, state, inputs in zip(stack.models, stack.states(), each, strict=True):
-                with observing(model):
-                    model.eval()
-                    expected = list(tensors_in(call(model, map_inputs(Tensor.clone, inputs))))
-                found = tensors_in(stack.one(*state, map_inputs(Tensor.clone, inputs))[0])
-                if not all(_close(a, b) for a, b in zip(found, expected, strict=True)):
-                    return False
+        found = _of_stack(stack, inputs, training=True)
+        return all(_agree(found.of(member), own) for member, own in enumerate(expected))
+    except (torch.OutOfMemoryError, UnsupportedModelError):
+        raise
     except Exception:  # it may hold what cannot take the place of another's
         return False
     finally:
-        stack.way = way
-    return True
+        stack.way, turn.seeds = way, ()
 
 
-def _can_be_mapped(stack: Stack, inputs: Inputs, one: Inputs) -> bool:
-    """True where a pass, its backward pass and a prediction can; the way in which the stack runs is not changed."""
+def _can_be_mapped(stack: Stack, inputs: Inputs, expected: list[_Results]) -> bool:
+    """True where a pass can, with the same results, and a prediction.
+
+    Rounding may grow over the layers of a deep network in training; then results are compared in evaluation too.
+    """
+    if any(isinstance(layer, nn.Embedding) and _is_not_mapped(layer) for layer in stack.module.modules()):
+        return False
+    members = range(len(stack))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="There is a performance drop")  # it would be a loop all the same
-            with rehearsing(stack, inputs) as work, torch.enable_grad():
-                work()
+            found = _of_stack(stack, inputs, training=True)
+            if not all(_agree(found.of(member), expected[member]) for member in members):
+                found = _of_stack(stack, inputs, training=False)
+                stack.way = "loop"
+                one_by_one = _of_stack(stack, inputs, training=False)
+                stack.way = "vmap"
+                if not all(_agree(found.of(member), one_by_one.of(member)) for member in members):
+                    return False
             with observing(stack.module):
-                stack.predict(one)
+                stack.predict(inputs_of(inputs, 1)[0])
     except torch.OutOfMemoryError:
         raise
     except Exception:  # control flow that depends on the data, or an operation without a rule
         return False
+    finally:
+        stack.way = "vmap"
     return True
+
+
+def _is_not_mapped(layer: nn.Embedding) -> bool:
+    """True for an embedding with an option that torch's rule for mapping it leaves out."""
+    options = (layer.padding_idx, layer.max_norm, layer.scale_grad_by_freq or None, layer.sparse or None)
+    return any(option is not None for option in options)
+
+
+def _agree(found: _Results, expected: _Results) -> bool:
+    if not all(_close(a, b) for a, b in zip(found.outputs, expected.outputs, strict=True)):
+        return False
+    reached = [g for g in map(_dense, expected.gradients) if g is not None]
+    # A gradient that is zero, as of a bias in front of a BatchNorm, is rounding of what is about as large as others.
+    noise = max((_ROUNDING * torch.finfo(g.dtype).eps * float(g.abs().max()) for g in reached), default=0.0)
+    pairs = zip(map(_dense, found.gradients), map(_dense, expected.gradients), strict=True)
+    return all(_reached_alike(own, theirs, noise) for own, theirs in pairs)
+
+
+def _reached_alike(a: Tensor | None, b: Tensor | None, noise: float) -> bool:
+    """Agreement of two gradients; none, as of a member that does not reach a parameter, is as good as zero."""
+    if a is None or b is None:
+        return not any(t.any() for t in (a, b) if t is not None)
+    return _close(a, b, noise)
+
+
+def _dense(gradient: Tensor | None, member: int | None = None) -> Tensor | None:
+    """A gradient, or that of a member, in the usual layout."""
+    if gradient is None:
+        return None
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    return dense if member is None else dense[member]
 
 
 def _draws_by_functions(stack: Stack, inputs: Inputs) -> bool:
@@ -236,11 +321,13 @@ def _after_each_layer(module: nn.Module, hook: Callable[[nn.Module, Any, Tensor]
             handle.remove()
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def _close(a: Tensor, b: Tensor, least: float = 0.0) -> bool:
     """Agreement of two tensors as closely as two ways of computing them agree, measured by the largest entry."""
+    if not a.is_floating_point():
+        return torch.equal(a, b)
     rtol = max(1e-3, 4 * torch.finfo(a.dtype).eps)
     return a.shape == b.shape and torch.allclose(
-        a, b, rtol=rtol, atol=0.1 * rtol * float(a.abs().max()), equal_nan=True
+        a, b, rtol=rtol, atol=max(least, 0.1 * rtol * float(a.abs().max())), equal_nan=True
     )
 
 
