@@ -344,3 +344,41 @@ def test_members_agree_with_the_same_models_trained_alone(case):
             )
         for a, b in zip(member(predicted, number), tensors_in(own), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_transformer_of_another_library(attention):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=11,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation=attention,
+    )
+    inputs = {
+        "input_ids": tokens(5),
+        "attention_mask": (~padding()).long(),
+        "labels": torch.randint(2, (MEMBERS, BATCH)),
+    }
+    models = [transformers.BertForSequenceClassification(config).double() for _ in range(MEMBERS)]
+    alone = copy.deepcopy(models)
+    stack = Stack(models)
+    ways.prepare(stack, inputs)
+    assert (stack.way, stack.apart) == ("loop", False)
+    for _ in range(STEPS):
+        optimizer = torch.optim.SGD(stack.module.parameters(), lr=0.1)
+        outputs = stack(inputs).outputs
+        optimizer.zero_grad()
+        outputs.loss.sum().backward()
+        optimizer.step()
+        for number, model in enumerate(alone):
+            own = torch.optim.SGD(model.parameters(), lr=0.1)
+            expected = model(**inputs_of(inputs, MEMBERS)[number])
+            own.zero_grad()
+            expected.loss.backward()
+            own.step()
+            assert float(outputs.loss[number].detach()) == pytest.approx(float(expected.loss.detach()), rel=1e-6)

@@ -36,9 +36,21 @@ class StackedDropout(nn.Module):
 
     def __init__(self, probabilities: Sequence[float], trailing: int, turn: Turn) -> None:
         super().__init__()
+        self.probabilities = list(probabilities)
         self.keep = [1 - p for p in probabilities]
         self.trailing = trailing
         self.turn = turn
+
+    @property
+    def p(self) -> float:
+        """The probability of the member whose turn it is, for a model that hands it to a function."""
+        if self.turn.way in ("vmap", "direct") and len(set(self.probabilities)) > 1:
+            raise UnsupportedModelError(
+                "",
+                "it reads a dropout's probability, in which members differ; take members: loop",
+                code="not-stackable",
+            )
+        return self.probabilities[self.turn.member]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map one member's ``(B, ...)``, or all members' ``(E, B, ...)``, to the same shape."""
@@ -69,7 +81,7 @@ def silence_(module: nn.Module) -> None:
     """Let the dropouts in a module, a stack's or a member's, drop nothing."""
     for own in module.modules():
         if isinstance(own, StackedDropout):
-            own.keep = [1.0] * len(own.keep)
+            own.probabilities, own.keep = [0.0] * len(own.keep), [1.0] * len(own.keep)
         elif type(own) in _DROPOUTS:
             own.p = 0.0  # type: ignore[assignment]
 
