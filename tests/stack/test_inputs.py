@@ -66,7 +66,7 @@ def test_memory_is_of_all_inputs():
     given, kept = (
         30 * (8 + 4),
         30 * (8 + 4 + 4 * 4) + 6 * 4 * 4,
-    )  # kept are both, each token's activations, and the sums
+    )  # both, each token's activations, and the sums
     assert two - one == pytest.approx(3.3 * (given + kept), rel=0.01)
 
 

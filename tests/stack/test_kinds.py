@@ -12,9 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+import trainability as tr
+from trainability.errors import UnsupportedModelError
 from trainability.introspect.hooks import tensors_in
+from trainability.lbe.stacked import StackLBE
 from trainability.stack import ways
 from trainability.stack.inputs import inputs_of, map_inputs
+from trainability.stack.memory import bytes_per_member
 from trainability.stack.module import Stack
 
 MEMBERS, BATCH, STEPS = 2, 6, 3
@@ -281,18 +285,19 @@ def loss_of(outputs: Any) -> Tensor:
     return sum(t.sin().mean() for t in tensors_in(outputs) if t.is_floating_point())
 
 
+def run(model: nn.Module, inputs: Any) -> Any:
+    own = map_inputs(Tensor.clone, inputs)
+    if isinstance(own, dict):
+        return model(**own)
+    return model(*own) if isinstance(own, tuple) else model(own)
+
+
 def trained(model: nn.Module, batches: list[Any]) -> list[float]:
     """The loop that somebody would write by hand."""
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     losses = []
     for batch in batches:
-        inputs = map_inputs(Tensor.clone, batch)
-        outputs = (
-            model(**inputs)
-            if isinstance(inputs, dict)
-            else model(*([inputs] if isinstance(inputs, Tensor) else inputs))
-        )
-        loss = loss_of(outputs)
+        loss = loss_of(run(model, batch))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -329,19 +334,15 @@ def test_members_agree_with_the_same_models_trained_alone(case):
     for own, theirs in zip(zip(*found, strict=True), expected, strict=True):
         assert own == pytest.approx(theirs, rel=1e-6)
         assert all(map(math.isfinite, own))
-    for own, theirs in zip(models, alone, strict=True):
+    for number, (own, theirs) in enumerate(zip(models, alone, strict=True)):
         for name, value in theirs.state_dict().items():
             torch.testing.assert_close(own.state_dict()[name], value, rtol=1e-6, atol=1e-9)
+            torch.testing.assert_close(stack.module.state_dict()[name][number], own.state_dict()[name])
     shared = inputs_of(batches[-1], MEMBERS)[0]
     predicted = stack.predict(map_inputs(Tensor.clone, shared))
     for number, theirs in enumerate(alone):
-        inputs = map_inputs(Tensor.clone, shared)
         with torch.no_grad():
-            own = (
-                theirs.eval()(**inputs)
-                if isinstance(inputs, dict)
-                else theirs.eval()(*([inputs] if isinstance(inputs, Tensor) else inputs))
-            )
+            own = run(theirs.eval(), shared)
         for a, b in zip(member(predicted, number), tensors_in(own), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
@@ -382,3 +383,145 @@ def test_a_transformer_of_another_library(attention):
             expected.loss.backward()
             own.step()
             assert float(outputs.loss[number].detach()) == pytest.approx(float(expected.loss.detach()), rel=1e-6)
+
+
+def drawing(m: Any, x: Tensor) -> Tensor:
+    m.passes += 1
+    return m.layer(F.dropout(m.drop(x), 0.5, m.training))
+
+
+def test_members_that_are_apart_draw_from_seeds_of_their_own():
+    models = [linear(drawing, passes=0, drop=nn.Dropout(0.3))() for _ in range(MEMBERS)]
+    stack, x = Stack(models), numbers(4).float()
+    ways.prepare(stack, x)
+    assert stack.apart
+    assert not stack.recordable
+    stack.seed([torch.Generator() for _ in models], [5, 6])
+    outputs = stack(x).outputs
+    for number, model in enumerate(models):
+        torch.manual_seed(5 + number)
+        torch.testing.assert_close(outputs[number], model(x[number]))
+        assert model.passes == 2
+
+
+def test_members_that_are_apart_are_read_by_lbe():
+    def build() -> nn.Module:
+        def forward(m: Any, x: Tensor) -> Tensor:
+            m.passes += 1
+            return m.last(m.relu(m.layer(x)))
+
+        return Forward(forward, layer=nn.Linear(4, 3), relu=nn.ReLU(), last=nn.Linear(3, 2), passes=0).double()
+
+    models, x = [build() for _ in range(MEMBERS)], numbers(4)
+    alone = [copy.deepcopy(model) for model in models]
+    stack = Stack(models, taps=["relu"])
+    ways.prepare(stack, x)
+    assert stack.apart
+    twin = copy.deepcopy(stack)
+    for own in (stack, twin):
+        term = StackLBE(["relu"], [0.5, 0.9], [0.2, 0.4], [0.2, 0.1], like=models[0].layer.weight)
+        outputs, readings = own(x)
+        term(outputs.square().mean((1, 2)), readings).sum().backward()
+        for e, (alpha, beta, floor) in enumerate(((0.5, 0.2, 0.2), (0.9, 0.4, 0.1))):
+            model = copy.deepcopy(alone[e])
+            lbe = tr.LBE(model, alpha=alpha, beta=beta, alpha_min=floor)
+            lbe(model(x[e]).square().mean()).backward()
+            torch.testing.assert_close(own.module.layer.weight.grad[e], model.layer.weight.grad)
+            torch.testing.assert_close(term.alpha.grad[e], lbe.alpha.grad)
+        own.remove()
+        assert not any(model.relu._forward_hooks for model in own.models)
+
+
+def test_a_dropout_that_drops_nothing_or_all_draws_nothing():
+    def build(p: float) -> nn.Module:
+        return nn.Sequential(nn.Dropout(p), nn.Linear(4, 4), nn.Dropout(0.5))
+
+    for probabilities in ((0.0, 0.0), (0.0, 0.5), (1.0, 0.3)):
+        models = [build(p) for p in probabilities]
+        stack, x = Stack(models), numbers(4).float()
+        for way in ("vmap", "loop"):
+            stack.way, stack.turn.by_functions = way, False
+            stack.seed([torch.Generator().manual_seed(seed) for seed in (5, 6)], [5, 6])
+            outputs = stack(x).outputs
+            for number, model in enumerate(models):
+                torch.manual_seed(5 + number)
+                torch.testing.assert_close(outputs[number], model(x[number]))
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    model[0].register_forward_hook(lambda _m, _i, out: 2 * out)
+    model[1].register_forward_pre_hook(lambda _m, inputs: (inputs[0] + 1,))
+    model[1].register_full_backward_hook(lambda _m, grad, _out: (2 * grad[0],))
+    return model
+
+
+def generator() -> nn.Module:
+    drawn = (torch.full((3,), float(number)) for number in range(99))
+    return Forward(lambda m, x: m.layer(x) + 0 * next(m.drawn), layer=nn.Linear(4, 3), drawn=drawn)
+
+
+ANY = {
+    "scripted": lambda: torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))),
+    "traced": lambda: torch.jit.trace(nn.Linear(4, 3), torch.randn(6, 4)),
+    "part of it scripted": lambda: nn.Sequential(torch.jit.script(nn.Linear(4, 4)), nn.Linear(4, 3)),
+    "hooks": hooked,
+    "cannot be copied": generator,
+    "compiled": lambda: torch.compile(nn.Linear(4, 3), backend="eager"),
+    "nothing trained": nn.Tanh,
+    "traced by fx": lambda: torch.fx.symbolic_trace(nn.Linear(4, 3)),
+    "of halves": lambda: Forward(lambda m, x: m.layer(x.bfloat16()), layer=nn.Linear(4, 3).bfloat16()),
+    "complex": lambda: Forward(lambda m, x: m.layer(x.cfloat()).abs(), layer=nn.Linear(4, 3, dtype=torch.cfloat)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize("case", ANY)
+def test_a_stack_of_one_runs_what_torch_runs(case):
+    torch.manual_seed(0)
+    twin = ANY[case]()
+    torch.manual_seed(0)
+    model = ANY[case]()
+    stack, x = Stack([model]), torch.randn(1, 6, 4)
+    assert bytes_per_member(model, x[0]) > 0
+    ways.prepare(stack, x)
+    assert ways.choose(stack, x) == {}
+    outputs, expected = stack(x).outputs[0], twin(x[0])
+    torch.testing.assert_close(outputs, expected)
+    if expected.requires_grad:
+        outputs.float().square().sum().backward()
+        expected.float().square().sum().backward()
+    for own, theirs in zip(stack.module.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, theirs.grad)
+    torch.testing.assert_close(stack.predict(x[0])[0], twin.eval()(x[0]))
+
+
+def unequal() -> nn.Module:
+    return Forward(lambda m, x: m.layer(x)[x[:, 0] > 0], layer=nn.Linear(4, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.parametrize(
+    ("build", "members", "code"),
+    [
+        (lambda: nn.LazyLinear(3), 1, "lazy"),
+        (lambda: nn.LazyLinear(3), 2, "lazy"),
+        (ANY["scripted"], 2, "scripted"),
+        (ANY["cannot be copied"], 2, "not-copyable"),
+        (ANY["traced by fx"], 2, "not-alike"),
+        (unequal, 2, "outputs-differ"),
+        (lambda: Forward(lambda m, x: 3), 2, "outputs-not-a-tensor"),
+    ],
+)
+def test_models_that_are_refused(build, members, code):
+    with pytest.raises(UnsupportedModelError) as caught:
+        ways.prepare(Stack([build() for _ in range(members)]), numbers(4).float()[:members])
+    assert caught.value.code == code
+
+
+def test_members_that_are_apart_run_in_no_other_way():
+    stack = Stack([linear(drawing, passes=0, drop=nn.Dropout(0.3))() for _ in range(MEMBERS)])
+    ways.prepare(stack, numbers(4).float())
+    with pytest.raises(UnsupportedModelError) as caught:
+        stack.way = "vmap"
+    assert caught.value.code == "not-stackable"

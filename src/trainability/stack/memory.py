@@ -1,6 +1,7 @@
 """The memory that members of a stack take, and the number of them that fits."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import psutil
 import torch
@@ -25,7 +26,7 @@ def bytes_per_member(model: nn.Module, inputs: Inputs, taps: Sequence[str | Plac
 
     Of the weights and the optimizer's state a process may keep one of several ``shares``.
     """
-    model = unwrap(model)
+    model = unwrap(model, hooked=bool(taps))
     given = sum(t.numel() * t.element_size() for t in tensors_in(inputs))
     return int(_GROWTH * (least_bytes(model) // shares + _kept_bytes(model, inputs, taps) + given))
 
@@ -42,7 +43,7 @@ def _kept_bytes(model: nn.Module, inputs: Inputs, taps: Sequence[str | Place]) -
     collector = Collector("position", Turn("alone"))
     with observing(model), torch.enable_grad(), saved_tensors_hooks(note, lambda t: t):
         model.train()
-        with Taps(model, taps, collector), collector.learning():
+        with Taps(model, taps, collector) if taps else nullcontext(), collector.learning():
             call(model, inputs)
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage().data_ptr(), None)

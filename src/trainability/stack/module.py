@@ -78,7 +78,7 @@ class Stack(nn.Module):
             raise ArgumentTypeError(f"models must be a list of networks, not {models!r}", code="wrong-type")
         if not models:
             raise ArgumentError("a stack needs at least one model", code="empty")
-        members = [_member(model, len(models) > 1) for model in models]
+        members = [unwrap(model, hooked=len(models) > 1 or bool(taps)) for model in models]
         if len({id(m) for m in members}) < len(members):
             raise ArgumentError(
                 "the members of a stack must be models of their own, not one model several times", code="duplicate"
@@ -183,6 +183,8 @@ class Stack(nn.Module):
     def run_apart(self) -> None:
         """Let members run one after another from now on, each as the module that was given."""
         self.way, self.apart = "loop", True
+        for model in self.models:
+            model.train(self.module.training)
         self.remove()
         self._put_taps()
 
@@ -199,7 +201,12 @@ class Stack(nn.Module):
         self._taps = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Stack":
-        twin = Stack([copy.deepcopy(m, memo) for m in self.models], taps=self.places, neurons=self._reader.neurons)
+        tapped = bool(self._taps)
+        self.remove()  # which the copies would have too
+        copies = [copy.deepcopy(model, memo) for model in self.models]
+        if tapped:
+            self._put_taps()
+        twin = Stack(copies, taps=self.places, neurons=self._reader.neurons)
         twin.channels_last, twin.writes_inputs = self.channels_last, self.writes_inputs
         if self.apart:
             twin.run_apart()
@@ -401,13 +408,6 @@ def checked(outputs: Any) -> Any:
             code="outputs-not-a-tensor",
         )
     return outputs
-
-
-def _member(model: nn.Module, several: bool) -> nn.Module:
-    """The module to work with; one that torch.jit has made can only run as it is, in a stack of its own."""
-    if not several and isinstance(model, torch.jit.ScriptModule):
-        return model
-    return unwrap(model)
 
 
 def _buffers_at(model: nn.Module, name: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Finding the way in which the members of a stack run: which ones serve, and which is the fastest."""
 
+import random
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -127,13 +129,22 @@ def rehearsing(stack: Stack, inputs: Inputs) -> Iterator[Callable[[], None]]:
 
 
 def _changes(model: nn.Module, work: Callable[[], object]) -> bool:
-    """True where work leaves in the model something else than it found, beside what it writes into buffers."""
+    """True where work leaves in the model something else than it found, beside what it writes into buffers.
+
+    Or in the random state of Python or NumPy, from which the members would draw as one.
+    """
     before = Snapshot(model, unregistered=True)
     registered = set(map(id, (*model.parameters(), *model.buffers())))
     held = [t for t in before.tensors if id(t) not in registered and not t.is_inference()]
-    versions = [version_of(t) for t in held]
+    versions, drawn = [version_of(t) for t in held], _random_states()
     checked(work())
-    return before.changed() or versions != [version_of(t) for t in held]
+    return before.changed() or versions != [version_of(t) for t in held] or drawn != _random_states()
+
+
+def _random_states() -> list[str]:
+    """The random state of Python, and of NumPy where it is loaded."""
+    numpy = sys.modules.get("numpy")
+    return [str(random.getstate())] + ([str(numpy.random.get_state())] if numpy else [])
 
 
 class _Results(NamedTuple):
@@ -233,7 +244,7 @@ def _agree(found: _Results, expected: _Results) -> bool:
         return False
     reached = [g for g in map(_dense, expected.gradients) if g is not None]
     # A gradient that is zero, as of a bias in front of a BatchNorm, is rounding of what is about as large as others.
-    noise = max((_ROUNDING * torch.finfo(g.dtype).eps * float(g.abs().max()) for g in reached), default=0.0)
+    noise = max((min(_ROUNDING * torch.finfo(g.dtype).eps, 0.1) * float(g.abs().max()) for g in reached), default=0.0)
     pairs = zip(map(_dense, found.gradients), map(_dense, expected.gradients), strict=True)
     return all(_reached_alike(own, theirs, noise) for own, theirs in pairs)
 
