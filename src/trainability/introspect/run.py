@@ -17,20 +17,31 @@ from trainability.introspect.torch_private import uncompiled
 
 def call(model: nn.Module, inputs: Any) -> Any:
     """Run a model: a tensor means ``model(x)``, a tuple or list ``model(*x)``, a mapping ``model(**x)``."""
+    positional, by_name = arguments(inputs)
+    return model(*positional, **by_name)
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments by position and by name that inputs stand for.
+
+    >>> arguments([1, 2]), arguments({"x": 1})
+    (((1, 2), {}), ((), {'x': 1}))
+    """
     if isinstance(inputs, Mapping):
         if others := [key for key in inputs if not isinstance(key, str)]:
             raise ArgumentTypeError(
                 f"inputs={{...}} means model(**inputs), so its keys are names of arguments, not {others[0]!r}",
                 code="wrong-type",
             )
-        return model(**inputs)
-    if isinstance(inputs, list | tuple):
-        return model(*inputs)
-    return model(inputs)
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)), {}
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the user's own module inside `torch.compile` and DistributedDataParallel, if it is one to work with."""
+def unwrap(model: nn.Module, *, hooked: bool = True) -> nn.Module:
+    """Return the user's own module inside `torch.compile` and DistributedDataParallel, if it is one to work with.
+
+    One that torch.jit has made serves only where it will not be ``hooked``.
+    """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"the model must be a torch.nn.Module, not {type(model).__name__}", code="not-a-module")
     while True:
@@ -40,7 +51,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             break
-    if isinstance(model, torch.jit.ScriptModule):
+    if hooked and isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModelError(
             "", "a ScriptModule takes no hooks; use the module that it was made from", code="scripted"
         )
@@ -85,9 +96,12 @@ def observing(model: nn.Module, *, guard: bool = True) -> Iterator[None]:
     watch = guard_of(before.tensors if guard else [])
     random_state = RandomState(model)
     copies: dict[int, Tensor] = {}
+    # What torch.jit has made keeps its state where a snapshot does not look.
+    scripted = [module for module in model.modules() if isinstance(module, torch.jit.ScriptModule)]
+    kept = [(module, module.training, dict(module._buffers.items())) for module in scripted]
     with pausing(model):
         try:
-            for module in before.modules:
+            for module in dict.fromkeys((*before.modules, *scripted)):
                 for name, buffer in module._buffers.items():
                     if buffer is not None:  # a buffer that several modules share stays one
                         module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
@@ -96,6 +110,10 @@ def observing(model: nn.Module, *, guard: bool = True) -> Iterator[None]:
         finally:
             _reshard(model)
             before.restore()
+            for module, training, buffers in kept:
+                module.training = training
+                for name, buffer in buffers.items():
+                    module._buffers[name] = buffer
             watch.restore()
             random_state.restore()
 

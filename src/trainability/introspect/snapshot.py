@@ -2,6 +2,7 @@
 
 import operator
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,6 +61,15 @@ class Snapshot:
                 inside = copy.values() if isinstance(copy, dict) else copy
                 open_ += [part for part in inside if type(part) not in _PLAIN]
 
+    def changed(self) -> bool:
+        """Return True where a module, or a container that it holds, has something else in it than then.
+
+        A number or a word that is equal is the same one; values of tensors are not looked at.
+        """
+        return any(type(module) is not kind or vars(module) is not own for module, kind, own in self._own) or any(
+            not _is_alike(_kind(container), container, copy, same=_is_equal) for container, copy in self._held
+        )
+
     def restore(self) -> None:
         """Put back modules, hooks and attributes; values of tensors stay as they are now."""
         for module, kind, attributes in self._own:
@@ -87,13 +97,17 @@ def _copied(kind: Any, container: Any) -> Any:
     return dict(kind.items(container)) if issubclass(kind, dict) else kind(kind.__iter__(container))
 
 
-def _is_alike(kind: Any, now: Any, before: Any) -> bool:
+def _is_alike(kind: Any, now: Any, before: Any, same: Callable[[Any, Any], bool] = operator.is_) -> bool:
     """True for a container that holds the very same objects as its copy, in the same order."""
     if kind is set:
         return set(map(id, kind.__iter__(now))) == set(map(id, before))
-    if kind.__len__(now) != len(before) or not all(map(operator.is_, kind.__iter__(now), before)):
+    if kind.__len__(now) != len(before) or not all(map(same, kind.__iter__(now), before)):
         return False
-    return not issubclass(kind, dict) or all(map(operator.is_, kind.values(now), before.values()))
+    return not issubclass(kind, dict) or all(map(same, kind.values(now), before.values()))
+
+
+def _is_equal(a: Any, b: Any) -> bool:
+    return a is b or (type(a) in _PLAIN and type(a) is type(b) and a == b)
 
 
 class Values:

@@ -36,13 +36,25 @@ class StackedDropout(nn.Module):
 
     def __init__(self, probabilities: Sequence[float], trailing: int, turn: Turn) -> None:
         super().__init__()
+        self.probabilities = list(probabilities)
         self.keep = [1 - p for p in probabilities]
         self.trailing = trailing
         self.turn = turn
 
+    @property
+    def p(self) -> float:
+        """The probability of the member whose turn it is, for a model that hands it to a function."""
+        if self.turn.way in ("vmap", "direct") and len(set(self.probabilities)) > 1:
+            raise UnsupportedModelError(
+                "",
+                "it reads a dropout's probability, in which members differ; take members: loop",
+                code="not-stackable",
+            )
+        return self.probabilities[self.turn.member]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map one member's ``(B, ...)``, or all members' ``(E, B, ...)``, to the same shape."""
-        if not self.training:
+        if not self.training or min(self.keep) == 1:
             return x
         if self.turn.way == "direct":
             return x * self.draw_all(x)
@@ -57,10 +69,21 @@ class StackedDropout(nn.Module):
         """Zero, or one over the keep probability, for every entry that is dropped by itself."""
         shape = like.shape[: like.dim() - self.trailing] + (1,) * self.trailing
         keep = self.keep[member]
+        if keep in (0, 1):  # for which torch draws nothing
+            return torch.full(shape, float(keep), dtype=like.dtype, device=like.device)
         mask = torch.empty(shape, dtype=like.dtype if self.trailing else torch.bool, device=like.device)
         own = self.turn.way not in ("loop", "streams") or not self.turn.by_functions
         mask.bernoulli_(keep, generator=self.turn.generators[member] if own else None)
-        return mask.to(like.dtype).mul_(1 / keep if keep else 0.0)
+        return mask.to(like.dtype).mul_(1 / keep)
+
+
+def silence_(module: nn.Module) -> None:
+    """Let the dropouts in a module, a stack's or a member's, drop nothing."""
+    for own in module.modules():
+        if isinstance(own, StackedDropout):
+            own.probabilities, own.keep = [0.0] * len(own.keep), [1.0] * len(own.keep)
+        elif type(own) in _DROPOUTS:
+            own.p = 0.0  # type: ignore[assignment]
 
 
 class _Mask(torch.autograd.Function):

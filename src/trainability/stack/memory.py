@@ -1,15 +1,17 @@
 """The memory that members of a stack take, and the number of them that fits."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import psutil
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from trainability.introspect.hooks import Place, Taps
-from trainability.introspect.run import observing, unwrap
+from trainability.introspect.hooks import Place, Taps, tensors_in
+from trainability.introspect.run import call, observing, unwrap
 from trainability.stack.collector import Collector
+from trainability.stack.inputs import Inputs
 from trainability.stack.members import Turn
 
 # Weights, gradients and two moments of an optimizer such as Adam.
@@ -19,17 +21,17 @@ _COPIES = 4
 _GROWTH = 3.3
 
 
-def bytes_per_member(model: nn.Module, inputs: Tensor, taps: Sequence[str | Place] = (), *, shares: int = 1) -> int:
+def bytes_per_member(model: nn.Module, inputs: Inputs, taps: Sequence[str | Place] = (), *, shares: int = 1) -> int:
     """Memory that one network takes in training on inputs ``(B, ...)``: weights, optimizer and kept activations.
 
     Of the weights and the optimizer's state a process may keep one of several ``shares``.
     """
-    model = unwrap(model)
-    kept = _kept_bytes(model, inputs, taps)
-    return int(_GROWTH * (least_bytes(model) // shares + kept + inputs.numel() * inputs.element_size()))
+    model = unwrap(model, hooked=bool(taps))
+    given = sum(t.numel() * t.element_size() for t in tensors_in(inputs))
+    return int(_GROWTH * (least_bytes(model) // shares + _kept_bytes(model, inputs, taps) + given))
 
 
-def _kept_bytes(model: nn.Module, inputs: Tensor, taps: Sequence[str | Place]) -> int:
+def _kept_bytes(model: nn.Module, inputs: Inputs, taps: Sequence[str | Place]) -> int:
     """Memory of what a pass keeps for the backward pass, without the parameters."""
     kept: dict[int, int] = {}
 
@@ -41,8 +43,8 @@ def _kept_bytes(model: nn.Module, inputs: Tensor, taps: Sequence[str | Place]) -
     collector = Collector("position", Turn("alone"))
     with observing(model), torch.enable_grad(), saved_tensors_hooks(note, lambda t: t):
         model.train()
-        with Taps(model, taps, collector), collector.learning():
-            model(inputs)
+        with Taps(model, taps, collector) if taps else nullcontext(), collector.learning():
+            call(model, inputs)
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     return sum(kept.values())

@@ -1,7 +1,10 @@
 """Finding the way in which the members of a stack run: which ones serve, and which is the fastest."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,19 +14,24 @@ from torch.func import vmap
 
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.hooks import Taps, tensors_in
-from trainability.introspect.run import observing
-from trainability.introspect.torch_private import ConvNd
+from trainability.introspect.run import call, observing
+from trainability.introspect.snapshot import Snapshot
+from trainability.introspect.torch_private import ConvNd, version_of
 from trainability.lbe.ranks import several_ranks
 from trainability.stack import cuda_graphs as graphs
+from trainability.stack.apart import gradients
 from trainability.stack.direct import layers, layers_are_known, teach_
-from trainability.stack.members import Way
-from trainability.stack.module import Stack, called
+from trainability.stack.inputs import Inputs, first_tensor, inputs_of, map_inputs
+from trainability.stack.members import Way, silence_
+from trainability.stack.module import Stack, called, checked
 
 Timer = Callable[[Callable[[], object]], float]
 """Seconds that some work takes."""
 
 # Another order of the additions is worth no less than this: what a choice by the clock gains, a rerun may lose.
 _GAIN = 0.95
+# By so many times their precision the gradients of two ways of computing may differ, measured by the largest of all.
+_ROUNDING = 1e4
 
 
 class _Candidate(NamedTuple):
@@ -35,28 +43,38 @@ class _Candidate(NamedTuple):
         return f"{self.way}, channels last" if self.channels_last else self.way
 
 
-def prepare(stack: Stack, x: Tensor) -> None:
+def prepare(stack: Stack, inputs: Inputs) -> None:
     """Learn on inputs ``(E, B, ...)`` which layers overwrite what was tapped, and take the first way that serves.
 
-    The direct way is believed only where every layer returns what it returns mapped. Nothing of the models is changed.
+    The direct way is believed only where every layer returns what it returns mapped, and one module in the place of all
+    only where it returns what each returns. Nothing of the models is changed.
     """
-    stack.check_inputs(x)
+    stack.check_inputs(inputs)
+    each = inputs_of(inputs, len(stack))
     model = stack.models[0]
+    first = map_inputs(Tensor.clone, each[0])
     with observing(model), torch.enable_grad():
         model.train()
-        with Taps(model, stack.places, stack.collector), stack.collector.learning():
-            model(x[0])
-    if stack.way == "vmap" and not _can_be_mapped(stack, x):
+        with Taps(model, stack.places, stack.collector) if stack.places else nullcontext(), stack.collector.learning():
+            changes_itself = _changes(model, partial(call, model, first))
+    stack.writes_inputs = any(map(version_of, tensors_in(first)))
+    if stack.way == "alone":
+        return
+    expected = [] if changes_itself else _of_members(stack, each)
+    if changes_itself or not _one_serves_for_all(stack, inputs, expected):
+        stack.run_apart()
+    elif stack.way == "vmap" and not _can_be_mapped(stack, inputs, expected):
         stack.way = "loop"
-    if stack.way != "alone":
-        stack.turn.by_functions = _draws_by_functions(stack, x)
-    if stack.way == "vmap" and layers_are_known(stack.module):
+    stack.turn.by_functions = _draws_by_functions(stack, each[0])
+    if stack.way != "vmap" or not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        return
+    if layers_are_known(stack.module):
         teach_(stack.module, stack.turn)
-        if _direct_agrees(stack, x):
+        if _direct_agrees(stack, inputs):
             stack.way = "direct"
 
 
-def choose(stack: Stack, x: Tensor, timer: Timer | None = None) -> dict[str, float]:
+def choose(stack: Stack, inputs: Inputs, timer: Timer | None = None) -> dict[str, float]:
     """Take the fastest way for inputs ``(E, B, ...)``; return the seconds of each that was tried.
 
     Only a network with convolutions is timed: batched matrix products are never slower than one after another, but a
@@ -65,12 +83,12 @@ def choose(stack: Stack, x: Tensor, timer: Timer | None = None) -> dict[str, flo
     """
     if not any(isinstance(m, ConvNd) for m in stack.module.modules()):
         return {}
-    timer = timer or partial(graphs.seconds, device=x.device)
+    timer = timer or partial(graphs.seconds, device=first_tensor(inputs).device)
     seconds: dict[_Candidate, float] = {}
-    for candidate in _candidates(stack, x):
+    for candidate in _candidates(stack, inputs):
         stack.way, stack.channels_last = candidate
         try:
-            with rehearsing(stack, x) as work:
+            with rehearsing(stack, inputs) as work:
                 seconds[candidate] = timer(work)
         except RuntimeError:  # an operation that cannot be mapped, or a view that other strides do not have
             if candidate in (_Candidate("loop"), _Candidate("alone")):
@@ -79,58 +97,188 @@ def choose(stack: Stack, x: Tensor, timer: Timer | None = None) -> dict[str, flo
     return {candidate.name: found for candidate, found in seconds.items()}
 
 
-def _candidates(stack: Stack, x: Tensor) -> list[_Candidate]:
-    one_by_one: list[Way] = ["loop", "streams"] if x.is_cuda else ["loop"]
+def _candidates(stack: Stack, inputs: Inputs) -> list[_Candidate]:
+    on_streams = first_tensor(inputs).is_cuda and not stack.apart
+    one_by_one: list[Way] = ["loop", "streams"] if on_streams else ["loop"]
     if stack.way == "alone":
         one_by_one = ["alone"]
     mapped = [] if stack.way in ("alone", "loop") else [_Candidate("vmap")]
     # Ranks that choose differently would add up statistics of neurons in different orders.
     alone = not several_ranks()
-    colored = x.dim() == 5 and x.shape[2] > 1  # of a single channel there is one order
-    layouts = [False, True] if alone and colored else [False]
+    # Of a single channel there is one order.
+    maps = isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.dim() == 5
+    layouts = [False, True] if alone and maps and first_tensor(inputs).shape[2] > 1 else [False]
     return mapped + [_Candidate(way, layout) for way in one_by_one for layout in layouts]
 
 
 @contextmanager
-def rehearsing(stack: Stack, x: Tensor) -> Iterator[Callable[[], None]]:
+def rehearsing(stack: Stack, inputs: Inputs) -> Iterator[Callable[[], None]]:
     """Within it, the work that it yields is a forward and backward pass; gradients and buffers are left alone."""
     trained = [p for p in stack.module.parameters() if p.requires_grad]
 
     def work() -> None:
         with torch.enable_grad():
-            reached = [t for t in tensors_in(stack(x).outputs) if t.requires_grad]
-            total = torch.stack([t.float().square().mean() for t in reached]).sum()
-            torch.autograd.grad(total, trained, allow_unused=True)
+            reached = [t for t in tensors_in(stack(inputs).outputs) if t.requires_grad]
+            if reached:
+                total = torch.stack([t.float().square().mean() for t in reached]).sum()
+                torch.autograd.grad(total, trained, allow_unused=True)
 
     with observing(stack.module, guard=False):
         stack.module.train()
         yield work
 
 
-def _can_be_mapped(stack: Stack, x: Tensor) -> bool:
-    with observing(stack.module), torch.no_grad():
-        stack.module.train()
-        try:
-            stack(x)
-        except UnsupportedModelError as error:
-            if error.code != "draws-by-function":
-                raise
-            return False
-        except RuntimeError:  # control flow that depends on the data, or an operation without a rule
-            return False
+def _changes(model: nn.Module, work: Callable[[], object]) -> bool:
+    """True where work leaves in the model something else than it found, beside what it writes into buffers.
+
+    Or in the random state of Python or NumPy, from which the members would draw as one.
+    """
+    before = Snapshot(model, unregistered=True)
+    registered = set(map(id, (*model.parameters(), *model.buffers())))
+    held = [t for t in before.tensors if id(t) not in registered and not t.is_inference()]
+    versions, drawn = [version_of(t) for t in held], _random_states()
+    checked(work())
+    return before.changed() or versions != [version_of(t) for t in held] or drawn != _random_states()
+
+
+def _random_states() -> list[str]:
+    """The random state of Python, and of NumPy where it is loaded."""
+    numpy = sys.modules.get("numpy")
+    return [str(random.getstate())] + ([str(numpy.random.get_state())] if numpy else [])
+
+
+class _Results(NamedTuple):
+    """What a pass returns, and the gradients of its parameters."""
+
+    outputs: list[Tensor]
+    gradients: list[Tensor | None]
+
+    def of(self, member: int) -> "_Results":
+        return _Results([t[member] for t in self.outputs], [_dense(g, member) for g in self.gradients])
+
+
+def _results(outputs: Any, parameters: Iterable[nn.Parameter]) -> _Results:
+    found = list(tensors_in(outputs))
+    directions = [t.detach().cos() if t.requires_grad else None for t in found]
+    reached = gradients(found, directions, [p for p in parameters if p.requires_grad])
+    return _Results([t.detach() for t in found], reached)
+
+
+def _of_stack(stack: Stack, inputs: Inputs, training: bool) -> _Results:
+    """The results of all members, whose dropouts drop nothing."""
+    with observing(stack.module), torch.enable_grad():
+        stack.module.train(training)
+        silence_(stack.module)
+        return _results(stack(map_inputs(Tensor.clone, inputs)).outputs, stack.module.parameters())
+
+
+def _of_members(stack: Stack, each: Sequence[Any]) -> list[_Results]:
+    """The same of each member as the module that was given."""
+    found = []
+    for number, (model, inputs) in enumerate(zip(stack.models, each, strict=True)):
+        with observing(model), torch.enable_grad():
+            model.train()
+            silence_(model)
+            torch.manual_seed(number)
+            found.append(_results(call(model, map_inputs(Tensor.clone, inputs)), model.parameters()))
+    return found
+
+
+def _one_serves_for_all(stack: Stack, inputs: Inputs, expected: list[_Results]) -> bool:
+    """True where the stack's module, given each member's tensors in turn, gives what that member itself gives.
+
+    It does not where members hold tensors that are neither parameters nor buffers, or functions of one another, nor
+    where a backward pass runs parts of the forward again.
+    """
+    turn, way = stack.turn, stack.way
+    stack.way, turn.by_functions, turn.seeds = "loop", True, range(len(stack))
+    try:
+        found = _of_stack(stack, inputs, training=True)
+        return all(_agree(found.of(member), own) for member, own in enumerate(expected))
+    except (torch.OutOfMemoryError, UnsupportedModelError):
+        raise
+    except Exception:  # it may hold what cannot take the place of another's
+        return False
+    finally:
+        stack.way, turn.seeds = way, ()
+
+
+def _can_be_mapped(stack: Stack, inputs: Inputs, expected: list[_Results]) -> bool:
+    """True where a pass can, with the same results, and a prediction.
+
+    Rounding may grow over the layers of a deep network in training; then results are compared in evaluation too.
+    """
+    if any(isinstance(layer, nn.Embedding) and _is_not_mapped(layer) for layer in stack.module.modules()):
+        return False
+    members = range(len(stack))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="There is a performance drop")  # it would be a loop all the same
+            found = _of_stack(stack, inputs, training=True)
+            if not all(_agree(found.of(member), expected[member]) for member in members):
+                found = _of_stack(stack, inputs, training=False)
+                stack.way = "loop"
+                one_by_one = _of_stack(stack, inputs, training=False)
+                stack.way = "vmap"
+                if not all(_agree(found.of(member), one_by_one.of(member)) for member in members):
+                    return False
+            with observing(stack.module):
+                stack.predict(inputs_of(inputs, 1)[0])
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # control flow that depends on the data, or an operation without a rule
+        return False
+    finally:
+        stack.way = "vmap"
     return True
 
 
-def _draws_by_functions(stack: Stack, x: Tensor) -> bool:
+def _is_not_mapped(layer: nn.Embedding) -> bool:
+    """True for an embedding with an option that torch's rule for mapping it leaves out."""
+    options = (layer.padding_idx, layer.max_norm, layer.scale_grad_by_freq or None, layer.sparse or None)
+    return any(option is not None for option in options)
+
+
+def _agree(found: _Results, expected: _Results) -> bool:
+    if not all(_close(a, b) for a, b in zip(found.outputs, expected.outputs, strict=True)):
+        return False
+    reached = [g for g in map(_dense, expected.gradients) if g is not None]
+    # A gradient that is zero, as of a bias in front of a BatchNorm, is rounding of what is about as large as others.
+    noise = max((min(_ROUNDING * torch.finfo(g.dtype).eps, 0.1) * float(g.abs().max()) for g in reached), default=0.0)
+    pairs = zip(map(_dense, found.gradients), map(_dense, expected.gradients), strict=True)
+    return all(_reached_alike(own, theirs, noise) for own, theirs in pairs)
+
+
+def _reached_alike(a: Tensor | None, b: Tensor | None, noise: float) -> bool:
+    """Agreement of two gradients; none, as of a member that does not reach a parameter, is as good as zero."""
+    if a is None or b is None:
+        return not any(t.any() for t in (a, b) if t is not None)
+    return _close(a, b, noise)
+
+
+def _dense(gradient: Tensor | None, member: int | None = None) -> Tensor | None:
+    """A gradient, or that of a member, in the usual layout."""
+    if gradient is None:
+        return None
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    return dense if member is None else dense[member]
+
+
+def _draws_by_functions(stack: Stack, inputs: Inputs) -> bool:
     """True where a member that runs by itself draws from torch's own generators, though its dropouts do not."""
     way = stack.way
     stack.way, stack.turn.by_functions = "loop", False
+    device = first_tensor(inputs).device
+    own = stack.models[0] if stack.apart else stack.module
     try:
-        with observing(stack.module), torch.no_grad():
-            stack.module.train()
-            before = _own_states(x.device)
-            stack.one(*next(stack.states()), x[0])
-            return before != _own_states(x.device)
+        with observing(own), torch.no_grad():
+            own.train()
+            before = _own_states(device)
+            if stack.apart:
+                call(own, inputs)
+            else:
+                stack.one(*next(stack.states()), inputs)
+            return before != _own_states(device)
     finally:
         stack.way = way
 
@@ -184,11 +332,13 @@ def _after_each_layer(module: nn.Module, hook: Callable[[nn.Module, Any, Tensor]
             handle.remove()
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def _close(a: Tensor, b: Tensor, least: float = 0.0) -> bool:
     """Agreement of two tensors as closely as two ways of computing them agree, measured by the largest entry."""
+    if not a.is_floating_point():
+        return torch.equal(a, b)
     rtol = max(1e-3, 4 * torch.finfo(a.dtype).eps)
     return a.shape == b.shape and torch.allclose(
-        a, b, rtol=rtol, atol=0.1 * rtol * float(a.abs().max()), equal_nan=True
+        a, b, rtol=rtol, atol=max(least, 0.1 * rtol * float(a.abs().max())), equal_nan=True
     )
 
 
