@@ -20,7 +20,7 @@ from trainability.tasks.registry import _registered
 from trainability.training.batches import Batches
 from trainability.training.config import Member, TrainingConfig
 from trainability.training.history import History
-from trainability.training.optimizers import Schedule
+from trainability.training.schedules import Schedule
 from trainability.training.trainer import Training
 
 REGRESSION = Task(

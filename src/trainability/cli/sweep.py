@@ -90,7 +90,8 @@ def _open(asked: Request, place: str, workers: int) -> tuple[Study, Dataset, "Fa
     if place.startswith("sqlite"):
         asked.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(asked.recipe, place)
-    keep_recipe(asked.folder, asked.recipe.resolved(), {**describe_environment(), "allocator": allocator}, FREE)
+    environment = {**describe_environment(), "allocator": allocator}
+    keep_recipe(asked.folder, asked.recipe.resolved(), environment, FREE, asked.recipe.fixed_length())
     return study, data, fabric
 
 
