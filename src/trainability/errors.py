@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args, get_type_hints
 
 
 class TrainabilityError(Exception):
@@ -132,6 +132,13 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
             f"{name} is {value!r}; {suggestion(value, choices)}choose from {', '.join(map(repr, choices))}",
             code="unknown-choice",
         )
+
+
+def check_words(settings: object, *names: str) -> None:
+    """Raise ArgumentError for a word that is none of those that a dataclass's annotation lists."""
+    hints = get_type_hints(type(settings))
+    for name in names:
+        check_choice(name, getattr(settings, name), get_args(hints[name]))
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:

@@ -1,5 +1,6 @@
 """Help, completion and refusals of the command line, none of which loads torch."""
 
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,9 @@ from click.shell_completion import ShellComplete
 
 from trainability import cli
 from trainability.cli.arguments import ExperimentCommand
+from trainability.data import registry as data
 from trainability.experiments.reference import settings
+from trainability.models import registry as models
 from trainability.remedies import names
 
 COMMANDS = ("train", "compare", "sweep")
@@ -33,7 +36,9 @@ print("loaded", sorted({{"torch", "numpy", "optuna", "plotly", "lightning_fabric
         (["--version"], 0),
         ([], 2),
         (["nothing"], 2),
-        *[([command, "--help"], 0) for command in COMMANDS],
+        *[([command, "--help"], 0) for command in (*COMMANDS, "recipe")],
+        *[(["recipe", command], 0) for command in COMMANDS],
+        (["recipe", "trian"], 2),
         (["compare", "--print-config"], 0),
         (["compare", "--widht", "3"], 2),
         (["compare", "--remedies", "lba"], 2),
@@ -78,13 +83,28 @@ def test_the_help_shows_every_setting_once_with_its_default(name, capsys):
         assert flag in words
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_lists_what_a_flag_may_be(name, capsys):
+    cli.run([name, "--help"])
+    shown = capsys.readouterr().out
+    flags = shown.partition("Settings with a flag:")[2].partition("Options:")[0]
+    for flag, choices in (("data", data.names()), ("model", models.names()), ("device", ("cpu", "cuda", "mps"))):
+        text = re.split(r"\n  --", flags.partition(f"--{flag} VALUE")[2])[0]
+        assert set(re.findall(r"[\w-]+", text)) >= set(choices)
+    listed = shown.partition("Remedies, ")[2].partition("\n\n")[0].splitlines()[1:]
+    assert [line.split()[0] for line in listed if line[2] != " "] == list(names())
+    assert "Undefined" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def completed(words: list[str], begun: str) -> list[str]:
     complete = ShellComplete(cli.app, {}, "trainability", "_TRAINABILITY_COMPLETE")
     return [item.value for item in complete.get_completions(words, begun)]
 
 
 def test_the_shell_completes_commands_settings_and_their_words():
-    assert set(completed([], "")) == set(COMMANDS)
+    assert set(completed([], "")) == {*COMMANDS, "recipe"}
+    assert completed(["recipe"], "c") == ["compare"]
     assert set(completed(["train"], "model.de")) >= {"model.depth="}
     assert completed(["train"], "schedule.kind=c") == ["schedule.kind=constant", "schedule.kind=cosine"]
     assert set(completed(["compare", "--remedies"], "")) == set(names())

@@ -48,6 +48,16 @@ def test_output_that_cannot_be_written_is_a_sentence(words, full, code):
     assert len(done.stderr.splitlines()) == (1 if full else 0)
 
 
+@pytest.mark.parametrize("command", ["train", "compare", "sweep"])
+def test_the_printed_recipe_runs(command, tmp_path):
+    words = "model.depth=1 model.width=4 epochs=1 seeds=1 probes=1"
+    program = " ".join(PROGRAM)
+    typed = f"{program} recipe {command} > my.yaml && {program} {command} my.yaml {words}"
+    done = subprocess.run(["sh", "-c", typed], check=False, cwd=tmp_path, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/my/report.html").exists()
+
+
 def _when(ready, process, seconds=240):
     """Wait until something is there."""
     end = time.monotonic() + seconds

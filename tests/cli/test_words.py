@@ -155,6 +155,34 @@ def test_a_folder_of_another_recipe_says_where_they_differ_before_anything_is_lo
     assert all(flag in message for flag in ("--overwrite", "--out"))
 
 
+@pytest.mark.parametrize(
+    ("content", "words", "meant"),
+    [
+        ({}, ["train", "epochs=20"], None),
+        ({}, ["train", "epochs=9"], "epochs=10 or more"),
+        ({"schedule.kind": "cosine"}, ["train", "epochs=20", "schedule.kind=cosine"], "epochs=10"),
+        (
+            {"sweep.parameters.optimizer.lr": [1, 2]},
+            ["sweep", "epochs=20", "sweep.parameters.optimizer.lr=1,2"],
+            "--out",
+        ),
+    ],
+)
+def test_more_epochs_extend_a_run_and_where_they_cannot_it_says_what_to_type(tmp_path, content, words, meant):
+    kept = read_recipe(None, {"epochs": 10, **content}, words[0])
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(kept.resolved()))
+    asked = ["--out", str(tmp_path), "--resume"]
+    given = {"resume": True, "overwrite": False, "out": tmp_path, "as_json": False, "print_config": False}
+    if meant is None:
+        request = prepare(words[0], {**given, "words": words[1:]})
+        assert request is not None
+        assert (request.existing, request.recipe.epochs) == ("resume", 20)
+    else:
+        code, message = said(*words, *asked)
+        assert code == 2
+        assert meant in message
+
+
 def test_parameters_of_a_comparison_can_be_typed_by_their_own_names():
     changes = {"compare.parameters.optimizer.lr": [0.1, 0.01], "compare.remedies": ["he"]}
     assert read_recipe(None, changes, "compare") == read_recipe(

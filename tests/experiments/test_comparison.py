@@ -115,6 +115,22 @@ def test_results_repeat_exactly(tmp_path):
     assert_same_results(tmp_path / "one", tmp_path / "two")
 
 
+def test_a_comparison_with_more_epochs_goes_on_in_every_stack(tmp_path):
+    def made(epochs: int) -> Recipe:
+        return compared(["default", "he+lbe"], {"model.depth": [2, 3]}, epochs=epochs)
+
+    run(made(4), tmp_path / "whole")
+    run(made(2), tmp_path / "run")
+    with pytest.raises(StopError):  # two stacks have come to their 32 steps, one is at step 20, the last at 16
+        run(made(4), tmp_path / "run", existing="resume", progress=stop_at(32 + 32 + 20))
+    run(made(4), tmp_path / "run", existing="resume")
+    for name, whole in stacks(tmp_path / "whole").items():
+        assert_same_weights(whole, stacks(tmp_path / "run")[name])
+    for recipe_of in sorted((tmp_path / "whole").rglob("recipe.yaml")):
+        grown = tmp_path / "run" / recipe_of.relative_to(tmp_path / "whole")
+        assert grown.read_bytes() == recipe_of.read_bytes()
+
+
 EVERYTHING = {
     "optimizer": {"name": "sgd", "lr": 0.05, "options": {"momentum": 0.9}},
     "schedule": {"kind": "cosine", "warmup": 0.5},

@@ -49,8 +49,8 @@ def every() -> list[Setting]:
 def test_every_setting_can_be_given_as_name_and_value(setting):
     value = TYPED.get(setting.name) or setting.shown_default() or "null"
     words = [*BESIDE.get(setting.name, []), f"{setting.name}={value}"]
-    if setting.help.startswith("of ") and setting.name.startswith("model."):
-        words.insert(0, f"model.name={setting.help.split(':')[0].removeprefix('of ')}")
+    if setting.of:
+        words.insert(0, f"model.name={setting.of}")
         words = list(dict.fromkeys(words))
     command = next((c for c in ("sweep", "compare") if setting.name.startswith(c)), "train")
     if command == "sweep":

@@ -5,13 +5,16 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
+import torch
 
 from recipes_for_tests import (
     StopError,
     assert_same_weights,
     events,
+    last_state,
     newest,
     recipe,
     resumed_at,
@@ -61,6 +64,102 @@ def test_a_run_that_is_taken_up_again_ends_with_the_same_bits(tmp_path, changes,
     assert untimed(first["results"]) == untimed(second["results"])
     assert untimed(first["histories"]) == untimed(second["histories"])
     assert events(whole, "losses") == events(broken, "losses")
+
+
+def short(epochs: int, **changes: object) -> Recipe:
+    return recipe(**{"model": {"depth": 5, "width": 16}, "probes": 3, "epochs": epochs, **changes})
+
+
+def assert_same_parts(one: object, other: object) -> None:
+    if isinstance(one, torch.Tensor):
+        torch.testing.assert_close(other, one, rtol=0, atol=0, equal_nan=True)
+    elif isinstance(one, dict | list):
+        assert len(one) == len(other)
+        for name in one if isinstance(one, dict) else range(len(one)):
+            assert_same_parts(one[name], other[name])
+    else:
+        assert one == other
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    """The last checkpoints hold the same tensors and numbers: weights, targets, optimizers and schedules."""
+    first, second = last_state(one), last_state(other)
+    assert first["steps"] == second["steps"] == first["total_steps"]
+    for name in ("alive", "weights", "lbe", "updates"):
+        assert_same_parts(second[name], first[name])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": {"name": "sgd", "lr": 0.01, "options": {"momentum": 0.9}}},
+        {"remedies": "ic", "data": {"augment": True}},
+        {"remedies": "he+lbe", "schedule": {"kind": "step", "milestones": [1]}},
+        {"optimizer": {"lr": 0.05}, "schedule": {"kind": "plateau", "patience": 1, "gamma": 0.5}, "remedies": "he"},
+        {"optimizer": {"name": "radam"}, "remedies": "lbe"},
+    ],
+    ids=["sgd with momentum", "adam and dropout", "lbe and milestones", "plateau", "one optimizer each"],
+)
+def test_a_run_with_more_epochs_goes_on_to_the_bits_of_a_longer_run(tmp_path, changes):
+    run(short(4, **changes), tmp_path / "whole")
+    run(short(2, **changes), tmp_path / "run")
+    extended = run(short(4, **changes), tmp_path / "run", existing="resume")
+    assert resumed_at(tmp_path / "run") == 2 * extended.histories[0].steps // 4
+    assert_same_state(tmp_path / "whole", tmp_path / "run")
+    for name in ("recipe.yaml", "remedies.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    first, second = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "run"))
+    for whole, grown in zip(untimed(first["histories"]), untimed(second["histories"]), strict=True):
+        # Losses and flow are at other steps in the part that was done before.
+        for name in whole.keys() - {"losses", "flow", "signal"}:
+            assert grown[name] == whole[name], name
+        assert grown["flow"][-1] == whole["flow"][-1]
+        steps = [point["step"] for point in grown["flow"]]
+        assert steps == sorted(set(steps))
+
+
+def test_an_extension_that_was_killed_goes_on_by_the_same_command(tmp_path):
+    run(short(4, checkpoint_every=5), tmp_path / "whole")
+    run(short(2, checkpoint_every=5), tmp_path / "run")
+    for step, begun_at in ((17, 16), (22, 16), (29, 20)):  # 16 steps were done, and 32 are to be
+        with pytest.raises(StopError):
+            run(short(4, checkpoint_every=5), tmp_path / "run", existing="resume", progress=stop_at(step))
+        assert resumed_at(tmp_path / "run") == begun_at
+    run(short(4, checkpoint_every=5), tmp_path / "run", existing="resume")
+    assert_same_state(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_run_that_was_interrupted_can_be_extended(tmp_path):
+    run(short(4, checkpoint_every=5), tmp_path / "whole")
+    with pytest.raises(StopError):
+        run(short(2, checkpoint_every=5), tmp_path / "run", progress=stop_at(12))
+    run(short(4, checkpoint_every=5), tmp_path / "run", existing="resume")
+    assert resumed_at(tmp_path / "run") == 10
+    assert_same_state(tmp_path / "whole", tmp_path / "run")
+
+
+def test_networks_that_diverged_stay_as_they_are_in_an_extension(tmp_path):
+    changes = {"optimizer": {"name": "sgd", "lr": 1e20}}
+    before = run(short(2, **changes), tmp_path / "run")
+    after = run(short(4, **changes), tmp_path / "run", existing="resume")
+    assert [history.to_dict() for history in after.histories] == [history.to_dict() for history in before.histories]
+    assert {history.status for history in after.histories} == {"diverged"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "epochs", "code"),
+    [
+        ({}, 1, "fewer-epochs"),
+        ({"schedule": {"kind": "cosine"}}, 4, "fixed-length"),
+        ({"compare": {"parameters": {"schedule.kind": ["constant", "cosine"]}}}, 4, "fixed-length"),
+    ],
+)
+def test_a_length_to_which_a_run_cannot_grow_is_refused_and_changes_nothing(tmp_path, changes, epochs, code):
+    run(short(2, **changes), tmp_path / "run")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with refused(FolderError, code, match="epochs=2"):
+        run(short(epochs, **changes), tmp_path / "run", existing="resume")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_has_its_record_in_the_folder_and_a_report(tmp_path):
@@ -180,8 +279,8 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
 
 def test_another_recipe_is_not_mixed_into_a_run(tmp_path):
     run(recipe(), tmp_path / "run")
-    with refused(FolderError, "other-recipe", match="epochs is 2 there and 7 here"):
-        run(recipe(epochs=7), tmp_path / "run", existing="resume")
+    with refused(FolderError, "other-recipe", match="batch_size is 128 there and 64 here"):
+        run(recipe(batch_size=64, epochs=7), tmp_path / "run", existing="resume")
     with refused(FolderError, "folder-in-use"):
         run(recipe(epochs=7), tmp_path / "run")
 

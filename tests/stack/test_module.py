@@ -20,7 +20,7 @@ from trainability.stack.module import Stack
 from trainability.tasks import task
 from trainability.training.batches import batches_of
 from trainability.training.config import Member, Strength, TrainingConfig
-from trainability.training.optimizers import Schedule
+from trainability.training.schedules import Schedule
 from trainability.training.trainer import Training
 
 

@@ -21,7 +21,7 @@ from trainability.tasks.scoring import Evaluation
 from trainability.training.batches import batches_of
 from trainability.training.config import Member, TrainingConfig
 from trainability.training.history import History
-from trainability.training.optimizers import Schedule
+from trainability.training.schedules import Schedule
 from trainability.training.trainer import Training
 
 REGRESSION = Task(

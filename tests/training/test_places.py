@@ -1,5 +1,6 @@
 """Folders of results: what becomes of one that holds something, and what in it would lead writes elsewhere."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -12,7 +13,8 @@ from trainability import cli
 from trainability.errors import FolderError
 from trainability.experiments.run import run
 from trainability.training.folder import RunFolder
-from trainability.training.places import check_place, checkpoints, clear, keep_recipe, step_of
+from trainability.training.places import check_place, checkpoints, clear, held_recipe, keep_recipe, step_of
+from trainability.training.yaml_files import read_yaml
 
 COMMANDS = ("train", "compare", "sweep")
 OWN = (
@@ -201,6 +203,24 @@ def test_a_kept_recipe_is_compared_apart_from_what_is_free(tmp_path):
     keep_recipe(tmp_path / "run", {"a": {"b": 1, "c": 3}, "d": [1]}, {}, free=("a.c",))
     with refused(FolderError, "other-recipe", match=r"a\.c is 2 there and 3 here"):
         keep_recipe(tmp_path / "run", {"a": {"b": 1, "c": 3}, "d": [1]}, {})
+
+
+@pytest.mark.parametrize("made", [dict, lambda **own: {"networks": [{**own, "n": n} for n in range(2)]}])
+def test_a_kept_recipe_of_fewer_epochs_gives_way_to_one_of_more(tmp_path, made):
+    keep_recipe(tmp_path, made(epochs=2, a=1), {"here": 1})
+    assert held_recipe(tmp_path, made(epochs=3, a=1)) == "shorter"
+    keep_recipe(tmp_path, made(epochs=3, a=1), {"here": 2})
+    assert read_yaml(tmp_path / "recipe.yaml", "it") == made(epochs=3, a=1)
+    assert json.loads((tmp_path / "environment.json").read_text()) == {"here": 1}  # in which it began
+    for other, reason, code in (
+        (made(epochs=2, a=1), None, "fewer-epochs"),
+        (made(epochs=4, a=1), "because", "fixed-length"),
+        (made(epochs=4, a=2), None, "other-recipe"),
+        (made(epochs=None, a=1), None, "other-recipe"),
+    ):
+        with refused(FolderError, code):
+            keep_recipe(tmp_path, other, {}, fixed_length=reason)
+    assert held_recipe(tmp_path, made(epochs=3, a=1), fixed_length="because") == "same"
 
 
 def test_what_two_processes_ask_for_only_one_gets(tmp_path):

@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from trainability.experiments.reference import Setting, settings
+from trainability.remedies import registry as remedies
 
 # Settings that are typed most, and their flags.
 _FLAGS = {
@@ -30,9 +31,8 @@ _FLAGS = {
 def known_settings() -> dict[str, Setting]:
     """All settings by name; of those that several models have, the one of the default model."""
     found: dict[str, Setting] = {}
-    for setting in settings():
-        if setting.name not in found or setting.help.startswith("of fnn:"):
-            found[setting.name] = setting
+    for setting in settings():  # the default model's come before those of others
+        found.setdefault(setting.name, setting)
     return found
 
 
@@ -90,29 +90,26 @@ class ExperimentCommand(click.Command):
     """A command that takes a recipe and settings; its help shows them in groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, and then every setting of the schema by section."""
+        """Write the options, the remedies, and then every setting of the schema by section."""
         typed = {f"--{flag}" for flag in _FLAGS}
         records = [
             (bool(typed & set(param.opts)), record)
             for param in self.get_params(ctx)
-            if (record := param.get_help_record(ctx))
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx))
         ]
         for title, is_setting in (("Settings with a flag", True), ("Options", False)):
             with formatter.section(title):
                 formatter.write_dl([record for which, record in records if which is is_setting])
+        with formatter.section("Remedies, of which several can be joined, as in tat+lbe"):
+            formatter.write_dl([(name, remedies.entry(name).title) for name in remedies.names()])
         formatter.write_paragraph()
-        formatter.write_text("Every setting, as name=value on the command line or in a recipe, and its default:")
+        formatter.write_text("Every setting with its default, as it is typed as a word of its own:")
         groups: dict[str, list[Setting]] = {}
         for setting in settings():
             groups.setdefault(setting.group, []).append(setting)
         for group, own in groups.items():
             with formatter.section(group):
-                formatter.write_dl([(f"{s.name}={s.shown_default()}", _described(s)) for s in own], col_max=34)
-
-
-def _described(setting: Setting) -> str:
-    words = f" ({', '.join(setting.choices)})" if setting.choices and setting.default not in (True, False) else ""
-    return f"{setting.help}{words}" or "-"
+                formatter.write_dl([(f"{s.name}={s.shown_default()}", s.described() or "-") for s in own], col_max=34)
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
@@ -120,13 +117,14 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
     known = dict(known_settings())
     if command.__name__ == "compare":
         known["remedies"] = replace(known["compare.remedies"], name="remedies")
+    resuming = "Go on with what the folder holds" + ("." if command.__name__ == "sweep" else "; also to more epochs.")
     decorators = [
         click.argument("words", nargs=-1, type=_Words(), metavar="[RECIPE.yaml] [name=value]..."),
         *(_flag(flag, known[name]) for flag, name in _FLAGS.items()),
-        once_option("--config", type=_Place(), help="YAML file of a recipe."),
-        once_option("--out", type=_Place(), help="Folder of results; runs/ and the recipe's name."),
-        click.option("--resume", is_flag=True, help="Go on with what the folder holds."),
-        click.option("--overwrite", is_flag=True, help="Take away what the folder holds, and begin anew."),
+        once_option("--config", type=_Place(), help="The recipe's file, another way to give RECIPE.yaml."),
+        once_option("--out", type=_Place(), help="Folder of results; by default runs/ and the recipe's name."),
+        click.option("--resume", is_flag=True, help=resuming),
+        click.option("--overwrite", is_flag=True, help="Delete the results that the folder holds, and begin anew."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output, nothing else."),
         click.option("--print-config", is_flag=True, help="Print the whole recipe as YAML, and train nothing."),
     ]
@@ -137,5 +135,6 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _flag(flag: str, setting: Setting) -> Callable[[Any], Any]:
     default = setting.shown_default()
-    text = setting.help.removeprefix("of fnn: ") + (f" [{default}]" if default else "")
+    named = " (names: below)" if setting.choices == remedies.names() else ""
+    text = f"{setting.described()}{named}" + (f" [{default}]" if default else "")
     return once_option(f"--{flag}", setting.name.replace(".", "__"), type=_Value(setting), metavar="VALUE", help=text)

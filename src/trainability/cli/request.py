@@ -12,7 +12,7 @@ from trainability.errors import ConfigError, DataError, FolderError
 from trainability.experiments.reading import Command, parse_setting, read_recipe
 from trainability.experiments.recipe import Recipe
 from trainability.training.addresses import without_password
-from trainability.training.places import Existing, check_place, holds_recipe
+from trainability.training.places import Existing, check_place, held_recipe
 from trainability.training.yaml_files import dump_yaml
 
 CHANGES = "TRAINABILITY_CHANGES"  # to the recipe, for the processes that a command starts
@@ -65,7 +65,8 @@ def prepare(command: Command, given: dict[str, Any], *, own: bool = True) -> Req
         if own and is_first():
             check_place(folder, existing)
             if existing == "resume":
-                holds_recipe(folder, recipe.resolved(), FREE if command == "sweep" else ())
+                free = FREE if command == "sweep" else ()
+                held_recipe(folder, recipe.resolved(), free, recipe.fixed_length())
     except (ConfigError, DataError, FolderError) as error:
         fail(str(error))
     return Request(recipe, folder, existing, as_json, file, changes)

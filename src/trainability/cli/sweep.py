@@ -95,7 +95,8 @@ def _open(asked: Request, place: str, workers: int) -> tuple[Study, Program, "Fa
     if place.startswith("sqlite"):
         asked.folder.mkdir(parents=True, exist_ok=True)
     study = open_study(asked.recipe, place)
-    keep_recipe(asked.folder, asked.recipe.resolved(), {**describe_environment(), "allocator": allocator}, FREE)
+    environment = {**describe_environment(), "allocator": allocator}
+    keep_recipe(asked.folder, asked.recipe.resolved(), environment, FREE, asked.recipe.fixed_length())
     keep_sources(asked.folder, sources(asked.recipe))
     return study, program, fabric
 

@@ -22,7 +22,7 @@ from trainability.stack.memory import bytes_per_member, free_bytes, least_bytes,
 from trainability.training.config import Member, Strength, TrainingConfig
 from trainability.training.devices import fabric_on, launched
 from trainability.training.history import History
-from trainability.training.optimizers import Schedule
+from trainability.training.schedules import Schedule
 from trainability.training.trainer import Training
 
 if TYPE_CHECKING:

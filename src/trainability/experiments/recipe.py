@@ -30,6 +30,7 @@ from trainability.models.fnn import FNN
 from trainability.remedies.registry import combine
 from trainability.tasks.kinds.classification import Classification
 from trainability.training.addresses import without_password
+from trainability.training.schedules import Schedule
 
 _CHECKED = 2000  # of the trials of a grid; more would take long
 _MOST = 100_000
@@ -299,6 +300,16 @@ class Recipe(Settings):
         if content["sweep"] and content["sweep"]["storage"]:
             content["sweep"]["storage"] = without_password(content["sweep"]["storage"])
         return content
+
+    def fixed_length(self) -> str | None:
+        """The reason why a run of this recipe cannot be given more epochs once it has begun; None where it can."""
+        if self.sweep is not None:
+            return "a sweep keeps the scores of its trials, and no weights that could be trained on"
+        kinds: Any = self.compare.parameters.get("schedule.kind") if self.compare else None
+        for kind in kinds or [self.schedule.kind]:
+            if Schedule(kind).depends_on_length:
+                return f"with schedule.kind: {kind} every step depends on it"
+        return None
 
     def digest(self) -> str:
         """A short name that is the same for the same experiment, wherever it runs."""

@@ -7,6 +7,7 @@ from inspect import cleandoc
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
 from trainability.data import registry as data_sets
 from trainability.experiments.recipe import Recipe
@@ -20,21 +21,46 @@ _REGISTRIES = {
     "compare.remedies": remedies.names,
 }
 
+_FEW = 10  # words that are listed beside a meaning
+
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: its dotted name, default, meaning, and the words to choose from, if it takes some only."""
+    """One setting.
+
+    Attributes:
+        name: with dots, as in ``model.depth``.
+        default: a plain value; None where there is none.
+        help: its meaning.
+        choices: the words to choose from, if it takes some only.
+        takes_list: true where one value of it is a list or a mapping.
+        of: the architecture that it belongs to, if there are others without it.
+    """
 
     name: str
     default: Any
     help: str
     choices: tuple[str, ...] = ()
     takes_list: bool = False
+    of: str = ""
 
     @property
     def group(self) -> str:
         """The section that it belongs to."""
+        if self.of:
+            return f"model, where model.name={self.of}"
         return self.name.rpartition(".")[0] or "run"
+
+    def described(self) -> str:
+        """The meaning, and those words to choose from that it leaves out; the many names of remedies are listed apart.
+
+        >>> next(setting for setting in settings() if setting.name == "engine.strategy").described()
+        'over several processes: ddp; or fsdp, which shares out the weights of one network (auto, ddp, fsdp)'
+        """
+        named = set(re.findall(r"[\w-]+", self.help))
+        if set(self.choices) <= {*named, "true", "false"} or len(self.choices) > _FEW:
+            return self.help
+        return f"{self.help} ({', '.join(self.choices)})"
 
     def shown_default(self) -> str:
         """The default as it is written in a recipe; nothing where there is none."""
@@ -50,12 +76,6 @@ def settings() -> Iterator[Setting]:
     30
     """
     yield from _of_section(Recipe, "")
-    for name in models.names():
-        kind = models.architecture(name)
-        meanings = meanings_of(kind)
-        for setting, field in kind.settings().items():
-            help_text = f"of {name}: {meanings.get(setting, '')}"
-            yield Setting(f"model.{setting}", field.default, help_text, _words(field.type))
     for name in remedies.names():
         found = remedies.entry(name)
         meanings = meanings_of(found.kind)
@@ -74,10 +94,20 @@ def _of_section(kind: type[BaseModel], path: str) -> Iterator[Setting]:
         choices = registry() if registry else _words(field.annotation)
         default = field.get_default(call_default_factory=True)
         if isinstance(default, tuple):
-            default = ", ".join(getattr(value, "name", str(value)) for value in default)
-        default = getattr(default, "name", default)
+            default = ",".join(getattr(value, "name", str(value)) for value in default)
+        default = None if default is PydanticUndefined else getattr(default, "name", default)
         shown = f"{path}{name}" + (".name" if path + name == "model" else "")
         yield Setting(shown, default, meanings.get(name, ""), choices, _takes_list(field.annotation))
+        if path + name == "model":
+            yield from _of_architectures(str(default))
+
+
+def _of_architectures(usual: str) -> Iterator[Setting]:
+    for name in sorted(models.names(), key=lambda name: name != usual):
+        kind = models.architecture(name)
+        meanings = meanings_of(kind)
+        for setting, field in kind.settings().items():
+            yield Setting(f"model.{setting}", field.default, meanings.get(setting, ""), _words(field.type), of=name)
 
 
 def _is_section(annotation: Any) -> bool:
@@ -112,4 +142,4 @@ def meanings_of(kind: type) -> dict[str, str]:
                 found[name] = begins[2]
             elif name:
                 found[name] += " " + line.strip()
-    return {name: text.replace("``", "").removesuffix(".") for name, text in found.items()}
+    return {name: re.sub(r"(?<!\.)\.$", "", text.replace("``", "")) for name, text in found.items()}

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -52,8 +52,9 @@ def run(
 
     Every seed of a side, and sides that differ in learning rates or strengths of LBE alone, train as one stack. Stacks
     that differ in remedies take turns, an epoch each. A seed means the same initial weights where the initialization is
-    the same, and the same batches. Several processes share each batch, and the first of them writes the folder. An
-    interrupt ends the training with a checkpoint, and with the report of what there is by then.
+    the same, and the same batches. Resumed with more epochs, it goes on to the weights of a run of so many. Several
+    processes share each batch, and the first of them writes the folder. An interrupt ends the training with a
+    checkpoint, and with the report of what there is by then.
 
     Args:
         recipe: what to run.
@@ -191,7 +192,7 @@ class _Experiment:
         begin = time.monotonic()
         config = self.recipe.resolved()
         own = self._logging(self.stacks[0]) if self.recipe.compare is None else {}
-        opening = open_writer(self.fabric, self.out, config, self.environment, self.existing, **own)
+        opening = self._open(self.out, config, self.existing, **own)
         with opening as writer, deferred(self.fabric) as interrupted:
             if self._sources:
                 writer.write(NAME, self._sources)
@@ -210,6 +211,12 @@ class _Experiment:
 
                 write_report(self.comparison, self.out)
         return self.comparison
+
+    def _open(
+        self, path: Path, config: dict[str, Any], existing: Existing, **logging: Sequence[str]
+    ) -> AbstractContextManager[Writer]:
+        fixed = self.recipe.fixed_length()
+        return open_writer(self.fabric, path, config, self.environment, existing, fixed_length=fixed, **logging)
 
     def _discard(self, writer: Writer) -> None:
         """Leave nothing of an experiment that was refused before the end of its first epoch."""
@@ -256,11 +263,11 @@ class _Experiment:
             there: Existing = "resume" if resume and (stack.path / "recipe.yaml").exists() else "refuse"
             resume = self.fabric.broadcast(there == "resume")
             content = {"networks": [recipe.resolved() for recipe in stack.recipes]}
-            opening = open_writer(self.fabric, stack.path, content, self.environment, there, **self._logging(stack))
+            opening = self._open(stack.path, content, there, **self._logging(stack))
             writer = stack.writer = opened.enter_context(opening)
         state, damaged = writer.newest() if resume else (None, ())
         self._note_resuming(stack, resume, state, damaged)
-        if finished := self.fabric.broadcast(_finished(state)):
+        if finished := self.fabric.broadcast(_finished(state, stack.total)):
             stack.steps = stack.total
             _restore(stack.histories, finished)
             stack.report(build_model(stack.recipes[0], self.program, stack.recipes[0].seeds[0])[1])
@@ -282,12 +289,13 @@ class _Experiment:
             self.comparison.notes.append(f"Resumed {stack.sides[0].remedies.name} at {step}.")
 
 
-def _finished(state: dict[str, Any] | None) -> list[dict[str, Any]] | None:
-    """The histories in a checkpoint of a stack that is done."""
+def _finished(state: dict[str, Any] | None, total: int) -> list[dict[str, Any]] | None:
+    """The histories in a checkpoint of a stack that is done with so many steps."""
     kept = (state or {}).get("histories")
     if not isinstance(kept, list) or not kept or not all(isinstance(history, dict) for history in kept):
         return None
-    return kept if all(history.get("status") in ("done", "diverged") for history in kept) else None
+    ends = ("done", "diverged") if state and state["steps"] == total else ("diverged",)  # the others can go on
+    return kept if all(history.get("status") in ends for history in kept) else None
 
 
 def _restore(histories: Sequence[History], finished: Sequence[dict[str, Any]]) -> None:

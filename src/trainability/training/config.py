@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from trainability.data.augment import Augment
 from trainability.entropy import Convention
-from trainability.errors import ArgumentError
+from trainability.errors import ArgumentError, check_words
 from trainability.moments import Neurons
 from trainability.tasks import Task, task
-from trainability.training.optimizers import Schedule, check_words
+from trainability.training.schedules import Schedule
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,16 @@ from filelock import FileLock, Timeout
 from trainability.errors import ConfigError, FolderError
 from trainability.training.files import finite, write_whole
 from trainability.training.loggers import Logger
-from trainability.training.places import Existing, check_existing, check_links, checkpoints, clear, keep_recipe, step_of
+from trainability.training.places import (
+    Existing,
+    check_existing,
+    check_links,
+    checkpoints,
+    clear,
+    keep_recipe,
+    step_of,
+    without_epochs,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -66,7 +75,7 @@ class RunFolder(Writer):
     """A run's folder, held by one process as long as it is open.
 
     ``recipe.yaml``
-        the resolved recipe.
+        the resolved recipe; where it is resumed with more epochs, the one with these.
     ``environment.json``
         versions, machine and git state when the run began.
     ``events.jsonl``
@@ -83,10 +92,12 @@ class RunFolder(Writer):
         existing: ``"refuse"`` a folder that holds results, ``"resume"`` them, or ``"overwrite"`` them.
         loggers: names of those to which losses and scores go, too.
         members: names of the networks, by which the loggers know their metrics.
+        fixed_length: the reason why a run that is resumed cannot have more epochs, where it cannot.
 
     Raises:
         ConfigError: a logger cannot be opened.
-        FolderError: another process holds it; it holds results, or none to be resumed; or its recipe is another one.
+        FolderError: another process holds it; it holds results, or none to be resumed; or its recipe is another one
+            than this with as many or fewer epochs.
         OSError: it cannot be written to.
     """
 
@@ -99,6 +110,7 @@ class RunFolder(Writer):
         *,
         loggers: Sequence[str] = (),
         members: Sequence[str] = (),
+        fixed_length: str | None = None,
     ) -> None:
         self.path, self._members = path, members
         check_links(path)
@@ -106,20 +118,26 @@ class RunFolder(Writer):
         path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as opened:
             opened.callback(hold(path).release)
-            self._begin(recipe, environment, existing)
+            self._begin(recipe, environment, existing, fixed_length)
             opened.callback(os.close, self._events)
             self._loggers = [Logger(name, path, recipe) for name in loggers]
             for logger in self._loggers:
                 opened.callback(logger.close)
             self._opened = opened.pop_all()
 
-    def _begin(self, recipe: Mapping[str, Any], environment: Mapping[str, Any], existing: Existing) -> None:
+    def _begin(
+        self,
+        recipe: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        existing: Existing,
+        fixed_length: str | None,
+    ) -> None:
         if existing == "overwrite":
             clear(self.path)
-        keep_recipe(self.path, recipe, environment)
+        keep_recipe(self.path, recipe, environment, fixed_length=fixed_length)
         for leftover in (self.path / "checkpoints").glob(".step-*"):  # of a process that was killed while writing
             leftover.unlink(missing_ok=True)
-        self._digest = hashlib.sha256(json.dumps(dict(recipe), sort_keys=True).encode()).hexdigest()
+        self._digest = hashlib.sha256(json.dumps(without_epochs(recipe), sort_keys=True).encode()).hexdigest()
         events = self.path / "events.jsonl"
         torn = events.exists() and events.stat().st_size and not events.read_bytes().endswith(b"\n")
         self._events = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
@@ -235,9 +253,11 @@ def open_writer(
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
     existing: Existing,
-    **logging: Sequence[str],
+    **options: Any,
 ) -> Iterator[Writer]:
     """Open the writer of this process: a `RunFolder` in the first, and one that writes nothing in the others.
+
+    ``options`` are further arguments of `RunFolder`.
 
     Raises:
         ConfigError, FolderError: the loggers or the folder cannot be used; in every process, or the others would wait.
@@ -245,7 +265,7 @@ def open_writer(
     folder, refusal = None, None
     if fabric.is_global_zero:
         try:
-            folder = RunFolder(path, config, environment, existing, **logging)
+            folder = RunFolder(path, config, environment, existing, **options)
         except (ConfigError, FolderError) as error:
             refusal = type(error), str(error), error.code
         except OSError as error:

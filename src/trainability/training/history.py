@@ -164,6 +164,12 @@ class History:
             "c_last": self.signal[-1].c[-1] if self.signal else None,
         }
 
+    def reopen(self) -> None:
+        """Go on with a run that was done: what was observed at its end is left out, since it has another end now."""
+        if self.status == "done":
+            self.status, self.alpha, self.dropout = "training", [], None
+            del self.neurons[1:], self.independence[1:]
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything, points as dictionaries."""
         return asdict(self)

@@ -1,76 +1,20 @@
-"""Optimizers and schedules by name, one for every member of a stack."""
+"""Optimizers by name, one for every member of a stack."""
 
 import difflib
 import inspect
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    LinearLR,
-    LRScheduler,
-    MultiStepLR,
-    ReduceLROnPlateau,
-    SequentialLR,
-)
 
-from trainability.errors import ArgumentError, check_choice
+from trainability.errors import ArgumentError
 
 _FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)  # on every device
 # They need a closure, or gradients of another kind, or hold no state that could be written down.
 _UNFIT = {"lbfgs", "sparseadam", "optimizer"}
-
-
-def check_words(settings: object, *names: str) -> None:
-    """Raise ValueError for a word that is none of those that a dataclass's annotation lists."""
-    hints = get_type_hints(type(settings))
-    for name in names:
-        check_choice(name, getattr(settings, name), get_args(hints[name]))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Schedule of the learning rate.
-
-    ``constant``; ``step``: times ``gamma`` after each of ``milestones`` (epochs); ``cosine``: up linearly over
-    ``warmup`` epochs and down to zero at the end; ``plateau``: times ``gamma`` after more than ``patience`` epochs
-    without a better validation score.
-    """
-
-    kind: Literal["constant", "step", "cosine", "plateau"] = "constant"
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    warmup: float = 0.0
-    patience: int = 5
-
-    def __post_init__(self) -> None:
-        check_words(self, "kind")
-
-    def of(
-        self, optimizer: Optimizer, epochs: int, steps_per_epoch: int, direction: Literal["max", "min"] = "max"
-    ) -> LRScheduler | None:
-        """Return torch's scheduler for one optimizer; it is stepped every step, and that for a plateau every epoch.
-
-        ``direction`` is that of the score by which a plateau is seen.
-        """
-        total = epochs * steps_per_epoch
-        if self.kind == "step":
-            return MultiStepLR(optimizer, [m * steps_per_epoch for m in self.milestones], self.gamma)
-        if self.kind == "plateau":
-            return ReduceLROnPlateau(optimizer, mode=direction, factor=self.gamma, patience=self.patience)
-        if self.kind == "cosine":
-            warmup = round(self.warmup * steps_per_epoch)
-            down = CosineAnnealingLR(optimizer, T_max=max(1, total - warmup))
-            if not warmup:
-                return down
-            up = LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1) if warmup > 1 else None
-            return SequentialLR(optimizer, [up, down], [warmup]) if up else down
-        return None
 
 
 def optimizer_class(name: str) -> type[Optimizer]:

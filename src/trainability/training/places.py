@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from trainability.training.yaml_files import dump_yaml, read_yaml
 Existing = Literal["refuse", "resume", "overwrite"]
 _REPORT_BYTES = 20 * 10**6
 _CHECKPOINT = re.compile(r"step-[0-9]{8,18}-[0-9a-f]{16}\.pt")
+_LENGTH = re.compile(r"(networks\.\d+\.)?epochs")
 # All that a run or a sweep writes, and what it reads of that.
 _OWN = (
     *(
@@ -75,8 +77,8 @@ def check_existing(folder: Path, existing: Existing) -> None:
         raise FolderError(f"{folder} holds no run to resume; leave out --resume to begin one", code="nothing-to-resume")
     if existing == "refuse" and any((folder / name).exists() for name in _RESULTS):
         raise FolderError(
-            f"{folder} holds results already; go on with --resume, take them away with --overwrite, or choose another "
-            "folder with --out",
+            f"{folder} holds results already; go on with --resume, also to more epochs, take them away with "
+            "--overwrite, or choose another folder with --out",
             code="folder-in-use",
         )
 
@@ -134,49 +136,114 @@ def check_links(folder: Path) -> None:
 
 
 def keep_recipe(
-    folder: Path, recipe: Mapping[str, Any], environment: Mapping[str, Any], free: tuple[str, ...] = ()
+    folder: Path,
+    recipe: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    free: tuple[str, ...] = (),
+    fixed_length: str | None = None,
 ) -> None:
     """Write ``recipe.yaml`` and ``environment.json``, or find the same recipe there, apart from settings in ``free``.
 
+    One of fewer epochs is replaced by this one, whole, and from then on the folder is one of the longer run: its
+    checkpoints say how far it is.
+
     Raises:
-        FolderError: another recipe is there; the message says where they differ.
+        FolderError: the folder holds a recipe that does not lead to this one; see `held_recipe`.
     """
     check_links(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if holds_recipe(folder, recipe, free):
-        return
-    write_whole({folder / "environment.json": json.dumps(dict(environment), indent=1) + "\n"})
-    write_whole({folder / "recipe.yaml": dump_yaml(recipe)})
+    held = held_recipe(folder, recipe, free, fixed_length)
+    if held == "none":
+        write_whole({folder / "environment.json": json.dumps(dict(environment), indent=1) + "\n"})
+    if held != "same":
+        write_whole({folder / "recipe.yaml": dump_yaml(recipe)})
 
 
-def holds_recipe(folder: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = ()) -> bool:
-    """True where a folder holds a recipe, which has to be this one apart from settings in ``free``.
+def held_recipe(
+    folder: Path, recipe: Mapping[str, Any], free: tuple[str, ...] = (), fixed_length: str | None = None
+) -> Literal["none", "same", "shorter"]:
+    """Compare a recipe with the one that a folder holds: there is none, it is the same, or it is of fewer epochs.
+
+    Args:
+        folder: of results.
+        recipe: the resolved recipe, or one with ``networks``, the recipes of several.
+        free: names, or beginnings of names, of settings that may be others.
+        fixed_length: the reason why the number of epochs cannot grow, where it cannot.
 
     Raises:
-        FolderError: it is another one; the message says where they differ.
+        FolderError: it is another recipe, the message says where they differ; or it is of more epochs; or it is of
+            fewer, and there is a reason why they cannot grow.
     """
-    kept = folder / "recipe.yaml"
-    if kept.exists():
-        try:
-            there = read_yaml(kept, "the recipe")
-        except ConfigError as error:
-            raise FolderError(
-                f"{error}; choose another folder, or begin anew there with --overwrite", code="recipe-damaged"
-            ) from None
-        differ = [d for d in _differences(there, dict(recipe)) if not d.startswith(free)]
-        if differ:
-            raise FolderError(
-                f"{folder} holds another recipe: {'; '.join(differ[:3])}; choose another folder with --out, or begin "
-                "anew there with --overwrite",
-                code="other-recipe",
-            )
-        return True
-    return False
+    path = folder / "recipe.yaml"
+    if not path.exists():
+        return "none"
+    try:
+        there = read_yaml(path, "the recipe")
+    except ConfigError as error:
+        raise FolderError(
+            f"{error}; choose another folder, or begin anew there with --overwrite", code="recipe-damaged"
+        ) from None
+    differ = [found for found in _differences(there, dict(recipe)) if not found.name.startswith(free)]
+    if others := [found for found in differ if not found.is_length]:
+        raise FolderError(
+            f"{folder} holds another recipe: {'; '.join(map(str, others[:3]))}; choose another folder with --out, or "
+            "begin anew there with --overwrite",
+            code="other-recipe",
+        )
+    for found in differ:
+        _check_growth(folder, found, fixed_length)
+    return "shorter" if differ else "same"
 
 
-def _differences(kept: Any, given: Any, path: str = "") -> list[str]:
-    """Differences of two recipes, in words."""
+def without_epochs(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What stays the same of a recipe, or of those of ``networks``, while its number of epochs grows."""
+    networks = recipe.get("networks", [recipe])
+    return [{name: value for name, value in network.items() if name != "epochs"} for network in networks]
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """A setting that has one value in a recipe that is kept, and another in one that is given."""
+
+    name: str
+    kept: Any
+    given: Any
+
+    def __str__(self) -> str:
+        return f"{self.name} is {self.kept!r} there and {self.given!r} here"
+
+    @property
+    def is_length(self) -> bool:
+        """True where it is the number of epochs."""
+        return bool(_LENGTH.fullmatch(self.name)) and isinstance(self.kept, int) and isinstance(self.given, int)
+
+
+def _differences(kept: Any, given: Any, name: str = "") -> list[_Difference]:
     if isinstance(kept, dict) and isinstance(given, dict):
         keys = dict.fromkeys([*kept, *given])
-        return [d for key in keys for d in _differences(kept.get(key), given.get(key), f"{path}.{key}".strip("."))]
-    return [] if kept == given else [f"{path} is {kept!r} there and {given!r} here"]
+        return [d for key in keys for d in _differences(kept.get(key), given.get(key), f"{name}.{key}".strip("."))]
+    if _are_mappings(kept) and _are_mappings(given) and len(kept) == len(given):
+        pairs = enumerate(zip(kept, given, strict=True))
+        return [d for number, pair in pairs for d in _differences(*pair, f"{name}.{number}")]
+    return [] if kept == given else [_Difference(name, kept, given)]
+
+
+def _are_mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+
+
+def _check_growth(folder: Path, length: _Difference, fixed_length: str | None) -> None:
+    """Raise FolderError for a number of epochs that the folder's own cannot grow to."""
+    as_it_is = f"go on with it by epochs={length.kept}"
+    anew = f"train epochs={length.given} from the start, in another folder with --out or there with --overwrite"
+    if fixed_length:
+        raise FolderError(
+            f"{folder} is of {length.kept} epochs, and their number cannot change: {fixed_length}; {as_it_is}, or "
+            f"{anew}",
+            code="fixed-length",
+        )
+    if length.given < length.kept:
+        raise FolderError(
+            f"{folder} is of {length.kept} epochs, which are more than {length.given}; {as_it_is} or more, or {anew}",
+            code="fewer-epochs",
+        )

@@ -20,6 +20,7 @@ class State(TypedDict):
     """The kinds of what `Training.state` returns."""
 
     steps: int
+    total_steps: int
     alive: list[bool]
     execution: dict[str, Any]
     weights: dict[str, Tensor]
@@ -46,6 +47,12 @@ def check_state(state: Mapping[str, Any], training: "Training") -> None:
     if not 0 <= state["steps"] <= training.total_steps:
         raise ArgumentError(
             f"the state is of step {state['steps']}, and the training has {training.total_steps}", code="state-damaged"
+        )
+    if state["total_steps"] != training.total_steps and training.config.schedule.depends_on_length:
+        raise ArgumentError(
+            f"the state is of a training of {state['total_steps']} steps, this is one of {training.total_steps}, and "
+            f"the schedule {training.config.schedule.kind} depends on their number",
+            code="fixed-length",
         )
     if [kept.identity for kept in histories] != [one.identity for one in training.histories]:
         raise ArgumentError("the state is of other networks: their seeds or settings differ", code="other-networks")

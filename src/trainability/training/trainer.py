@@ -251,6 +251,7 @@ class Training:
         """
         return {
             "steps": self.steps,
+            "total_steps": self.total_steps,
             "alive": list(self.alive),
             "execution": dict(self.execution),
             "weights": gathered(self.stack.module.state_dict()),
@@ -264,6 +265,9 @@ class Training:
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` returned for the same recipe; call it instead of `prepare`.
 
+        The number of epochs may have grown since, unless the schedule depends on it. Networks that were done then go on
+        to the same weights, to the bit, as if they had had so many epochs from the start.
+
         Raises:
             ArgumentError: the state is of other networks, or damaged. Nothing of it was taken then.
         """
@@ -274,6 +278,8 @@ class Training:
         self.updates.load(state["updates"])
         for history, kept in zip(self.histories, state["histories"], strict=True):
             history.restore(kept)
+            if state["steps"] < self.total_steps:
+                history.reopen()
         self.steps = state["steps"]
         for member, alive in enumerate(state["alive"]):
             if not alive:
