@@ -48,6 +48,7 @@ class Recipe(Settings):
 
     Args:
         model: the architecture; its settings stand beside its name
+        task: the loss and the metrics; its settings stand beside its name
         remedies: a name, names joined by +, or a list of names and mappings: [tat, {name: lbe, beta: 0.1}]
         epochs: passes over the training set
         batch_size: samples per step and network, over all processes

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from inspect import cleandoc
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,10 +12,12 @@ from trainability.data import registry as data_sets
 from trainability.experiments.recipe import Recipe
 from trainability.models import registry as models
 from trainability.remedies import registry as remedies
+from trainability.tasks import registry as tasks
 
 _REGISTRIES = {
     "data.name": data_sets.names,
     "model": models.names,
+    "task": tasks.names,
     "remedies": remedies.names,
     "compare.remedies": remedies.names,
 }
@@ -61,6 +63,14 @@ def settings() -> Iterator[Setting]:
         meanings = meanings_of(found.kind)
         for setting, default in found.settings.items():
             yield Setting(f"remedies.{name}.{setting}", default, meanings.get(setting, ""))
+    for name in tasks.names():
+        scored = tasks.kind(name)
+        meanings = meanings_of(scored)
+        for setting, field in scored.settings().items():
+            default = None if field.default is MISSING else field.default
+            help_text = f"of {name}: {meanings.get(setting, '')}"
+            mapping = get_origin(field.type) is dict
+            yield Setting(f"task.{setting}", default, help_text, _words(field.type), mapping)
 
 
 def _of_section(kind: type[BaseModel], path: str) -> Iterator[Setting]:
@@ -76,7 +86,7 @@ def _of_section(kind: type[BaseModel], path: str) -> Iterator[Setting]:
         if isinstance(default, tuple):
             default = ", ".join(getattr(value, "name", str(value)) for value in default)
         default = getattr(default, "name", default)
-        shown = f"{path}{name}" + (".name" if path + name == "model" else "")
+        shown = f"{path}{name}" + (".name" if path + name in ("model", "task") else "")
         yield Setting(shown, default, meanings.get(name, ""), choices, _takes_list(field.annotation))
 
 
