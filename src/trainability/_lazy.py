@@ -41,12 +41,12 @@ class Registry(dict[str, T], Generic[T]):
         self._kind, self._package, self._error, self._loaded = kind, package, error, False
 
     def names(self) -> tuple[str, ...]:
-        """All names."""
+        """All names, in alphabetical order."""
         if not self._loaded:
             self._loaded = True
             for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
-        return tuple(self)
+        return tuple(sorted(self))
 
     def find(self, name: object) -> T:
         """The thing of a name.
@@ -56,7 +56,7 @@ class Registry(dict[str, T], Generic[T]):
         """
         if not isinstance(name, str) or name not in self.names():
             raise self._error(
-                f"there is no {self._kind} {name!r}; {suggestion(name, self)}choose from {', '.join(self)}",
+                f"there is no {self._kind} {name!r}; {suggestion(name, self)}choose from {', '.join(self.names())}",
                 code="unknown-choice",
             )
         return self[name]

@@ -17,6 +17,7 @@ TYPED = {
     "data.image_size": "32",
     "data.classes": "5",
     "data.per_class": "10",
+    "data.options": "{noise: 0.1}",
     "optimizer.options": "{betas: [0.8, 0.9]}",
     "schedule.milestones": "[1, 2]",
     "engine.threads": "1",
@@ -26,6 +27,8 @@ TYPED = {
     "sweep.parameters": "{optimizer.lr: [0.1, 0.2]}",
     "sweep.trials": "7",
     "sweep.storage": "sqlite:///s.db",
+    "task.loss of own": "mine.py:loss",
+    "task.metrics": "{r2: {of: mine.py:r2, direction: max}}",
 }
 GRID = "sweep.parameters={optimizer.lr: [0.1]}"
 UNITS = ("conv-relu-ic", "ic-conv-relu", "relu-ic-conv")
@@ -33,8 +36,10 @@ UNITS = ("conv-relu-ic", "ic-conv-relu", "relu-ic-conv")
 BESIDE = {
     **{f"data.{name}": ["data.name=folder", "data.dir=/x"] for name in ("image_size", "classes", "per_class")},
     "data.dir": ["data.name=folder"],
+    "data.options": ["data.name=mine.py:make_data"],
     "schedule.milestones": ["schedule.kind=step"],
     "sweep.method": [GRID],
+    "task.metrics": ["task.loss=mine.py:loss"],
     "sweep.trials": ["sweep.method=tpe", GRID],
     **{f"remedies.{unit}.keep": ["model.name=resnet", "model.depth=20"] for unit in UNITS},
     **{f"sweep.{name}": [GRID] for name in ("stack", "storage", "retries", "heartbeat")},
@@ -47,10 +52,11 @@ def every() -> list[Setting]:
 
 @pytest.mark.parametrize("setting", every(), ids=lambda s: f"{s.name} {s.help[:12]}")
 def test_every_setting_can_be_given_as_name_and_value(setting):
-    value = TYPED.get(setting.name) or setting.shown_default() or "null"
+    typed = TYPED.get(setting.name) or TYPED.get(f"{setting.name} of {setting.of}")
+    value = typed or setting.shown_default() or "null"
     words = [*BESIDE.get(setting.name, []), f"{setting.name}={value}"]
     if setting.of:
-        words.insert(0, f"model.name={setting.of}")
+        words.insert(0, f"{setting.name.partition('.')[0]}.name={setting.of}")
         words = list(dict.fromkeys(words))
     command = next((c for c in ("sweep", "compare") if setting.name.startswith(c)), "train")
     if command == "sweep":
@@ -64,9 +70,9 @@ def test_every_setting_can_be_given_as_name_and_value(setting):
         for part in path:
             place = place[part]
     assert last in place
-    if setting.name in TYPED and command != "train":
+    if typed and command != "train":
         assert place[last] == parse_setting(words[-1 - (command == "sweep")])[1]
-    if setting.name not in TYPED and not setting.takes_list and "remedies" not in setting.name.split("."):
+    if not typed and not setting.takes_list and "remedies" not in setting.name.split("."):
         assert str(place[last]).lower() == (value if value != "null" else "none").lower()
 
 

@@ -261,5 +261,6 @@ def _outputs(train: Part, given: Any) -> int | None:
 def _described(value: Any) -> str:
     """What something is, in a few words."""
     if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)} things ({', '.join(type(entry).__name__ for entry in value[:3])})"
+        kinds = ", ".join(type(entry).__name__ for entry in value[:3])
+        return f"a {type(value).__name__} of {len(value)} things ({kinds})"
     return f"of type {type(value).__name__}" if value is not None else "nothing"

@@ -28,6 +28,7 @@ from trainability.experiments.validation import validated
 from trainability.models import registry as models
 from trainability.models.fnn import FNN
 from trainability.remedies.registry import combine
+from trainability.tasks import registry as tasks
 from trainability.tasks.kinds.classification import Classification
 from trainability.training.addresses import without_password
 from trainability.training.schedules import Schedule
@@ -49,6 +50,7 @@ class Recipe(Settings):
 
     Args:
         model: the architecture; its settings stand beside its name
+        task: the loss and the metrics; its settings stand beside its name
         remedies: a name, names joined by +, or a list of names and mappings: [tat, {name: lbe, beta: 0.1}]
         epochs: passes over the training set
         batch_size: samples per step and network, over all processes
@@ -346,13 +348,14 @@ def put(content: dict[str, Any], name: str, value: Any) -> None:
     for part in path:
         if place.get(part) is None:
             place[part] = {}
-        elif part == "model" and isinstance(place[part], str):
+        elif part in ("model", "task") and isinstance(place[part], str):
             place[part] = {"name": place[part]}
         place = place[part]
         if not isinstance(place, dict):
             raise ConfigError(f"{name}: {'.'.join(path)} has no settings of its own", code="unknown-setting")
-    if name == "model.name":
-        own = {"options"} if is_reference(value) else models.architecture(value).settings()
-        for other in place.keys() - own:  # settings of the architecture that stood there
+    kinds = {"model.name": models.architecture, "task.name": tasks.kind}
+    if name in kinds:
+        own = {"options"} if is_reference(value) else kinds[name](value).settings()
+        for other in place.keys() - own:  # settings of what stood there
             del place[other]
     place[last] = value

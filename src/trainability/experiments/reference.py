@@ -1,8 +1,8 @@
 """Every setting of a recipe with its default and what it means, read off the schema for help and completion."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass
 from inspect import cleandoc
 from typing import Any, Literal, get_args, get_origin
 
@@ -13,13 +13,18 @@ from trainability.data import registry as data_sets
 from trainability.experiments.recipe import Recipe
 from trainability.models import registry as models
 from trainability.remedies import registry as remedies
+from trainability.tasks import registry as tasks
 
 _REGISTRIES = {
     "data.name": data_sets.names,
     "model": models.names,
+    "task": tasks.names,
     "remedies": remedies.names,
     "compare.remedies": remedies.names,
 }
+
+# Sections that name something with settings of its own: the names, and how one is found.
+_NAMED = {"model": (models.names, models.architecture), "task": (tasks.names, tasks.kind)}
 
 _FEW = 10  # words that are listed beside a meaning
 
@@ -34,7 +39,7 @@ class Setting:
         help: its meaning.
         choices: the words to choose from, if it takes some only.
         takes_list: true where one value of it is a list or a mapping.
-        of: the architecture that it belongs to, if there are others without it.
+        of: the architecture or task that it belongs to, if there are others without it.
     """
 
     name: str
@@ -48,7 +53,8 @@ class Setting:
     def group(self) -> str:
         """The section that it belongs to."""
         if self.of:
-            return f"model, where model.name={self.of}"
+            section = self.name.partition(".")[0]
+            return f"{section}, where {section}.name={self.of}"
         return self.name.rpartition(".")[0] or "run"
 
     def described(self) -> str:
@@ -96,18 +102,26 @@ def _of_section(kind: type[BaseModel], path: str) -> Iterator[Setting]:
         if isinstance(default, tuple):
             default = ",".join(getattr(value, "name", str(value)) for value in default)
         default = None if default is PydanticUndefined else getattr(default, "name", default)
-        shown = f"{path}{name}" + (".name" if path + name == "model" else "")
+        named = _NAMED.get(path + name)
+        shown = f"{path}{name}" + (".name" if named else "")
         yield Setting(shown, default, meanings.get(name, ""), choices, _takes_list(field.annotation))
-        if path + name == "model":
-            yield from _of_architectures(str(default))
+        if named:
+            yield from _of_each(name, str(default), *named)
 
 
-def _of_architectures(usual: str) -> Iterator[Setting]:
-    for name in sorted(models.names(), key=lambda name: name != usual):
-        kind = models.architecture(name)
+def _of_each(
+    section: str, usual: str, names: Callable[[], Sequence[str]], find: Callable[[str], Any]
+) -> Iterator[Setting]:
+    """Yield the settings of everything that a section may name, the usual one's first."""
+    for name in sorted(names(), key=lambda name: name != usual):
+        kind = find(name)
         meanings = meanings_of(kind)
         for setting, field in kind.settings().items():
-            yield Setting(f"model.{setting}", field.default, meanings.get(setting, ""), _words(field.type), of=name)
+            default = None if field.default is MISSING else field.default
+            lists = get_origin(field.type) is dict
+            yield Setting(
+                f"{section}.{setting}", default, meanings.get(setting, ""), _words(field.type), lists, of=name
+            )
 
 
 def _is_section(annotation: Any) -> bool:

@@ -24,7 +24,7 @@ from trainability.experiments.environment import describe_environment
 from trainability.experiments.program import Program, Resolve, references
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.sources import NAME, check_sources, sources
-from trainability.experiments.trial import try_out
+from trainability.experiments.trial import needs_trial, try_out
 from trainability.remedies.apply import Report
 from trainability.stack.memory import free_bytes
 from trainability.stack.module import Stack
@@ -137,14 +137,16 @@ class _Experiment:
         self.stacks = self._stacks(sides)
         for stack in self.stacks:
             first, members = stack.recipes[0], sum(len(own.seeds) for own in stack.recipes)
-            if references(first):
+            if needs_trial(first):
                 try_out(first, self.program, build_model(first, self.program, first.seeds[0])[0])
             stack.needs = check_fits(first, members, self.program, self.fabric.device)
             stack.total = first.epochs * steps_per_epoch(data, first.batch_size)
         self.environment = {**describe_environment(), **environment, "data": described}
         scored = self.program.task(recipe)
         part = data.test if len(data.test) else data.val
-        chance = scored.chance.of(part.targets) if scored.chance and isinstance(part, Split) else None
+        chance = None
+        if scored.chance and isinstance(part, Split):
+            chance = scored.chance.of(data.prepared(part)[1] if data.reconstructs else part.targets)
         self.comparison = Comparison(recipe, described, self.environment, sides, scored, chance)
         self.comparison.notes += self._notes
 

@@ -8,10 +8,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from trainability._lazy import Configured
 from trainability.experiments.reading import Command, read_recipe
 from trainability.experiments.recipe import Recipe
 from trainability.experiments.reference import Setting, settings
 from trainability.models import registry as models
+from trainability.tasks import registry as tasks
 
 _COLUMN = 26  # of the comments
 _WIDTH = 110  # of lines that are comments alone
@@ -26,12 +28,14 @@ def template(command: Command) -> str:
     """
     recipe = read_recipe(None, _SWEPT if command == "sweep" else {}, command)
     content = _content(recipe, command)
-    known = {setting.name: setting for setting in settings() if setting.of in ("", recipe.model.name)}
+    usual = ("", recipe.model.name, recipe.task.name)
+    known = {setting.name: setting for setting in settings() if setting.of in usual}
     commented = _commented(content, known)
     commented.yaml_set_start_comment(
         f"trainability {command} my.yaml: every setting at its default; delete what you do not change.\n"
     )
-    _note(commented, "model", "; ".join(map(_takes, models.names())))
+    _note(commented, "model", "; ".join(_takes(name, models.architecture(name)) for name in models.names()))
+    _note(commented, "task", "; ".join(_takes(name, tasks.kind(name)) for name in tasks.names()))
     remedies = f"to choose from: {', '.join(known['remedies'].choices)}"
     if command == "compare":
         _note(commented["compare"], "remedies", remedies, indent=2)
@@ -77,8 +81,8 @@ def _in_one_line(value: Any) -> Any:
     return value
 
 
-def _takes(model: str) -> str:
-    return f"{model} takes {', '.join(models.architecture(model).settings())}"
+def _takes(name: str, kind: type[Configured]) -> str:
+    return f"{name} takes {', '.join(kind.settings()) or 'no settings'}"
 
 
 def _note(place: CommentedMap, key: str, text: str, indent: int = 0) -> None:

@@ -23,14 +23,17 @@ from trainability.tasks.scoring import Evaluation
 _SAMPLES = 8
 
 
+def needs_trial(recipe: Recipe) -> bool:
+    """Return whether something could fail to fit: all but labels of the package's data for a model of its own."""
+    return bool(references(recipe)) or recipe.task.name != "classification"
+
+
 def try_out(recipe: Recipe, program: Program, model: nn.Module) -> None:
     """Run a forward and a backward pass of a model on a few samples, and score it, leaving no trace on it.
 
     Raises:
         ConfigError: something of the user's own raises or does not fit; the message names the place.
     """
-    if not references(recipe):
-        return
     data, task = program.data, program.task(recipe)
     try:
         with naming_the_place():

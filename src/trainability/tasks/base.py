@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from trainability._lazy import Configured
-from trainability.errors import UnsupportedModelError
+from trainability.errors import UnsupportedModelError, check_choice
 from trainability.tasks.metrics import Metric, PerSample
 
 if TYPE_CHECKING:
@@ -114,7 +114,16 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskKind(Configured, ABC):
-    """The settings of a task, a frozen dataclass whose docstring describes each under ``Args:``."""
+    """The settings of a task, a frozen dataclass whose docstring describes each under ``Args:``.
+
+    Raises:
+        ArgumentError: a word that is none of those that the annotation of a setting lists.
+    """
+
+    def __post_init__(self) -> None:
+        for name, setting in self.settings().items():
+            if get_origin(setting.type) is Literal:
+                check_choice(name, getattr(self, name), get_args(setting.type))
 
     @abstractmethod
     def task(self) -> Task:

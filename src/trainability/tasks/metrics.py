@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -82,3 +83,24 @@ class Metric:
     def gap(self, value: float, detail: Detail = "brief", sign: str = "") -> str:
         """A difference of two values with its unit."""
         return f"{self.number(value, detail, sign)} {self.difference}".rstrip()
+
+
+def accuracy(right: PerSample) -> Metric:
+    """The accuracy in percent, from what tells for every sample whether it is named right."""
+    return Metric(
+        "accuracy",
+        "max",
+        right,
+        worst=0.0,
+        scale=100,
+        unit="%",
+        difference="points",
+        forms=(".2f", ".1f", ".0f"),
+        resolution=0.005,
+        limits=(0, 101),
+    )
+
+
+def error(name: str, of: PerSample) -> Metric:
+    """A mean error, of which less is better and a run that diverged has infinitely much."""
+    return Metric(name, "min", of, worst=inf)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from trainability.errors import ArgumentError
@@ -20,7 +21,20 @@ def mean_loss(loss: Loss, outputs: Any, targets: Any) -> Tensor:
     if loss.by_member:
         return torch.stack([loss_of_one(loss, *pair)[0] for pair in _by_member(outputs, targets)])
     sums, counts = _flat(loss.of, outputs, targets)
-    return sums.mean(1) if counts is None else sums.sum(1) / counts.sum(1)
+    return sums.mean(1) if counts is None else sums.sum(1) / _mean_count(counts.sum(1))
+
+
+def _mean_count(counts: Tensor) -> Tensor:
+    """The mean over the processes of the counts ``(E,)``, by which each divides its sums.
+
+    The mean of the processes' losses, and of their gradients, is then that of all the things that are counted. Where
+    there is none, as in a batch of padding, sums of 0 are divided by 1.
+    """
+    if dist.is_available() and dist.is_initialized() and (world := dist.get_world_size()) > 1:
+        counts = counts.clone()
+        dist.all_reduce(counts)
+        counts = counts / world
+    return torch.where(counts == 0, 1, counts)
 
 
 def loss_of_one(loss: Loss, outputs: Any, targets: Any) -> tuple[Tensor, int]:

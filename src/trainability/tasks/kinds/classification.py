@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from trainability.errors import ArgumentError
 from trainability.tasks.base import Chance, Loss, Task, TaskKind
-from trainability.tasks.metrics import Metric
+from trainability.tasks.metrics import accuracy
 from trainability.tasks.registry import register
 
 if TYPE_CHECKING:
@@ -15,25 +15,18 @@ if TYPE_CHECKING:
 @register("classification")
 @dataclass(frozen=True)
 class Classification(TaskKind):
-    """Cross-entropy of logits ``(N, classes)`` and labels ``(N,)``, and the accuracy in percent."""
+    """Cross-entropy of logits ``(N, classes)`` and labels ``(N,)``, and the accuracy in percent.
+
+    Of a model that returns more, as those of Hugging Face do, the logits are what it calls ``logits``. So sequences are
+    classified by it as well: the inputs are then a mapping such as ``{"input_ids": ..., "attention_mask": ...}``, which
+    goes to the model as arguments of these names, and what a mask does is the model's own affair.
+    """
 
     def task(self) -> Task:
         """The task."""
-        accuracy = Metric(
-            "accuracy",
-            "max",
-            _right,
-            worst=0.0,
-            scale=100,
-            unit="%",
-            difference="points",
-            forms=(".2f", ".1f", ".0f"),
-            resolution=0.005,
-            limits=(0, 101),
-        )
         chance = Chance(_most_frequent, "always naming one class", "one class", margin=5.0)
         loss = Loss(_cross_entropy, "cross-entropy", "CE", "nats")
-        return Task("classification", loss, (accuracy,), chance, check=_check)
+        return Task("classification", loss, (accuracy(_right),), chance, check=_check)
 
 
 def _cross_entropy(logits: "Tensor", labels: "Tensor") -> "Tensor":
