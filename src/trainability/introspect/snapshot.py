@@ -110,6 +110,12 @@ def _is_equal(a: Any, b: Any) -> bool:
     return a is b or (type(a) in _PLAIN and type(a) is type(b) and a == b)
 
 
+def unregistered_tensors(model: nn.Module) -> list[Tensor]:
+    """The tensors that a model holds in attributes, or in what these hold, and not as parameters or buffers."""
+    registered = set(map(id, (*model.parameters(), *model.buffers())))
+    return [t for t in Snapshot(model, unregistered=True).tensors if id(t) not in registered]
+
+
 class Values:
     """Copies of the values of tensors, to be put back to the bit."""
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ from torch.func import functional_call, vmap
 from trainability.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 from trainability.introspect.hooks import Place, Taps, tensors_in
 from trainability.introspect.outputs import map_tensors, with_tensors
-from trainability.introspect.run import arguments, call, unwrap
+from trainability.introspect.run import arguments, call, observing, unwrap
+from trainability.introspect.snapshot import Values, unregistered_tensors
 from trainability.lbe.statistics import BatchStatistics, StatisticsReader
 from trainability.moments import Neurons
 from trainability.stack.apart import joined, stack_alike
@@ -87,6 +89,7 @@ class Stack(nn.Module):
         self.channels_last = False
         self.writes_inputs = False  # whether a model changes them in place, for which each member needs its own
         self.apart = False
+        self._views: list[tuple[str, list[Tensor]]] = []  # of the stacked buffers, by name
         self.turn = Turn("alone" if len(members) == 1 else "vmap")
         self.turn.generators = [torch.Generator().manual_seed(number) for number in range(len(members))]
         self.module = members[0] if len(members) == 1 else assemble(members, self.turn)
@@ -180,6 +183,20 @@ class Stack(nn.Module):
         """Of the first floating-point parameter, and so of the inputs."""
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
 
+    @contextmanager
+    def observed(self) -> Iterator[None]:
+        """Within it, passes leave no trace on what runs, but on parameters that they change in place."""
+        views, apart = self._views, self.models if self.apart else []
+        values = Values([t for model in apart for t in unregistered_tensors(model)])
+        try:
+            with ExitStack() as all_:
+                for model in [*apart, self.module]:
+                    all_.enter_context(observing(model, guard=False))
+                yield
+        finally:
+            values.restore()
+            self._views = views
+
     def run_apart(self) -> None:
         """Let members run one after another from now on, each as the module that was given."""
         self.way, self.apart = "loop", True
@@ -228,6 +245,7 @@ class Stack(nn.Module):
     def _point_members(self) -> None:
         """Make the members' parameters and buffers views of the stacked ones."""
         self.owners: list[tuple[nn.Parameter, list[nn.Parameter]]] = []
+        self._views = []
         if len(self) == 1:
             return
         members = [dict(model.named_parameters()) for model in self.models]
@@ -236,7 +254,6 @@ class Stack(nn.Module):
             for owner, value in zip(owners, stacked.data.unbind(0), strict=True):
                 owner.data = value
             self.owners.append((stacked, owners))
-        self._views: list[tuple[str, list[Tensor]]] = []
         for name, buffer in self.module.named_buffers(remove_duplicate=False):
             self._point_buffers(name, buffer)
 

@@ -15,7 +15,7 @@ from torch.func import vmap
 from trainability.errors import UnsupportedModelError
 from trainability.introspect.hooks import Taps, tensors_in
 from trainability.introspect.run import call, observing
-from trainability.introspect.snapshot import Snapshot
+from trainability.introspect.snapshot import Snapshot, unregistered_tensors
 from trainability.introspect.torch_private import ConvNd, version_of
 from trainability.lbe.ranks import several_ranks
 from trainability.stack import cuda_graphs as graphs
@@ -123,7 +123,7 @@ def rehearsing(stack: Stack, inputs: Inputs) -> Iterator[Callable[[], None]]:
                 total = torch.stack([t.float().square().mean() for t in reached]).sum()
                 torch.autograd.grad(total, trained, allow_unused=True)
 
-    with observing(stack.module, guard=False):
+    with stack.observed():
         stack.module.train()
         yield work
 
@@ -134,8 +134,7 @@ def _changes(model: nn.Module, work: Callable[[], object]) -> bool:
     Or in the random state of Python or NumPy, from which the members would draw as one.
     """
     before = Snapshot(model, unregistered=True)
-    registered = set(map(id, (*model.parameters(), *model.buffers())))
-    held = [t for t in before.tensors if id(t) not in registered and not t.is_inference()]
+    held = [t for t in unregistered_tensors(model) if not t.is_inference()]
     versions, drawn = [version_of(t) for t in held], _random_states()
     checked(work())
     return before.changed() or versions != [version_of(t) for t in held] or drawn != _random_states()
