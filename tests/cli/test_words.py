@@ -194,4 +194,4 @@ def test_help_of_a_comparison_has_the_remedies_that_it_compares():
     with redirect_stdout(io.StringIO()) as out:
         assert cli.run(["compare", "--help"]) == 0
     flag = out.getvalue().partition("--remedies VALUE")[2].partition("--device")[0]
-    assert "[default, he, lbe]" in " ".join(flag.split())
+    assert "[default,he,lbe]" in " ".join(flag.split())
