@@ -3,14 +3,12 @@
 import errno
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -267,34 +265,6 @@ def test_what_remedies_changed_is_kept_and_shown(tmp_path):
     assert {side.remedies.name: side.reports for side in again.sides} == found
 
 
-class Outside(HTMLParser):
-    """What a page would load from elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [v for k, v in attrs if k in ("src", "href") and v and not v.startswith("data:")]
-
-
-def test_a_report_is_self_contained_and_escaped(small):
-    parser = Outside()
-    text = render(small)
-    parser.feed(text)
-    assert parser.found == []
-    assert text.count("plotly.js v") == 1
-    bad = "<script>alert(1)</script>"
-    source, reports, side = small.data["source"], small.sides[0].reports, small.sides[0]
-    small.data["source"] = bad
-    change = {"path": bad, "before": bad, "after": bad, "why": bad}
-    side.reports = [{"remedy": {"name": bad}, "notes": [bad], "changes": [change], "skipped": {bad: bad}}]
-    try:
-        assert "<script>alert(1)" not in render(small)
-    finally:
-        small.data["source"], side.reports = source, reports
-
-
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_full_disk_keeps_the_old_report_and_no_half_one(tmp_path, monkeypatch, at):
     comparison = run(compared(["he"], epochs=1, seeds=1), tmp_path / "old")
@@ -315,38 +285,6 @@ def test_a_full_disk_keeps_the_old_report_and_no_half_one(tmp_path, monkeypatch,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["old"]
 
 
-@pytest.mark.browser
-def test_a_report_draws_in_a_browser_without_a_console_error(small, tmp_path):
-    from playwright.sync_api import sync_playwright
-
-    from conftest import browser
-
-    path = write_report(small, tmp_path)
-    messages: list[str] = []
-    with sync_playwright() as play:
-        chrome = play.chromium.launch(executable_path=browser(), args=["--no-sandbox", "--disable-gpu"])
-        page = chrome.new_page(viewport={"width": 1200, "height": 900})
-        page.on("console", lambda m: messages.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: messages.append(str(e)))
-        page.on(
-            "request",
-            lambda r: messages.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None,
-        )
-        page.goto(path.as_uri())
-        page.wait_for_function(
-            "(n => n('.plotly-graph-div') == n('.plotly-graph-div .main-svg:first-child'))"
-            "(s => document.querySelectorAll(s).length)"
-        )
-        plots, drawn = (
-            page.locator(s).count() for s in (".plotly-graph-div", ".plotly-graph-div .main-svg:first-child")
-        )
-        first = page.locator(".slider-group").first.text_content()
-        chrome.close()
-    assert messages == []
-    assert plots == drawn > 4 * 6
-    assert "step" in first
-
-
 def test_what_a_network_cannot_take_is_said_before_anything_is_trained(tmp_path):
     with refused(ConfigError, "eta-out-of-reach", match=r"depth 5.*eta = 0\.\d"):
         run(compared(["he", "tat"], {"model.depth": [20, 5]}), tmp_path / "run")
@@ -361,9 +299,7 @@ def test_convolutional_networks_of_another_nonlinearity_and_their_signals(tmp_pa
         assert history.predicted is not None
     dks = [history for history in comparison.histories if history.remedy == "dks"]
     assert all(q == pytest.approx(1, rel=0.2) for q in dks[0].predicted.q)
-    words = " ".join(sentence for _, sentences in narrate(comparison) for sentence in sentences)
-    assert re.search(r"dks.* q ", words)
-    assert "q and c" in render(comparison)
+    assert "mean square q" in render(comparison)
 
 
 def test_a_comparison_of_residual_units(tmp_path):
@@ -375,15 +311,6 @@ def test_a_comparison_of_residual_units(tmp_path):
     assert [point.step for point in history.independence] == [0, history.steps]
     assert {effect.keep for effect in history.dropout.effects} == {0.5, 0.8, 0.95}
     assert next(h for h in comparison.histories if h.remedy == "batchnorm").dropout is None
-
-
-def test_what_authors_claim_stands_beside_what_was_seen(tmp_path):
-    comparison = run(compared(["batchnorm", "ic"], epochs=1, seeds=1), tmp_path / "run")
-    words = " ".join(sentence for _, sentences in narrate(comparison) for sentence in sentences)
-    (claim,) = {side.remedies.claim for side in comparison.sides if side.remedies.name == "ic"}
-    assert claim
-    assert claim in words
-    assert "batchnorm" in words.partition(claim)[2]
 
 
 def test_settings_of_a_remedy_that_vary_are_in_its_name(tmp_path):

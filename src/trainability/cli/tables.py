@@ -2,25 +2,26 @@
 
 import time
 from collections.abc import Sequence
+from math import isfinite
 from statistics import median
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from trainability.cli.terminal import duration
 from trainability.experiments.comparison import Comparison, Section
 from trainability.experiments.study import Row
 from trainability.report.answer import Answer
-from trainability.report.sweep import plain
+from trainability.report.sweep import plain, short
 from trainability.report.table import Line
 from trainability.tasks import Metric
-from trainability.training.history import History
 
 _MOST_ROWS = 12
-_NAME = 36  # characters of the longest name that is not folded
+_WIDTH = 80
 
 
 class Watch:
@@ -65,73 +66,76 @@ class Watch:
 
 def histories(comparison: Comparison) -> Table:
     """One row per network; of many those that train now."""
-    grid = Table(box=None, pad_edge=False, title_justify="left")
-    several = len(comparison.sides) > 1
-    for heading in (*(["remedy"] if several else []), "seed"):
-        grid.add_column(heading, no_wrap=True)
-    for heading in ("lr", "status", "epoch", "val", "test", "loss", "last nats", "ms"):
-        grid.add_column(heading, justify="right", no_wrap=True)
     rows = [(comparison.name_of(side), history) for side in comparison.sides for history in side.histories]
-    started = [row for row in rows if row[1].status != "waiting"]
-    for name, history in started[-max(_MOST_ROWS, len(comparison.sides)) :]:
-        cells = [str(history.seed), f"{history.lr:g}", history.status, str(history.epochs), *_numbers(history)]
-        grid.add_row(*([name] if several else []), *cells)
-    return grid
+    started = [row for row in rows if row[1].status != "waiting"][-max(_MOST_ROWS, len(comparison.sides)) :]
+    runs = [history for _, history in started]
+    columns = {
+        "remedy": [name for name, _ in started],
+        "seed": [str(run.seed) for run in runs],
+        "lr": [f"{run.lr:g}" for run in runs],
+        "status": [run.status for run in runs],
+        "epoch": [str(run.epochs) for run in runs],
+        "val": [_shown(run.val, ".2f") for run in runs],
+        "test": [_shown(run.test, ".2f") for run in runs],
+        "loss": [_shown(run.losses[-1].loss if run.losses else None, ".3f") for run in runs],
+        "last nats": [_shown(run.result()["entropy_last"], ".3g") for run in runs],
+        "ms": [_shown(run.step_ms, ".1f") for run in runs],
+    }
+    if len(comparison.sides) == 1:
+        del columns["remedy"]
+    return _grid(columns, leave_out=("last nats", "lr", "loss", "ms", "epoch"), left=("remedy", "seed"), framed=False)
 
 
-def _numbers(history: History) -> list[str]:
-    result = history.result()
-    last = history.losses[-1].loss if history.losses else None
-    values = (history.val, history.test, last, result["entropy_last"], history.step_ms)
-    return [
-        "" if value is None else format(value, form)
-        for value, form in zip(values, (".2f", ".2f", ".3f", ".3g", ".1f"), strict=True)
-    ]
-
-
-def remedies(section: Section, rows: Sequence[Line], found: Answer, over: str | None, metric: Metric) -> Table:
+def remedies(section: Section, rows: Sequence[Line], found: Answer, over: str | None, metric: Metric) -> Group:
     """One row per remedy, the strongest first."""
-    grid = Table(
-        title=escape(f"{section.title}: {found.part} {metric.label}"),
-        title_justify="left",
-        box=box.SIMPLE,
-        pad_edge=False,
-    )
-    grid.add_column("remedy", overflow="fold", min_width=min(_NAME, max(map(cell_len, section.histories))))
-    for heading in ("median", "range", *([f"over {over}"] if over else []), "ms"):
-        grid.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        gain = [""] if row.margin is None else [metric.number(row.margin.gain, "brief", "+")]
-        grid.add_row(
-            escape(row.remedy),
-            metric.number(row.median),
-            f"{metric.number(row.low, 'brief')} to {metric.number(row.high, 'brief')}",
-            *(gain if over else []),
-            "" if row.step_ms is None else f"{row.step_ms:.1f}",
-        )
-    return grid
+    gains = [row.margin.gain if row.margin and isfinite(row.margin.gain) else None for row in rows]
+    columns = {
+        "remedy": [row.remedy for row in rows],
+        "median": [metric.number(row.median) for row in rows],
+        "range": [f"{metric.number(row.low, 'brief')} to {metric.number(row.high, 'brief')}" for row in rows],
+        f"over {over}": ["" if gain is None else metric.number(gain, "brief", "+") for gain in gains],
+        "ms": [_shown(row.step_ms, ".1f") for row in rows],
+    }
+    if over is None:
+        del columns["over None"]
+    grid = _grid(columns, leave_out=("range", "ms"), left=("remedy",))
+    return Group(Text(f"{section.title}: {found.part} {metric.label}"), grid)
 
 
-def trials(found: Sequence[Row], metric: Metric, most: int = 10) -> Table:
+def trials(found: Sequence[Row], metric: Metric, most: int = 10) -> Group:
     """The best trials by validation score; the test score is shown for the one that was chosen."""
     title = f"Finished trials: {len(found)}; the best by validation {metric.name} (mean over seeds)"
-    grid = Table(title=escape(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
-    names = list(found[0].params) if found else []
-    for name in ("trial", *_short(names), *(f"{part} {metric.unit}".rstrip() for part in ("val", "test"))):
-        grid.add_column(escape(name), justify="right", overflow="fold")
-    for place, row in enumerate(found[:most]):
-        values = [escape(plain(row.params[name])) for name in names]
-        grid.add_row(str(row.number), *values, metric.number(row.val), metric.number(row.test) if place == 0 else "")
+    best, names = found[:most], list(found[0].params) if found else []
+    settings = dict(zip(short(names), names, strict=True))
+    columns = {
+        "trial": [str(row.number) for row in best],
+        **{heading: [plain(row.params[name]) for row in best] for heading, name in settings.items()},
+        f"val {metric.unit}".rstrip(): [metric.number(row.val) for row in best],
+        f"test {metric.unit}".rstrip(): [metric.number(row.test) if row is best[0] else "" for row in best],
+    }
+    return Group(Text(title), _grid(columns, leave_out=list(settings)[::-1]))
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _grid(
+    columns: dict[str, list[str]], *, leave_out: Sequence[str], left: Sequence[str] = (), framed: bool = True
+) -> Table:
+    """A table of cells by heading, without as many of those that may be left out as it takes to fit."""
+    widths = {heading: max(map(cell_len, [heading, *cells])) + 2 for heading, cells in columns.items()}
+    for heading in leave_out:
+        if sum(widths.values()) > _WIDTH:
+            del widths[heading]
+    grid = Table(
+        box=box.SIMPLE if framed else None,
+        padding=(0, 1, 0, 0) if framed else (0, 1),
+        pad_edge=False,
+        title_justify="left",
+    )
+    for heading in widths:
+        grid.add_column(escape(heading), justify="left" if heading in left else "right", overflow="fold")
+    for cells in zip(*(columns[heading] for heading in widths), strict=True):
+        grid.add_row(*map(escape, cells))
     return grid
-
-
-def _short(names: Sequence[str]) -> list[str]:
-    """The last words of names, and more of them where these are not told apart.
-
-    >>> _short(["remedies.lbe.beta", "optimizer.lr"]), _short(["remedies.lbe.alpha", "remedies.other.alpha"])
-    (['beta', 'lr'], ['lbe.alpha', 'other.alpha'])
-    """
-    parts = [name.split(".") for name in names]
-    most = max(map(len, parts), default=0)
-    tried = ([".".join(part[-count:]) for part in parts] for count in range(1, most))
-    return next((short for short in tried if len(set(short)) == len(names)), list(names))

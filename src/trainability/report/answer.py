@@ -11,6 +11,7 @@ from trainability.tasks import Metric, Task
 from trainability.training.history import History, ScorePoint
 
 Part = Literal["test", "validation"]
+Middle = Literal["median", "mean"]
 FEWEST_SEEDS = 3  # of which an interval is told
 _LEVEL = 0.95
 
@@ -114,6 +115,8 @@ class Answer:
         learned: on how many seeds it is better than chance, where chance is known.
         chance: the score of the best answer that does not look at the input.
         certainty: how sure this is, in words.
+        score: the middle of its scores.
+        middle: how that is taken.
     """
 
     remedy: str
@@ -130,11 +133,8 @@ class Answer:
     learned: int | None
     chance: float | None
     certainty: str
-
-    @property
-    def median(self) -> float:
-        """The median over its seeds."""
-        return median(self.scores.values())
+    score: float
+    middle: Middle
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -142,8 +142,8 @@ class Answer:
         return interval(list(self.scores.values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, with the median."""
-        return {**asdict(self), "median": self.median}
+        """Return everything."""
+        return asdict(self)
 
 
 def answer(comparison: Comparison, section: Section | None = None) -> Answer | None:
@@ -156,17 +156,19 @@ def answer(comparison: Comparison, section: Section | None = None) -> Answer | N
     if not runs:
         return None
     chosen_on: Part = "validation" if all(run.val is not None for run in runs) else part_of(runs)
-    places = {
-        each.title: _contenders(each, comparison.task.metric, chosen_on, each.title if len(sections) > 1 else "")
-        for each in sections
-    }
     metric = comparison.task.metric
+    places = [
+        [
+            contender(name, group, metric, chosen_on, each.title if len(sections) > 1 else "")
+            for name, group in each.histories.items()
+        ]
+        for each in sections
+    ]
     best: dict[str, Contender] = {}
-    for contender in (contender for found in places.values() for contender in found):
-        known = best.get(contender.name, contender)
-        best[contender.name] = metric.best([known, contender], key=_choice)
-    leader = metric.best(best.values(), key=_choice)
-    beside = next(found for found in places.values() if leader in found)
+    for each in (each for found in places for each in found):
+        best[each.name] = metric.best([best.get(each.name, each), each], key=lambda one: _middle(one.chosen))
+    leader = metric.best(best.values(), key=lambda one: _middle(one.chosen))
+    beside = next(found for found in places if leader in found)
     return weigh(
         list(best.values()), metric, part_of(runs), chosen_on, beside, task=comparison.task, chance=comparison.chance
     )
@@ -188,7 +190,9 @@ def margin(one: Contender, other: Contender, metric: Metric) -> Margin | None:
     sign = 1 if metric.direction == "max" else -1
     gains = [sign * (one.told[seed] - other.told[seed]) for seed in seeds]
     worst, best = min(sign * v for v in one.told.values()), max(sign * v for v in other.told.values())
-    return Margin(other.label, mean(gains), interval(gains), len(seeds), worst > best)
+    return Margin(
+        other.name if other.place == one.place else other.label, mean(gains), interval(gains), len(seeds), worst > best
+    )
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -211,6 +215,7 @@ def weigh(
     *,
     task: Task | None = None,
     chance: float | None = None,
+    middle: Middle = "median",
 ) -> Answer:
     """The best of at least one contender.
 
@@ -222,13 +227,14 @@ def weigh(
         beside: those at the same settings as the best, to which its time is compared.
         task: tells how much better than chance a network is that has learned.
         chance: the score of the best answer that does not look at the input.
+        middle: how the scores of seeds are made one.
     """
-    best = metric.best(contenders, key=_choice)
+    best = metric.best(contenders, key=lambda each: _middle(each.chosen, middle))
     rest = [each for each in contenders if each is not best]
-    runner_up = metric.best(rest, key=_choice) if rest else None
+    runner_up = metric.best(rest, key=lambda each: _middle(each.chosen, middle)) if rest else None
     over = margin(best, runner_up, metric) if runner_up else None
-    margins = {each.label: found for each in rest if (found := margin(best, each, metric))}
-    default = next((found for each in rest if each.name == "default" and (found := margins.get(each.label))), None)
+    margins = {each.name: found for each in rest if (found := margin(best, each, metric))}
+    ties = tuple(found.rival for found in margins.values() if found.verdict == "no difference")
     timed = [each for each in beside if each.step_ms]
     plain = next((each for each in timed if each.name == "default"), None)
     plain = plain or min(timed, key=lambda each: each.step_ms or 0.0, default=None)
@@ -241,14 +247,16 @@ def weigh(
         part=part,
         chosen_on=chosen_on,
         margin=over,
-        over_default=default,
-        ties=tuple(label for label, found in margins.items() if found.verdict == "no difference"),
+        over_default=margins.get("default"),
+        ties=ties,
         step_ms=best.step_ms,
         cost=best.step_ms / plain.step_ms if plain and plain.step_ms and best.step_ms and rest else None,
         plain=plain.name if plain and rest else None,
         learned=learned,
         chance=chance if known else None,
-        certainty=_certainty(over, len(best.told), learned, part, chosen_on),
+        certainty=_certainty(over, ties, len(best.told), learned, part, chosen_on),
+        score=_middle(best.told, middle),
+        middle=middle,
     )
 
 
@@ -267,21 +275,19 @@ def contender(
     return Contender(name, chosen, told, median(times) if times else None, place)
 
 
-def _contenders(section: Section, metric: Metric, chosen_on: Part, place: str) -> list[Contender]:
-    return [contender(name, runs, metric, chosen_on, place) for name, runs in section.histories.items()]
-
-
 def _choice_of(run: History, metric: Metric) -> float:
     """A run's part in the choice: the worst value where it diverged."""
     found = run.val
     return metric.worst if found is None or run.status == "diverged" or not isfinite(found) else found
 
 
-def _choice(contender: Contender) -> float:
-    return median(contender.chosen.values())
+def _middle(scores: Mapping[int, float], middle: Middle = "median") -> float:
+    return median(scores.values()) if middle == "median" else mean(scores.values())
 
 
-def _certainty(over: Margin | None, seeds: int, learned: int | None, part: Part, chosen_on: Part) -> str:
+def _certainty(
+    over: Margin | None, ties: Sequence[str], seeds: int, learned: int | None, part: Part, chosen_on: Part
+) -> str:
     if over is None:
         if seeds < FEWEST_SEEDS:
             return "Fewer than 3 seeds show nothing: this is an impression."
@@ -292,7 +298,8 @@ def _certainty(over: Margin | None, seeds: int, learned: int | None, part: Part,
         case "not finite":
             return "A run has no finite score, so no interval can be told."
         case "no difference":
-            return f"No difference from {over.rival} is shown: the interval covers 0."
+            others = "; ".join(ties[:2]) + (f"; and {len(ties) - 2} more" if len(ties) > 2 else "")
+            return f"The 95 % interval over {over.seeds} seeds covers 0 for {others}."
         case "reversed":
             return f"On the {part} split {over.rival} is better, though the {chosen_on} split chose this one."
     words = f"A difference is shown: over {over.seeds} seeds the interval leaves out 0"

@@ -138,7 +138,7 @@ def entropy_figure(arms: Arms) -> go.Figure | None:
         rows = []
         for _, run in runs:
             entropy = next((point.entropy for point in reversed(run.flow) if point.step <= step), [])
-            rows.append([*entropy, *([None] * (depth - len(entropy)))])
+            rows.append([*_nats(entropy), *([None] * (depth - len(entropy)))])
         return rows
 
     top = max([1.0, *(e for _, run in runs for point in run.flow for e in point.entropy if isfinite(e))])
@@ -177,6 +177,11 @@ def entropy_figure(arms: Arms) -> go.Figure | None:
     return figure.update_layout(margin={"l": 20, "b": 90})
 
 
+def _nats(entropy: list[float]) -> list[float]:
+    """What a color or a tooltip can show of them."""
+    return [round(value, 4) for value in entropy]
+
+
 def _flows(run: History) -> bool:
     return any(point.entropy for point in run.flow)
 
@@ -201,7 +206,7 @@ def history_figure(arms: Arms, metric: Metric) -> go.Figure | None:
     for number, run in enumerate(chosen.values()):
         figure.add_trace(
             go.Heatmap(
-                z=list(zip(*(point.entropy for point in run.flow), strict=True)),
+                z=list(zip(*(_nats(point.entropy) for point in run.flow), strict=True)),
                 x=[str(point.step) for point in run.flow],
                 y=list(range(1, len(run.layers) + 1)),
                 coloraxis="coloraxis",
@@ -262,8 +267,9 @@ def neuron_figure(arms: Arms) -> go.Figure | None:
                 total = sum(hist.counts) or 1
                 figure.add_trace(
                     go.Bar(
-                        x=[hist.low + (i + 0.5) * width for i in range(count)],
-                        y=[c / total for c in hist.counts],
+                        x0=hist.low + 0.5 * width,
+                        dx=width,
+                        y=[round(c / total, 4) for c in hist.counts],
                         width=width,
                         marker={"color": color, "line": {"width": 0}},
                         opacity=0.65,

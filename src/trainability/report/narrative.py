@@ -35,7 +35,6 @@ def remarks(section: Section, comparison: Comparison) -> list[str]:
         )
     for name, group in arms.items():
         side = section.remedies[name]
-        learned = any(learns(counted(run, task.metric), task, comparison.chance) for run in group)
         if diverged := [str(run.seed) for run in group if run.status == "diverged"]:
             sentences.append(f"{name} diverged on {_seeds(diverged)}.")
         if side.baseline in arms and side.baseline != "default":
@@ -45,9 +44,9 @@ def remarks(section: Section, comparison: Comparison) -> list[str]:
         sentences += [
             *(_revival(name, group) if side.loss else []),
             *_claimed(name, arms, side),
-            *(_why_spread(name, group, task) if learned else []),
         ]
-    return sentences
+    moving = [words for name, group in arms.items() for words in _unsettled(name, group, task, comparison.chance)]
+    return [*sentences, *([f"Not settled at the end: {'; '.join(moving)}."] if moving else [])]
 
 
 def _seeds(seeds: list[str]) -> str:
@@ -102,16 +101,17 @@ def _revival(name: str, runs: list[History]) -> list[str]:
     return sentences
 
 
-def _why_spread(name: str, runs: list[History], task: Task) -> list[str]:
-    """A wide spread of the seeds, and whether the runs were still moving when training ended."""
+def _unsettled(name: str, runs: list[History], task: Task, chance: float | None) -> list[str]:
+    """How far the seeds of what learns lie apart, where they were still moving when training ended."""
     metric = task.metric
     values = [counted(run, metric) for run in runs]
     apart = max(values) - min(values)
-    if task.chance is None or len(runs) < 2 or apart < task.chance.margin or any(len(r.scores) < 2 for r in runs):
+    if task.chance is None or not any(learns(value, task, chance) for value in values):
         return []
-    moves = [abs(score_of(run.scores[-1]) - score_of(run.scores[-2])) for run in runs]
-    unsettled = ": they had not settled" if max(moves) > 0.4 * task.chance.margin else ""
-    return [
-        f"The seeds of {name} lie {metric.gap(apart, 'rough')} apart, and moved by up to "
-        f"{metric.gap(max(moves), 'rough')} in the last epoch{unsettled}."
-    ]
+    if len(runs) < 2 or apart < task.chance.margin or any(len(run.scores) < 2 for run in runs):
+        return []
+    moved = max(abs(score_of(run.scores[-1]) - score_of(run.scores[-2])) for run in runs)
+    if not moved > 0.4 * task.chance.margin:
+        return []
+    far, near = metric.number(apart, "rough"), metric.gap(moved, "rough")
+    return [f"{name} (seeds {far} apart, moved by up to {near} in the last epoch)"]

@@ -17,6 +17,8 @@ from trainability.report.plots import Plot, plot
 from trainability.report.table import Line, reference, table
 from trainability.training.files import finite, write_whole
 
+_ROOM = 3_000_000  # characters of figures, for a page of less than 6 MB
+
 
 @dataclass(frozen=True)
 class Part:
@@ -62,11 +64,7 @@ def render(comparison: Comparison) -> str:
     metric = comparison.task.metric
     names = dict.fromkeys(comparison.name_of(side) for side in comparison.sides)
     palette = figures.colors(names)
-    parts = [
-        _part(number, section, found, comparison, palette)
-        for number, section in enumerate(comparison.sections(), 1)
-        if (found := answer(comparison, section))
-    ]
+    parts = _parts(comparison, palette)
     found, recipe = answer(comparison), comparison.recipe
     overview = [
         plot(
@@ -95,7 +93,19 @@ def render(comparison: Comparison) -> str:
     )
 
 
-def _part(number: int, section: Section, found: Answer, comparison: Comparison, palette: dict[str, str]) -> Part:
+def _parts(comparison: Comparison, palette: dict[str, str]) -> list[Part]:
+    """The sections, with all figures for as many of them as a page has room for."""
+    parts: list[Part] = []
+    for section in comparison.sections():
+        if found := answer(comparison, section):
+            room = sum(len(figure.json) for part in parts for figure in part.figures) < _ROOM
+            parts.append(_part(len(parts) + 1, section, found, comparison, palette, room=room))
+    return parts
+
+
+def _part(
+    number: int, section: Section, found: Answer, comparison: Comparison, palette: dict[str, str], *, room: bool
+) -> Part:
     metric, arms = comparison.task.metric, section.histories
     return Part(
         anchor=f"part-{number}",
@@ -106,7 +116,7 @@ def _part(number: int, section: Section, found: Answer, comparison: Comparison, 
         reference=reference(section, metric),
         remarks=remarks(section, comparison),
         picture=first_picture(arms, palette, comparison),
-        figures=gallery(arms, palette, comparison),
+        figures=gallery(arms, palette, comparison) if room else [],
     )
 
 

@@ -12,7 +12,7 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 BUNDLE = "4.1.1"  # of plotly.js, in plotly/, with its license
-_DIGITS = 5
+_DIGITS = 4
 _PANEL = 270  # pixels of a panel on a narrow screen
 
 

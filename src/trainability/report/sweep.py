@@ -55,6 +55,7 @@ def render_sweep(
         .render(
             recipe=recipe.resolved(),
             names=list(found[0].params) if found else [],
+            briefs=short(list(found[0].params)) if found else [],
             rows=found,
             lost=lost,
             left_out=left_out,
@@ -77,16 +78,30 @@ def answer_of_sweep(found: Sequence[Row], metric: Metric) -> Answer | None:
         scores = {int(run.get("seed", place)): value_of(run, metric) for place, run in enumerate(row.runs)}
         times = [run["step_ms"] for run in row.runs if isinstance(run.get("step_ms"), int | float)]
         trials.append(Contender(trial_name(row), scores, scores, median(times) if times else None))
-    return weigh(trials, metric, "validation", "validation", trials) if trials else None
+    return weigh(trials, metric, "validation", "validation", trials, middle="mean") if trials else None
 
 
 def trial_name(row: Row) -> str:
     """The values of a trial.
 
     >>> trial_name(Row(3, {"optimizer.lr": 0.01, "model.depth": 30}, 90.0, 91.0, []))
-    'optimizer.lr = 0.01, model.depth = 30'
+    'lr = 0.01, depth = 30'
     """
-    return ", ".join(f"{name} = {plain(value)}" for name, value in row.params.items())
+    return ", ".join(
+        f"{name} = {plain(value)}" for name, value in zip(short(list(row.params)), row.params.values(), strict=True)
+    )
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """The last words of names, and more of them where these are not told apart.
+
+    >>> short(["remedies.lbe.beta", "optimizer.lr"]), short(["remedies.lbe.alpha", "remedies.other.alpha"])
+    (['beta', 'lr'], ['lbe.alpha', 'other.alpha'])
+    """
+    parts = [name.split(".") for name in names]
+    most = max(map(len, parts), default=0)
+    tried = ([".".join(part[-count:]) for part in parts] for count in range(1, most))
+    return next((found for found in tried if len(set(found)) == len(names)), list(names))
 
 
 def narrate_sweep(found: Sequence[Row], seeds: int, metric: Metric) -> list[str]:
@@ -95,8 +110,8 @@ def narrate_sweep(found: Sequence[Row], seeds: int, metric: Metric) -> list[str]
         return ["No trial has finished yet."]
     best = found[0]
     sentences = [
-        f"Chosen by validation {metric.name}: {trial_name(best)}, with {metric.show(best.val)} on the validation split"
-        + (f" and {metric.show(best.test)} on the test split, which had no part in the choice." * isfinite(best.test))
+        f"{trial_name(best)}: {metric.show(best.val)} validation {metric.name}, by which it was chosen"
+        + (f", and {metric.show(best.test)} test {metric.name}." if isfinite(best.test) else ".")
     ]
     values = [value_of(run, metric) for run in best.runs]
     if seeds == 1:

@@ -1,6 +1,7 @@
 """Scores, margins and answers in words, the same in the terminal and on the page."""
 
 from dataclasses import dataclass
+from math import isfinite
 from statistics import median
 
 from trainability.report.answer import Answer, Margin
@@ -39,15 +40,28 @@ def worse(metric: Metric) -> str:
 
 def gain(found: Margin, metric: Metric) -> str:
     """``3.2 points higher``."""
+    if not isfinite(found.gain):
+        return "not finite"
     return f"{metric.gap(abs(found.gain))} {better(metric) if found.gain >= 0 else worse(metric)}"
 
 
-def interval(found: Margin, metric: Metric) -> str:
-    """``0.3 to 6.1 points``, positive where the one is better; nothing where no interval is told."""
+def versus(found: Margin, metric: Metric) -> str:
+    """``3.2 points higher than he``."""
+    finite = isfinite(found.gain)
+    return f"{gain(found, metric)} than {found.rival}" if finite else f"by no finite margin over {found.rival}"
+
+
+def signed(found: Margin, metric: Metric) -> str:
+    """``+3.2``, positive where the one is better."""
+    return metric.number(found.gain, "brief", "+") if isfinite(found.gain) else ""
+
+
+def interval(found: Margin, metric: Metric, *, unit: bool = True) -> str:
+    """``+0.3 to +6.1 points``, positive where the one is better; nothing where no interval is told."""
     if found.interval is None:
         return ""
     low, high = (metric.number(end, "brief", "+") for end in found.interval)
-    return f"{low} to {high} {metric.difference}".rstrip()
+    return f"{low} to {high} {metric.difference if unit else ''}".rstrip()
 
 
 def against(found: Margin, metric: Metric) -> str:
@@ -57,7 +71,7 @@ def against(found: Margin, metric: Metric) -> str:
     >>> against(lead, Metric("accuracy", "max", ..., 0.0, difference="points", forms=(".2f", ".1f", ".0f")))
     '3.2 points higher than he (95 % interval +0.5 to +6.0 points, 3 seeds)'
     """
-    words = f"{gain(found, metric)} than {found.rival}"
+    words = versus(found, metric)
     if found.verdict == "few seeds":
         return f"{words} (fewer than 3 seeds show nothing)"
     if found.interval is None:
@@ -69,7 +83,7 @@ def against(found: Margin, metric: Metric) -> str:
 def headline(found: Answer, metric: Metric) -> str:
     """The answer in a sentence."""
     at = f" ({found.place})" if found.place else ""
-    score = f"{metric.show(found.median, 'brief')} {found.part} {metric.name}"
+    score = f"{metric.show(found.score, 'brief')} {found.part} {metric.name}"
     if found.learned == 0 and found.chance is not None:
         level = metric.show(found.chance, "brief")
         if found.margin is None:
@@ -83,7 +97,8 @@ def headline(found: Answer, metric: Metric) -> str:
             return f"{found.remedy}{at} ends at {score}."
         return f"{found.remedy}{at} trains{some}: {score}."
     lead = "" if found.learned is None else f" trains{some}"
-    return f"{found.remedy}{at}{lead}: {score}, {gain(found.margin, metric)} than {found.margin.rival}."
+    ending = ": no difference is shown." if found.margin.verdict == "no difference" else "."
+    return f"{found.remedy}{at}{lead}: {score}, {versus(found.margin, metric)}{ending}"
 
 
 def facts(found: Answer, metric: Metric, *, kind: str = "remedy", tested: float | None = None) -> list[Fact]:
@@ -94,14 +109,14 @@ def facts(found: Answer, metric: Metric, *, kind: str = "remedy", tested: float 
     name = f"{found.part} {metric.name}".capitalize()
     told = [
         Fact("remedy", kind.capitalize(), found.remedy, found.place),
-        Fact("score", name, metric.show(found.median, "brief"), f"median; {low} to {high} over {seeds}"),
+        Fact("score", name, metric.show(found.score, "brief"), f"{found.middle}; {low} to {high} over {seeds}"),
     ]
     if tested is not None:
         told.append(Fact("tested", f"Test {metric.name}", metric.show(tested, "brief"), "had no part in the choice"))
     if found.margin is None and (ends := found.interval):
-        ends_shown = " to ".join(metric.number(end, "brief") for end in ends)
+        shown_ends = " to ".join(metric.number(end, "brief") for end in ends)
         told.append(
-            Fact("interval", "95 % interval", f"{ends_shown} {metric.unit}".rstrip(), f"of the mean of {seeds}")
+            Fact("interval", "95 % interval", f"{shown_ends} {metric.unit}".rstrip(), f"of the mean of {seeds}")
         )
     if (lead := found.margin) is not None:
         told.append(Fact("margin", "Margin", gain(lead, metric), f"than {lead.rival}, the next, in the mean"))
@@ -112,8 +127,9 @@ def facts(found: Answer, metric: Metric, *, kind: str = "remedy", tested: float 
             base = found.over_default
             told.append(Fact("default", "Over default", gain(base, metric), interval(base, metric)))
     if found.cost is not None:
-        versus = "the plain network" if found.plain == "default" else f"that of {found.plain}"
-        told.append(Fact("cost", "Cost per step", f"{found.cost:.2f} ×", f"{versus}; {found.step_ms:.1f} ms"))
+        beside = "the plain network" if found.plain == "default" else f"that of {found.plain}, the quickest"
+        beside = "it is the quickest" if found.plain == found.remedy != "default" else beside
+        told.append(Fact("cost", "Cost per step", f"{found.cost:.2f} ×", f"{beside}; {found.step_ms:.1f} ms"))
     elif found.step_ms is not None:
         told.append(Fact("cost", "Cost per step", f"{found.step_ms:.1f} ms", "and network"))
     return told
