@@ -186,6 +186,18 @@ def test_a_model_of_any_outputs_is_trained_as_one_of_logits(kind, members):
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+def test_what_a_model_of_hugging_face_returns_is_classified_by_its_logits():
+    outputs = pytest.importorskip("transformers.modeling_outputs").SequenceClassifierOutput
+    logits = torch.tensor([[[2.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]])
+    found = outputs(loss=torch.zeros(2), logits=logits, hidden_states=(torch.zeros(2, 2, 5), torch.zeros(2, 2, 5)))
+    labels = torch.zeros(2, 2, dtype=torch.long)
+    expected = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(2, 2).mean(1)
+    torch.testing.assert_close(task("classification").losses(found, labels), expected)
+    evaluation = Evaluation(task("classification"), 2)
+    evaluation.update(found, labels)
+    assert evaluation.values() == {"accuracy": [50.0, 0.0]}
+
+
 def test_a_task_may_read_all_outputs():
     both = Task("both", Loss(lambda o, y: o["a"].sum(1) + o["b"] - y, "sum", "S"), (), reads=lambda outputs: outputs)
     outputs = {"a": torch.ones(2, 4, 3), "b": torch.arange(8.0).view(2, 4), "scale": torch.zeros(2)}
