@@ -262,7 +262,7 @@ def weigh(
 
 def learns(value: float, task: Task, chance: float | None) -> bool:
     """Return whether a score is better than chance, or there is no level of chance."""
-    return task.chance is None or chance is None or task.metric.exceeds(value, chance, task.chance.margin)
+    return task.chance is None or chance is None or task.metric.exceeds(value, chance, task.chance.least_gain(chance))
 
 
 def contender(
