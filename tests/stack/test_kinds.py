@@ -205,7 +205,10 @@ CASES = {
     "embedding": Case(
         lambda: nn.Sequential(nn.Embedding(11, 4), nn.Flatten(), nn.Linear(20, 3)), lambda: tokens(5), "vmap"
     ),
-    "embedding with padding": Case(lambda: nn.Embedding(11, 4, padding_idx=0), lambda: tokens(5), "loop"),
+    "embedding with padding": Case(lambda: nn.Embedding(11, 4, padding_idx=0), lambda: tokens(5), "vmap"),
+    "embedding by frequency": Case(
+        lambda: nn.Embedding(11, 4, padding_idx=0, scale_grad_by_freq=True), lambda: tokens(5), "loop"
+    ),
     "embedding of a norm": Case(lambda: nn.Embedding(11, 4, max_norm=0.5), lambda: tokens(5), "apart"),
     "sparse embedding": Case(lambda: nn.Embedding(11, 4, sparse=True), lambda: tokens(5), "loop"),
     "bags": Case(lambda: nn.EmbeddingBag(11, 4), lambda: tokens(5), "loop"),

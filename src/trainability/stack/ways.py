@@ -22,7 +22,7 @@ from trainability.stack import cuda_graphs as graphs
 from trainability.stack.apart import gradients
 from trainability.stack.direct import layers, layers_are_known, teach_
 from trainability.stack.inputs import Inputs, first_tensor, inputs_of, map_inputs
-from trainability.stack.members import Way, silence_
+from trainability.stack.members import Way, pad_, silence_
 from trainability.stack.module import Stack, called, checked
 
 Timer = Callable[[Callable[[], object]], float]
@@ -189,7 +189,7 @@ def _one_serves_for_all(stack: Stack, inputs: Inputs, expected: list[_Results]) 
     It does not where members hold tensors that are neither parameters nor buffers, or functions of one another, nor
     where a backward pass runs parts of the forward again.
     """
-    turn, way = stack.turn, stack.way
+    turn, way, seeds = stack.turn, stack.way, stack.turn.seeds
     stack.way, turn.by_functions, turn.seeds = "loop", True, range(len(stack))
     try:
         found = _of_stack(stack, inputs, training=True)
@@ -199,7 +199,7 @@ def _one_serves_for_all(stack: Stack, inputs: Inputs, expected: list[_Results]) 
     except Exception:  # it may hold what cannot take the place of another's
         return False
     finally:
-        stack.way, turn.seeds = way, ()
+        stack.way, turn.seeds = way, seeds
 
 
 def _can_be_mapped(stack: Stack, inputs: Inputs, expected: list[_Results]) -> bool:
@@ -207,7 +207,7 @@ def _can_be_mapped(stack: Stack, inputs: Inputs, expected: list[_Results]) -> bo
 
     Rounding may grow over the layers of a deep network in training; then results are compared in evaluation too.
     """
-    if any(isinstance(layer, nn.Embedding) and _is_not_mapped(layer) for layer in stack.module.modules()):
+    if not all(pad_(layer) for layer in stack.module.modules() if isinstance(layer, nn.Embedding)):
         return False
     members = range(len(stack))
     try:
@@ -230,12 +230,6 @@ def _can_be_mapped(stack: Stack, inputs: Inputs, expected: list[_Results]) -> bo
     finally:
         stack.way = "vmap"
     return True
-
-
-def _is_not_mapped(layer: nn.Embedding) -> bool:
-    """True for an embedding with an option that torch's rule for mapping it leaves out."""
-    options = (layer.padding_idx, layer.max_norm, layer.scale_grad_by_freq or None, layer.sparse or None)
-    return any(option is not None for option in options)
 
 
 def _agree(found: _Results, expected: _Results) -> bool:
