@@ -205,7 +205,10 @@ CASES = {
     "embedding": Case(
         lambda: nn.Sequential(nn.Embedding(11, 4), nn.Flatten(), nn.Linear(20, 3)), lambda: tokens(5), "vmap"
     ),
-    "embedding with padding": Case(lambda: nn.Embedding(11, 4, padding_idx=0), lambda: tokens(5), "loop"),
+    "embedding with padding": Case(lambda: nn.Embedding(11, 4, padding_idx=0), lambda: tokens(5), "vmap"),
+    "embedding by frequency": Case(
+        lambda: nn.Embedding(11, 4, padding_idx=0, scale_grad_by_freq=True), lambda: tokens(5), "loop"
+    ),
     "embedding of a norm": Case(lambda: nn.Embedding(11, 4, max_norm=0.5), lambda: tokens(5), "apart"),
     "sparse embedding": Case(lambda: nn.Embedding(11, 4, sparse=True), lambda: tokens(5), "loop"),
     "bags": Case(lambda: nn.EmbeddingBag(11, 4), lambda: tokens(5), "loop"),
@@ -251,6 +254,11 @@ CASES = {
         linear(lambda m, x: {"logits": m.layer(x), "hidden": (x,), "n": 3, "none": None}), lambda: numbers(4), "direct"
     ),
     "dataclass": Case(linear(lambda m, x: Answer(m.layer(x), (x.tanh(), x.argmax(-1)))), lambda: numbers(4), "direct"),
+    "complex within": Case(
+        lambda: Forward(lambda m, x: m.layer(x.cdouble()).abs(), layer=nn.Linear(4, 3, dtype=torch.cdouble)),
+        lambda: numbers(4),
+        "direct",
+    ),
     "loss": Case(linear(lambda m, x: m.layer(x).square().mean()), lambda: numbers(4), "vmap"),
     "checkpoint": Case(
         linear(lambda m, x: torch.utils.checkpoint.checkpoint(m.layer, x.requires_grad_(), use_reentrant=True)),
@@ -528,3 +536,12 @@ def test_members_that_are_apart_run_in_no_other_way():
     with pytest.raises(UnsupportedModelError) as caught:
         stack.way = "vmap"
     assert caught.value.code == "not-stackable"
+
+
+def test_networks_that_explode_at_once_run_as_others_do():
+    stack = Stack([nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)) for _ in range(MEMBERS)])
+    with torch.no_grad():
+        stack.module[0].weight[1] *= 1e38
+        stack.module[2].weight[1] *= 1e38
+    ways.prepare(stack, numbers(4).float())
+    assert stack.way == "direct"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainability.errors import UnsupportedModelError
@@ -123,6 +124,26 @@ class StackedLeakyReLU(nn.Module):
         if self.turn.way == "direct":
             slope = slope.view(-1, *[1] * (x.dim() - 1))
         return torch.where(x >= 0, x, x * slope)
+
+
+class PaddedEmbedding(nn.Embedding):
+    """An embedding whose row for the padding has no gradient when it is mapped either, where torch's own has one."""
+
+    padding_idx: int
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Look up ``(B, ...)``, which gives ``(B, ..., n)``."""
+        rows = F.embedding(input, self.weight)
+        return torch.where((input == self.padding_idx).unsqueeze(-1), rows.detach(), rows)
+
+
+def pad_(embedding: nn.Embedding) -> bool:
+    """Let an embedding heed its padding where it is mapped; False for one with an option that mapping leaves out."""
+    if embedding.max_norm is not None or embedding.scale_grad_by_freq or embedding.sparse:
+        return False
+    if type(embedding) is nn.Embedding and embedding.padding_idx is not None:
+        embedding.__class__ = PaddedEmbedding
+    return embedding.padding_idx is None or isinstance(embedding, PaddedEmbedding)
 
 
 def stand_in(path: str, modules: Sequence[Any], turn: Turn, like: Tensor) -> nn.Module | None:

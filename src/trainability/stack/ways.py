@@ -3,7 +3,7 @@
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,19 +19,17 @@ from trainability.introspect.snapshot import Snapshot, unregistered_tensors
 from trainability.introspect.torch_private import ConvNd, version_of
 from trainability.lbe.ranks import several_ranks
 from trainability.stack import cuda_graphs as graphs
-from trainability.stack.apart import gradients
 from trainability.stack.direct import layers, layers_are_known, teach_
 from trainability.stack.inputs import Inputs, first_tensor, inputs_of, map_inputs
-from trainability.stack.members import Way, silence_
+from trainability.stack.members import Way, pad_
 from trainability.stack.module import Stack, called, checked
+from trainability.stack.results import Results, agree, close, of_members, of_stack
 
 Timer = Callable[[Callable[[], object]], float]
 """Seconds that some work takes."""
 
 # Another order of the additions is worth no less than this: what a choice by the clock gains, a rerun may lose.
 _GAIN = 0.95
-# By so many times their precision the gradients of two ways of computing may differ, measured by the largest of all.
-_ROUNDING = 1e4
 
 
 class _Candidate(NamedTuple):
@@ -60,7 +58,7 @@ def prepare(stack: Stack, inputs: Inputs) -> None:
     stack.writes_inputs = any(map(version_of, tensors_in(first)))
     if stack.way == "alone":
         return
-    expected = [] if changes_itself else _of_members(stack, each)
+    expected = [] if changes_itself else of_members(stack, each)
     if changes_itself or not _one_serves_for_all(stack, inputs, expected):
         stack.run_apart()
     elif stack.way == "vmap" and not _can_be_mapped(stack, inputs, expected):
@@ -146,80 +144,43 @@ def _random_states() -> list[str]:
     return [str(random.getstate())] + ([str(numpy.random.get_state())] if numpy else [])
 
 
-class _Results(NamedTuple):
-    """What a pass returns, and the gradients of its parameters."""
-
-    outputs: list[Tensor]
-    gradients: list[Tensor | None]
-
-    def of(self, member: int) -> "_Results":
-        return _Results([t[member] for t in self.outputs], [_dense(g, member) for g in self.gradients])
-
-
-def _results(outputs: Any, parameters: Iterable[nn.Parameter]) -> _Results:
-    found = list(tensors_in(outputs))
-    directions = [t.detach().cos() if t.requires_grad else None for t in found]
-    reached = gradients(found, directions, [p for p in parameters if p.requires_grad])
-    return _Results([t.detach() for t in found], reached)
-
-
-def _of_stack(stack: Stack, inputs: Inputs, training: bool) -> _Results:
-    """The results of all members, whose dropouts drop nothing."""
-    with observing(stack.module), torch.enable_grad():
-        stack.module.train(training)
-        silence_(stack.module)
-        return _results(stack(map_inputs(Tensor.clone, inputs)).outputs, stack.module.parameters())
-
-
-def _of_members(stack: Stack, each: Sequence[Any]) -> list[_Results]:
-    """The same of each member as the module that was given."""
-    found = []
-    for number, (model, inputs) in enumerate(zip(stack.models, each, strict=True)):
-        with observing(model), torch.enable_grad():
-            model.train()
-            silence_(model)
-            torch.manual_seed(number)
-            found.append(_results(call(model, map_inputs(Tensor.clone, inputs)), model.parameters()))
-    return found
-
-
-def _one_serves_for_all(stack: Stack, inputs: Inputs, expected: list[_Results]) -> bool:
+def _one_serves_for_all(stack: Stack, inputs: Inputs, expected: list[Results]) -> bool:
     """True where the stack's module, given each member's tensors in turn, gives what that member itself gives.
 
     It does not where members hold tensors that are neither parameters nor buffers, or functions of one another, nor
     where a backward pass runs parts of the forward again.
     """
-    turn, way = stack.turn, stack.way
+    turn, way, seeds = stack.turn, stack.way, stack.turn.seeds
     stack.way, turn.by_functions, turn.seeds = "loop", True, range(len(stack))
     try:
-        found = _of_stack(stack, inputs, training=True)
-        return all(_agree(found.of(member), own) for member, own in enumerate(expected))
+        found = of_stack(stack, inputs, training=True)
+        return all(agree(found.of(member), own) for member, own in enumerate(expected))
     except (torch.OutOfMemoryError, UnsupportedModelError):
         raise
     except Exception:  # it may hold what cannot take the place of another's
         return False
     finally:
-        stack.way, turn.seeds = way, ()
+        stack.way, turn.seeds = way, seeds
 
 
-def _can_be_mapped(stack: Stack, inputs: Inputs, expected: list[_Results]) -> bool:
+def _can_be_mapped(stack: Stack, inputs: Inputs, expected: list[Results]) -> bool:
     """True where a pass can, with the same results, and a prediction.
 
     Rounding may grow over the layers of a deep network in training; then results are compared in evaluation too.
     """
-    if any(isinstance(layer, nn.Embedding) and _is_not_mapped(layer) for layer in stack.module.modules()):
+    if not all(pad_(layer) for layer in stack.module.modules() if isinstance(layer, nn.Embedding)):
         return False
     members = range(len(stack))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="There is a performance drop")  # it would be a loop all the same
-            found = _of_stack(stack, inputs, training=True)
-            if not all(_agree(found.of(member), expected[member]) for member in members):
-                found = _of_stack(stack, inputs, training=False)
+            found = of_stack(stack, inputs, training=True)
+            if not all(agree(found.of(member), expected[member]) for member in members):
+                found = of_stack(stack, inputs, training=False)
                 stack.way = "loop"
-                one_by_one = _of_stack(stack, inputs, training=False)
+                one_by_one = of_stack(stack, inputs, training=False)
                 stack.way = "vmap"
-                if not all(_agree(found.of(member), one_by_one.of(member)) for member in members):
+                if not all(agree(found.of(member), one_by_one.of(member)) for member in members):
                     return False
             with observing(stack.module):
                 stack.predict(inputs_of(inputs, 1)[0])
@@ -230,37 +191,6 @@ def _can_be_mapped(stack: Stack, inputs: Inputs, expected: list[_Results]) -> bo
     finally:
         stack.way = "vmap"
     return True
-
-
-def _is_not_mapped(layer: nn.Embedding) -> bool:
-    """True for an embedding with an option that torch's rule for mapping it leaves out."""
-    options = (layer.padding_idx, layer.max_norm, layer.scale_grad_by_freq or None, layer.sparse or None)
-    return any(option is not None for option in options)
-
-
-def _agree(found: _Results, expected: _Results) -> bool:
-    if not all(_close(a, b) for a, b in zip(found.outputs, expected.outputs, strict=True)):
-        return False
-    reached = [g for g in map(_dense, expected.gradients) if g is not None]
-    # A gradient that is zero, as of a bias in front of a BatchNorm, is rounding of what is about as large as others.
-    noise = max((min(_ROUNDING * torch.finfo(g.dtype).eps, 0.1) * float(g.abs().max()) for g in reached), default=0.0)
-    pairs = zip(map(_dense, found.gradients), map(_dense, expected.gradients), strict=True)
-    return all(_reached_alike(own, theirs, noise) for own, theirs in pairs)
-
-
-def _reached_alike(a: Tensor | None, b: Tensor | None, noise: float) -> bool:
-    """Agreement of two gradients; none, as of a member that does not reach a parameter, is as good as zero."""
-    if a is None or b is None:
-        return not any(t.any() for t in (a, b) if t is not None)
-    return _close(a, b, noise)
-
-
-def _dense(gradient: Tensor | None, member: int | None = None) -> Tensor | None:
-    """A gradient, or that of a member, in the usual layout."""
-    if gradient is None:
-        return None
-    dense = gradient.to_dense() if gradient.is_sparse else gradient
-    return dense if member is None else dense[member]
 
 
 def _draws_by_functions(stack: Stack, inputs: Inputs) -> bool:
@@ -290,7 +220,7 @@ def _direct_agrees(stack: Stack, x: Tensor) -> bool:
     module, generators = stack.module, stack.turn.generators
     states = [generator.get_state() for generator in generators]
     mapped: list[Tensor] = []
-    agree: list[bool] = []
+    alike: list[bool] = []
 
     def note(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
         mapped.append(output.clone())  # which the next layer may change in place
@@ -299,8 +229,8 @@ def _direct_agrees(stack: Stack, x: Tensor) -> bool:
         return [*tensors_in(called(module, (parameters, buffers), own)), *mapped]
 
     def compare(_layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        expected = mapped[len(agree)]
-        agree.append(_close(output, expected))
+        expected = mapped[len(alike)]
+        alike.append(close(output, expected))
         return expected
 
     try:
@@ -313,12 +243,12 @@ def _direct_agrees(stack: Stack, x: Tensor) -> bool:
                 generator.set_state(state)
             stack.way = "direct"
             with _after_each_layer(module, compare):
-                agree += [_close(a, b) for a, b in zip(tensors_in(module(x)), last, strict=True)]
+                alike += [close(a, b) for a, b in zip(tensors_in(module(x)), last, strict=True)]
     except (RuntimeError, IndexError, ValueError, TypeError):  # a forward that counts dimensions
         return False
     finally:
         stack.way = "vmap"
-    return all(agree) and len(agree) == len(mapped) + len(last)
+    return all(alike) and len(alike) == len(mapped) + len(last)
 
 
 @contextmanager
@@ -329,16 +259,6 @@ def _after_each_layer(module: nn.Module, hook: Callable[[nn.Module, Any, Tensor]
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _close(a: Tensor, b: Tensor, least: float = 0.0) -> bool:
-    """Agreement of two tensors as closely as two ways of computing them agree, measured by the largest entry."""
-    if not a.is_floating_point():
-        return torch.equal(a, b)
-    rtol = max(1e-3, 4 * torch.finfo(a.dtype).eps)
-    return a.shape == b.shape and torch.allclose(
-        a, b, rtol=rtol, atol=max(least, 0.1 * rtol * float(a.abs().max())), equal_nan=True
-    )
 
 
 def _own_states(device: torch.device) -> list[list[int]]:
