@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from math import isfinite
-from statistics import median
 
 from trainability.report.answer import Answer, Margin
 from trainability.tasks import Metric
@@ -16,16 +15,6 @@ class Fact:
     label: str
     value: str
     note: str = ""
-
-
-def spread(values: list[float], metric: Metric) -> str:
-    """``76.6 % (median; 71.6 to 90.5 over 5 seeds)``."""
-    if len(values) == 1:
-        return f"{metric.show(values[0])} (one seed)"
-    if max(values) - min(values) <= metric.resolution:
-        return f"{metric.show(values[0])} on each of {len(values)} seeds"
-    low, high = (metric.number(value, "brief") for value in (min(values), max(values)))
-    return f"{metric.show(median(values), 'brief')} (median; {low} to {high} over {len(values)} seeds)"
 
 
 def better(metric: Metric) -> str:
