@@ -20,7 +20,7 @@ from trainability.experiments.run import run
 from trainability.models import registry as models
 from trainability.remedies import Change, Plan, Remedy, register as register_remedy, registry
 from trainability.report.page import render
-from trainability.tasks import Loss, Metric, Task, registry as tasks
+from trainability.tasks import Loss, Metric, Task, TaskKind, registry as tasks
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,20 @@ def _squares(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean(-1)
 
 
-def brightness() -> Task:
+@dataclass(frozen=True)
+class Brightness(TaskKind):
     """Squared error of the brightness."""
-    metric = Metric("mse", "min", _squares, worst=float("inf"))
-    return Task("brightness", Loss(_squares, "squared error", "SE"), (metric,))
+
+    def task(self) -> Task:
+        metric = Metric("mse", "min", _squares, worst=float("inf"))
+        return Task("brightness", Loss(_squares, "squared error", "SE"), (metric,))
 
 
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
     models.register("bottleneck")(Bottleneck)
     data_sets.register("means")(means)
-    tasks.register(brightness)
+    tasks.register("brightness")(Brightness)
     register_remedy("doubled", title="weights doubled", sets="weights", order=1)(Doubled)
     yield
     for home, name in ((models, "bottleneck"), (data_sets, "means"), (tasks, "brightness")):

@@ -1,5 +1,7 @@
 """Losses of the members of a stack, and of the processes that share a batch, against those of each alone and of all."""
 
+import copy
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -8,7 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
 
+import trainability as tr
+from trainability.lbe.stacked import StackLBE
+from trainability.stack.module import Stack
 from trainability.tasks import task
 from trainability.tasks.scoring import mean_loss
 
@@ -42,6 +48,28 @@ def test_losses_of_members_are_those_of_each_alone(name):
     torch.testing.assert_close(found, torch.stack(alone))
     expected = torch.autograd.grad(sum(alone), outputs)[0]
     torch.testing.assert_close(torch.autograd.grad(found.sum(), outputs)[0], expected)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", CASES)
+def test_the_lbe_term_of_a_stack_goes_with_every_loss_and_with_its_negative(name, sign):
+    shape, _, settings = CASES[name]
+    kind, targets = task(name, **settings), batch(name)[1]
+    models = [
+        nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, math.prod(shape)), nn.Unflatten(1, shape)).double()
+        for _ in range(3)
+    ]
+    alone = copy.deepcopy(models)
+    x = torch.randn(3, 8, 4, dtype=torch.float64)
+    stack = Stack(models, taps=["1"])
+    lbe = StackLBE(["1"], [0.5] * 3, [0.3] * 3, [0.2] * 3, like=next(models[0].parameters()))
+    passed = stack(x)
+    totals = lbe(sign * kind.losses(passed.outputs, targets), passed.readings)
+    for model, own, label, total in zip(alone, x, targets, totals, strict=True):
+        term = tr.LBE(model, where="1", alpha=0.5, beta=0.3, alpha_min=0.2)
+        loss = sign * kind.losses(model(own)[None], label[None])[0]
+        torch.testing.assert_close(total, term(loss))
+        assert float(total.detach()) > float(loss.detach())
 
 
 def worker(rank: int, world: int, folder: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -195,8 +196,8 @@ def member_bytes(recipe: Recipe, program: Program, device: torch.device) -> int:
     processes = recipe.engine.devices * recipe.engine.nodes
     shares = processes if recipe.engine.strategy == "fsdp" else 1
     least = 0
-    if not isinstance(recipe.model, OwnModel):  # which may need values to be built
-        with torch.device("meta"):
+    if not isinstance(recipe.model, OwnModel):
+        with suppress(RuntimeError), torch.device("meta"):  # one that is registered may need values to be built, too
             least = least_bytes(program.network(recipe)) // shares
     if least > free_bytes(device):
         return least

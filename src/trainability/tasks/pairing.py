@@ -23,8 +23,10 @@ def as_rows(outputs: "Tensor", targets: "Tensor") -> tuple["Tensor", "Tensor"]:
     (torch.Size([3, 1]), [[1.0], [2.0], [3.0]])
     """
     if _core(outputs) != _core(targets):
+        labels = "" if targets.is_floating_point() else "; labels of classes are for task: classification"
         raise ArgumentError(
-            f"the model returns {tuple(outputs.shape)} for targets {tuple(targets.shape)}; they should be the same",
+            f"outputs should have the shape of the targets, {tuple(targets.shape)}, and the model returns "
+            f"{tuple(outputs.shape)}{labels}",
             code="outputs",
         )
     first, second = exact(outputs, targets)
