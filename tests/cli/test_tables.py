@@ -7,6 +7,7 @@ from rich.console import Console
 from comparisons import compared
 from trainability.cli import tables
 from trainability.experiments.study import Row
+from trainability.report import text
 from trainability.report.answer import answer
 from trainability.report.table import reference, table
 from trainability.tasks import task
@@ -38,7 +39,7 @@ def test_a_comparison_of_long_names_has_one_line_for_each():
     assert "he+layernorm+lbe lbe.alpha=0.25" in section.histories
     found = answer(made, section)
     rows = table(section, made.task, made.chance, found)
-    lines = printed(tables.remedies(section, rows, found, reference(section, METRIC), METRIC))
+    lines = printed(text.remedies(section, rows, found, reference(section, METRIC), METRIC))
     assert len(lines) == 3 + len(rows)
     for row in rows:
         (line,) = (line for line in lines if line.split("  ")[0].strip() == row.remedy)

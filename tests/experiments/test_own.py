@@ -44,6 +44,19 @@ def mine(tmp_path, monkeypatch) -> Path:
     return file
 
 
+def test_the_readme_shows_the_example(tmp_path):
+    root = Path(__file__).parents[2]
+    example = (root / "examples" / "my_model.py").read_text()
+    assert example.split('"""', 2)[2].strip() in (root / "README.md").read_text()
+    made = recipe(
+        model=f"{root}/examples/my_model.py:make_model",
+        data={"name": f"{root}/examples/my_model.py:make_data"},
+        loss=f"{root}/examples/my_model.py:loss",
+        **SETTINGS,
+    )
+    assert run(made, tmp_path / "out").histories[0].status == "done"
+
+
 def own(file: Path, **changes: object) -> object:
     name = file.name
     content = {

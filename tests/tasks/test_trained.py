@@ -154,16 +154,13 @@ def make_language():
 
 
 QUICK = {"seeds": 2, "epochs": 6, "batch_size": 32, "optimizer": {"lr": 0.005}}
-NESTED = pytest.mark.xfail(strict=False, reason="a stack does not take inputs of several tensors yet")
 
 
-@NESTED
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_sequences_with_padding_are_classified(tmp_path, seeds):
     learned(trained(tmp_path, SEQUENCES, **{**QUICK, "seeds": seeds}), "accuracy")
 
 
-@NESTED
 def test_tokens_with_padding_are_labeled(tmp_path):
     own = {"model": "make_tagger", "data": "labels_of_tokens"}
     learned(trained(tmp_path, SEQUENCES, own, task={"name": "tokens"}, **QUICK), "accuracy")

@@ -9,10 +9,7 @@ from trainability.cli.terminal import Terminal, fail, is_first, print_json
 from trainability.errors import ConfigError, DataError, FolderError
 from trainability.experiments.comparison import Comparison
 from trainability.experiments.run import run
-from trainability.report.answer import answer
-from trainability.report.narrative import narrate
-from trainability.report.table import reference, table
-from trainability.report.words import headline
+from trainability.report.text import summary
 from trainability.training.runtime import tune_allocator
 
 
@@ -47,19 +44,7 @@ def execute(asked: Request) -> None:
 
 def _show(comparison: Comparison, console: Terminal) -> None:
     """The answer, the tables, and the words at the end."""
-    for note in comparison.notes:
-        console.print(note, markup=False)
     if comparison.recipe.compare is None:
         console.print(tables.histories(comparison))
-    words, metric = dict(narrate(comparison)), comparison.task.metric
-    if len(words) > 1 and (overall := answer(comparison)):
-        console.print(f"{headline(overall, metric)} {overall.certainty}", markup=False)
-    for section in comparison.sections():
-        if found := answer(comparison, section):
-            if comparison.recipe.compare is not None:
-                rows = table(section, comparison.task, comparison.chance, found)
-                console.print(tables.remedies(section, rows, found, reference(section, metric), metric))
-            for sentence in words[section.title][: 2 if len(words) > 1 else None]:  # the report has the rest
-                console.print(f"- {sentence}", markup=False)
-    if all(history.status == "diverged" for history in comparison.histories):
-        console.print("Every network diverged: try a lower learning rate, or a remedy.")
+    for part in summary(comparison):
+        console.print(part)

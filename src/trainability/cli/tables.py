@@ -2,26 +2,20 @@
 
 import time
 from collections.abc import Sequence
-from math import isfinite
 from statistics import median
 
-from rich import box
-from rich.cells import cell_len
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from trainability.cli.terminal import duration
-from trainability.experiments.comparison import Comparison, Section
+from trainability.experiments.comparison import Comparison
 from trainability.experiments.study import Row
-from trainability.report.answer import Answer
 from trainability.report.sweep import plain, short
-from trainability.report.table import Line
+from trainability.report.text import grid, shown
 from trainability.tasks import Metric
 
 _MOST_ROWS = 12
-_WIDTH = 80
 
 
 class Watch:
@@ -75,31 +69,15 @@ def histories(comparison: Comparison) -> Table:
         "lr": [f"{run.lr:g}" for run in runs],
         "status": [run.status for run in runs],
         "epoch": [str(run.epochs) for run in runs],
-        "val": [_shown(run.val, ".2f") for run in runs],
-        "test": [_shown(run.test, ".2f") for run in runs],
-        "loss": [_shown(run.losses[-1].loss if run.losses else None, ".3f") for run in runs],
-        "last nats": [_shown(run.result()["entropy_last"], ".3g") for run in runs],
-        "ms": [_shown(run.step_ms, ".1f") for run in runs],
+        "val": [shown(run.val, ".2f") for run in runs],
+        "test": [shown(run.test, ".2f") for run in runs],
+        "loss": [shown(run.losses[-1].loss if run.losses else None, ".3f") for run in runs],
+        "last nats": [shown(run.result()["entropy_last"], ".3g") for run in runs],
+        "ms": [shown(run.step_ms, ".1f") for run in runs],
     }
     if len(comparison.sides) == 1:
         del columns["remedy"]
-    return _grid(columns, leave_out=("last nats", "lr", "loss", "ms", "epoch"), left=("remedy", "seed"), framed=False)
-
-
-def remedies(section: Section, rows: Sequence[Line], found: Answer, over: str | None, metric: Metric) -> Group:
-    """One row per remedy, the strongest first."""
-    gains = [row.margin.gain if row.margin and isfinite(row.margin.gain) else None for row in rows]
-    columns = {
-        "remedy": [row.remedy for row in rows],
-        "median": [metric.number(row.median) for row in rows],
-        "range": [f"{metric.number(row.low, 'brief')} to {metric.number(row.high, 'brief')}" for row in rows],
-        f"over {over}": ["" if gain is None else metric.number(gain, "brief", "+") for gain in gains],
-        "ms": [_shown(row.step_ms, ".1f") for row in rows],
-    }
-    if over is None:
-        del columns["over None"]
-    grid = _grid(columns, leave_out=("range", "ms"), left=("remedy",))
-    return Group(Text(f"{section.title}: {found.part} {metric.label}"), grid)
+    return grid(columns, leave_out=("last nats", "lr", "loss", "ms", "epoch"), left=("remedy", "seed"), framed=False)
 
 
 def trials(found: Sequence[Row], metric: Metric, most: int = 10) -> Group:
@@ -113,29 +91,4 @@ def trials(found: Sequence[Row], metric: Metric, most: int = 10) -> Group:
         f"val {metric.unit}".rstrip(): [metric.number(row.val) for row in best],
         f"test {metric.unit}".rstrip(): [metric.number(row.test) if row is best[0] else "" for row in best],
     }
-    return Group(Text(title), _grid(columns, leave_out=list(settings)[::-1]))
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _grid(
-    columns: dict[str, list[str]], *, leave_out: Sequence[str], left: Sequence[str] = (), framed: bool = True
-) -> Table:
-    """A table of cells by heading, without as many of those that may be left out as it takes to fit."""
-    widths = {heading: max(map(cell_len, [heading, *cells])) + 2 for heading, cells in columns.items()}
-    for heading in leave_out:
-        if sum(widths.values()) > _WIDTH:
-            del widths[heading]
-    grid = Table(
-        box=box.SIMPLE if framed else None,
-        padding=(0, 1, 0, 0) if framed else (0, 1),
-        pad_edge=False,
-        title_justify="left",
-    )
-    for heading in widths:
-        grid.add_column(escape(heading), justify="left" if heading in left else "right", overflow="fold")
-    for cells in zip(*(columns[heading] for heading in widths), strict=True):
-        grid.add_row(*map(escape, cells))
-    return grid
+    return Group(Text(title), grid(columns, leave_out=list(settings)[::-1]))

@@ -2,13 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trainability.experiments.recipe import Cell, Recipe
 from trainability.remedies.registry import Combination
 from trainability.tasks import Task
-from trainability.training.files import finite
+from trainability.training.files import finite, write_whole
 from trainability.training.history import History
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from trainability.report.answer import Answer
 
 _WORDS = {"model.depth": "{} layers", "optimizer.lr": "learning rate {:g}"}
 
@@ -36,9 +43,9 @@ class Section:
     histories: dict[str, list[History]]
 
 
-@dataclass
+@dataclass(repr=False)
 class Comparison:
-    """An experiment and what came of it, complete or interrupted."""
+    """An experiment and what came of it, complete or interrupted; ``print`` shows its answer and its table."""
 
     recipe: Recipe
     data: dict[str, Any]
@@ -77,6 +84,45 @@ class Comparison:
             if name.startswith("remedies.") and len(varied[name]) > 1
         ]
         return " ".join([side.remedies.name, *own])
+
+    def answer(self) -> "Answer | None":
+        """The remedy to take, by how much it is better than others, how sure that is, and what a step of it costs.
+
+        It is chosen by the validation scores and told by the test scores; None where nothing has a score yet.
+        """
+        from trainability.report.answer import answer
+
+        return answer(self)
+
+    def report(self, path: str | Path = "report.html") -> Path:
+        """Write the report as one HTML file that needs nothing else, and return its path."""
+        from trainability.report.page import render
+
+        path = Path(path)
+        write_whole({path: render(self)})
+        return path
+
+    def plot(self) -> "Figure":
+        """Draw the scores during training, of the first section where there are several."""
+        from trainability.report import figures
+
+        names = dict.fromkeys(map(self.name_of, self.sides))
+        section = next((section for section in self.sections() if section.histories), None)
+        arms = section.histories if section else {}
+        return figures.score_figure(arms, figures.colors(names), self.task, self.chance)
+
+    def __str__(self) -> str:
+        from trainability.report.text import as_text
+
+        return as_text(self)
+
+    def __repr__(self) -> str:
+        names = ", ".join(dict.fromkeys(map(self.name_of, self.sides)))
+        done = sum(history.status == "done" for history in self.histories)
+        return f"<Comparison of {names}: {done} of {len(self.histories)} runs done>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object of ``--json``: ``config``, and ``results``, one flat object for every network."""

@@ -282,6 +282,8 @@ class _Experiment:
             own.begin(state)
         except UnsupportedModelError as error:
             raise ConfigError(str(error), code=error.code) from error
+        if training.execution["members"] == "loop" and self.recipe.engine.members == "auto":
+            self.comparison.notes.append(f"{stack.sides[0].remedies.name}: the networks run one after another.")
         return own
 
     def _note_resuming(self, stack: _Stack, resume: bool, state: dict[str, Any] | None, damaged: Sequence[str]) -> None:

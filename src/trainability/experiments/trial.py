@@ -91,12 +91,14 @@ def noticing_python_draws() -> Iterator[None]:
         if not place and _drawn_from() != before:
             place.append(place_of_frame(frame) or "")
 
-    profiler = sys.getprofile()
-    sys.setprofile(watch)  # at every call and return: the draw was just before the first one that finds a new state
+    watching = sys.getprofile() is None  # a profiler that is at work is left alone
+    if watching:
+        sys.setprofile(watch)  # at every call and return: the draw was just before the first that finds a new state
     try:
         yield
     finally:
-        sys.setprofile(profiler)
+        if watching:
+            sys.setprofile(None)
     after = _drawn_from()
     if before != after:
         whose = "Python's" if before[0] != after[0] else "NumPy's"

@@ -108,10 +108,11 @@ def _unsettled(name: str, runs: list[History], task: Task, chance: float | None)
     apart = max(values) - min(values)
     if task.chance is None or not any(learns(value, task, chance) for value in values):
         return []
-    if len(runs) < 2 or apart < task.chance.margin or any(len(run.scores) < 2 for run in runs):
+    least = task.chance.least_gain(chance or 0.0)
+    if len(runs) < 2 or apart < least or any(len(run.scores) < 2 for run in runs):
         return []
     moved = max(abs(score_of(run.scores[-1]) - score_of(run.scores[-2])) for run in runs)
-    if not moved > 0.4 * task.chance.margin:
+    if not moved > 0.4 * least:
         return []
     far, near = metric.number(apart, "rough"), metric.gap(moved, "rough")
     return [f"{name} (seeds {far} apart, moved by up to {near} in the last epoch)"]

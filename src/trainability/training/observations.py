@@ -1,6 +1,7 @@
 """Observations of networks in training: their flow and signal, single neurons, and how these depend on one another."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -142,6 +143,7 @@ class Observer:
 
     def __init__(self, stack: Stack, histories: Sequence[History], inputs: Any) -> None:
         self._stack, self._histories, self._inputs = stack, histories, inputs
+        self._places: list[Place] | None = None  # found once: the members are of one architecture
 
     def start(self) -> None:
         """Observe all before the first step."""
@@ -160,9 +162,10 @@ class Observer:
     def look(self, step: int) -> None:
         """Observe the flow and the signal after a step."""
         for history, model in self._training():
-            flow = _tried(measure, model, self._inputs)
+            flow = _tried(partial(measure, where=self._places), model, self._inputs)
             if not flow:
                 continue
+            self._places = list(flow.selection.places)
             history.layers = [layer.name for layer in flow]
             entropy, std = [layer.entropy for layer in flow], [layer.std for layer in flow]
             history.flow.append(FlowPoint(step, entropy, std))
