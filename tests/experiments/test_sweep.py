@@ -9,6 +9,7 @@ import pytest
 
 from sweeps import SWEEP, finished_once, recipe, url
 from trainability.data import load
+from trainability.experiments.program import Program
 from trainability.experiments.study import claim, given_up, grid, open_study, refill, rows
 from trainability.experiments.sweep import work
 from trainability.report.sweep import heatmap_pair, narrate_sweep, render_sweep
@@ -20,7 +21,7 @@ def test_members_of_a_stack_score_as_trials_alone(tmp_path):
     scores = []
     for name, one in (("together", recipe()), ("alone", recipe(sweep={**SWEEP["sweep"], "stack": 1}))):
         study = open_study(one, url(tmp_path / name))
-        work(one, study, load("digits"), fabric_on())
+        work(one, study, Program(load("digits")), fabric_on())
         scores.append({repr(sorted(row.params.items())): row.val for row in rows(study, one)})
     assert scores[0] == pytest.approx(scores[1], abs=0.3)  # one sample of the split, at most
 
@@ -76,9 +77,9 @@ def test_an_interrupted_worker_returns_its_trials(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        work(recipe(), study, load("digits"), fabric_on(), progress=interrupt)
+        work(recipe(), study, Program(load("digits")), fabric_on(), progress=interrupt)
     assert not any(t.state.name == "RUNNING" for t in study.trials)
-    work(recipe(), study, load("digits"), fabric_on())
+    work(recipe(), study, Program(load("digits")), fabric_on())
     finished_once(rows(study, recipe()), 8)
 
 
@@ -92,7 +93,7 @@ def test_a_worker_that_was_taken_for_dead_leaves_its_trials_to_others(tmp_path):
                 study._storage.set_trial_state_values(trial._trial_id, state=optuna.trial.TrialState.FAIL)
                 stolen.append(trial.number)
 
-    work(recipe(), study, load("digits"), fabric_on(), progress=steal)
+    work(recipe(), study, Program(load("digits")), fabric_on(), progress=steal)
     assert stolen
     finished_once(rows(study, recipe()), 8)
     assert not set(stolen) & {row.number for row in rows(study, recipe())}
@@ -102,6 +103,7 @@ def test_workers_that_make_a_study_at_the_same_moment_all_get_it(tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from sweeps import recipe
+from trainability.experiments.program import Program
 from trainability.experiments.study import open_study
 open_study(recipe(), {url(tmp_path)!r})
 """

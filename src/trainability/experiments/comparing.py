@@ -87,7 +87,8 @@ def compare(
         import pydantic  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
-            f"compare needs {error.name}, which comes with an extra: pip install 'trainability[experiments]'"
+            f"compare needs {error.name}, which comes with an extra: pip install 'trainability[experiments]'",
+            code="missing-extra",
         ) from error
     from trainability.data.own import own_data
     from trainability.experiments.reading import read_recipe

@@ -353,9 +353,12 @@ def put(content: dict[str, Any], name: str, value: Any) -> None:
         place = place[part]
         if not isinstance(place, dict):
             raise ConfigError(f"{name}: {'.'.join(path)} has no settings of its own", code="unknown-setting")
-    kinds = {"model.name": models.architecture, "task.name": tasks.kind}
-    if name in kinds:
-        own = {"options"} if is_reference(value) else kinds[name](value).settings()
+    known = {"model.name": models.architecture, "task.name": tasks.kind}
+    if name in known and isinstance(value, str):
+        try:
+            own = {"options"} if is_reference(value) else known[name](value).settings()
+        except ArgumentError as error:
+            raise ConfigError(f"{name}: {error}", code=error.code) from None
         for other in place.keys() - own:  # settings of what stood there
             del place[other]
     place[last] = value

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainability._references import load, naming_the_place
+from trainability._references import load
 from trainability.data.dataset import Split
 from trainability.errors import ArgumentError, ConfigError, DataError, FolderError, UnsupportedModelError
 from trainability.experiments.build import (
@@ -199,11 +199,10 @@ class _Experiment:
             if self._sources:
                 writer.write(NAME, self._sources)
             try:
-                with naming_the_place():
-                    for turn in self._turns():
-                        if not self._take_turns(turn, writer, interrupted):
-                            self.comparison.interrupted = True
-                            break
+                for turn in self._turns():
+                    if not self._take_turns(turn, writer, interrupted):
+                        self.comparison.interrupted = True
+                        break
             except (ConfigError, DataError):
                 self._discard(writer)
                 raise

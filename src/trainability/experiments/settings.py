@@ -125,6 +125,8 @@ def _named(section: str, default: str, known: Callable[[], tuple[str, ...]], kin
             raise ArgumentError("it is a name, or a mapping of settings with a name among them", code="setting-type")
         name, options = (given, {}) if isinstance(given, str) else (given.get("name", default), dict(given))
         options.pop("name", None)
+        if not isinstance(name, str):
+            raise ArgumentError(f"its name is {name!r}; give one name", code="setting-type")
         if section == "model" and is_reference(name):
             return _own_model(name, options)
         kind = kind_of(name)

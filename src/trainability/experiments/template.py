@@ -24,7 +24,7 @@ def template(command: Command) -> str:
     """A commented recipe for a command, as YAML.
 
     >>> print(template("train").splitlines()[2])
-      name: digits            # digits, mnist, fashion-mnist, cifar10, cifar100, or folder: ...
+      name: digits            # digits, mnist, fashion-mnist, cifar10, cifar100; folder, ...
     """
     recipe = read_recipe(None, _SWEPT if command == "sweep" else {}, command)
     content = _content(recipe, command)

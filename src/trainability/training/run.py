@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from trainability._references import naming_the_place
 from trainability.errors import ArgumentError, FolderError
 from trainability.training.folder import Writer
 from trainability.training.trainer import Training
@@ -38,14 +39,16 @@ class Run:
         state = training.fabric.broadcast(state)
         if state is not None:
             try:
-                training.load(state)
+                with naming_the_place():
+                    training.load(state)
             except ArgumentError as error:
                 raise FolderError(
                     f"the newest checkpoint is not one of this run: {error}; remove it to go on from the one before it",
                     code=error.code,
                 ) from None
         else:
-            training.prepare()
+            with naming_the_place():
+                training.prepare()
         self._writer.note("resumed" if state else "started", step=training.steps, execution=training.execution)
         if state is None:
             self.save()  # killed in its first epoch, it goes on with the choices made here
@@ -54,7 +57,8 @@ class Run:
         """Train to the end of the epoch, or until ``after_step``, which is called after each, says to stop."""
         training = self.training
         while not training.done:
-            training.advance()
+            with naming_the_place():
+                training.advance()
             ended = training.steps % training.batches.per_epoch == 0
             if not training.done and self._is_due(ended):
                 self.save()
