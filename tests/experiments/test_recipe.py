@@ -6,7 +6,7 @@ import pytest
 
 from recipes_for_tests import recipe
 from refusals import code_of, refused
-from trainability.errors import ArgumentError, ConfigError
+from trainability.errors import ConfigError
 from trainability.experiments.recipe import Recipe, put
 from trainability.experiments.template import template
 from trainability.experiments.validation import validated
@@ -192,7 +192,7 @@ def test_values_at_dotted_names_make_another_recipe():
         assert code_of(lambda name=name: made.with_values({name: 1})) in ("unknown-setting", "setting-type"), name
     assert code_of(lambda: made.with_values({"remedies.tat.eta": 0.5})) == "settings-conflict"
     assert code_of(lambda: put({}, "model.name", "fn")) == "unknown-choice"
-    with refused(ArgumentError, "unknown-choice"):
+    with refused(ConfigError, "unknown-choice"):
         put({}, "model.name", "fn")
 
 
