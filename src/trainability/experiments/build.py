@@ -15,6 +15,7 @@ from trainability.errors import ConfigError, TrainabilityError
 from trainability.experiments.axes import STACKABLE
 from trainability.experiments.program import Program
 from trainability.experiments.recipe import Recipe
+from trainability.introspect.hooks import Place
 from trainability.introspect.outputs import first_of
 from trainability.introspect.select import select
 from trainability.models.own import OwnModel
@@ -124,6 +125,7 @@ def build_training(
         augmentation=usual_augmentation(program.data.name) if first.data.augment else None,
         convention=loss.convention if loss else "paper",
         neurons=loss.neurons if loss else "position",
+        where=loss.where if loss else None,
         probes=first.probes,
         members=first.engine.members,
         compile=first.engine.compile,
@@ -203,6 +205,24 @@ def member_bytes(recipe: Recipe, program: Program, device: torch.device) -> int:
         return least
     model, _ = build_model(recipe, program, 0)
     inputs = program.samples(model, (data.batch_size or recipe.batch_size) // processes)[0]
-    places = select(model, inputs=first_of(inputs, 2)).places if recipe.remedies.loss else ()
+    places = _regularized(recipe, model, inputs)
     with naming_the_place():
         return bytes_per_member(model, inputs, places, shares=shares)
+
+
+def _regularized(recipe: Recipe, model: nn.Module, inputs: Any) -> tuple[Place, ...]:
+    """The layers that LBE reads.
+
+    Raises:
+        ConfigError: there are none, or one of them cannot be read.
+    """
+    loss: Any = recipe.remedies.loss
+    if loss is None:
+        return ()
+    try:
+        selection = select(model, loss.where, inputs=first_of(inputs, 2))
+        selection.check_complete()
+    except TrainabilityError as error:
+        message = f"{recipe.remedies.name}: {error} (in a recipe: remedies.lbe.where)"
+        raise ConfigError(message, code=error.code) from error
+    return selection.places

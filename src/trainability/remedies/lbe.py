@@ -23,6 +23,8 @@ class LBELoss(Remedy):
         alpha_min: floor of the targets.
         convention: ``"paper"`` or ``"published-code"``.
         neurons: ``"position"`` or ``"channel"``.
+        where: glob of the layers that are regularized, such as ``"blocks.*.relu"``; every hidden nonlinearity unless
+            given.
 
     Reference: Peer et al. (2022), eq. 3 to 6.
 
@@ -36,6 +38,7 @@ class LBELoss(Remedy):
     alpha_min: float = 0.2
     convention: Literal["paper", "published-code"] = "paper"
     neurons: Literal["position", "channel"] = "position"
+    where: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "alpha_min"):
@@ -46,6 +49,8 @@ class LBELoss(Remedy):
             )
         check_choice("convention", self.convention, ("paper", "published-code"))
         check_choice("neurons", self.neurons, ("position", "channel"))
+        if self.where is not None and not isinstance(self.where, str):
+            raise ArgumentTypeError(f"where is a glob such as 'blocks.*', not {self.where!r}", code="wrong-type")
 
     def module(self, model: "nn.Module", inputs: Any = None) -> "LBE":
         """The module that makes the loss of a model: ``loss = lbe(loss)``."""

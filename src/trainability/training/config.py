@@ -52,6 +52,7 @@ class TrainingConfig:
         task: by which the outputs are scored.
         convention: constant of LBE's entropy, ``"paper"`` or ``"published-code"``.
         neurons: what counts as one for LBE, ``"position"`` or ``"channel"``.
+        where: glob of the layers that LBE regularizes; every hidden nonlinearity unless given.
         probes: how often the flow of every layer is measured.
         members: how they run: ``"direct"``, ``"vmap"``, ``"loop"``, ``"streams"``, or ``"auto"``, by measurement.
         compile: ``"on"``, ``"off"``, or ``"auto"``, by measurement where a training is worth it.
@@ -74,6 +75,7 @@ class TrainingConfig:
     task: Task = field(default_factory=lambda: task("classification"))
     convention: Convention = "paper"
     neurons: Neurons = "position"
+    where: str | None = None
     probes: int = 20
     members: Literal["auto", "direct", "vmap", "loop", "streams"] = "auto"
     compile: Literal["auto", "on", "off"] = "off"

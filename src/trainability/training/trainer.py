@@ -111,7 +111,7 @@ class Training:
         regularized = any(m.lbe for m in members)
         places: tuple[Place, ...] = ()
         if regularized:
-            selection = select(models[0], inputs=in_dtype(first_of(probe, 2), _like(models[0]).dtype))
+            selection = select(models[0], config.where, inputs=in_dtype(first_of(probe, 2), _like(models[0]).dtype))
             selection.check_complete()
             places = selection.places
         self.stack = Stack(models, taps=places, neurons=config.neurons)
