@@ -6,11 +6,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 
 from sweeps import SWEEP, finished_once, recipe, url
 from trainability.data import load
+from trainability.data.own import own_data
 from trainability.experiments.program import Program
-from trainability.experiments.study import claim, given_up, grid, open_study, refill, rows
+from trainability.experiments.study import claim, given_up, grid, open_study, refill, rows, unreadable
 from trainability.experiments.sweep import work
 from trainability.report.sweep import heatmap_pair, narrate_sweep, render_sweep
 from trainability.tasks import task
@@ -103,7 +105,6 @@ def test_workers_that_make_a_study_at_the_same_moment_all_get_it(tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from sweeps import recipe
-from trainability.experiments.program import Program
 from trainability.experiments.study import open_study
 open_study(recipe(), {url(tmp_path)!r})
 """
@@ -122,3 +123,17 @@ def test_the_report_escapes_what_it_shows(tmp_path):
     html = render_sweep(recipe(), rows(study, recipe()), [{"<script>alert(1)</script>": 1}])
     assert "<script>alert(1)" not in html
     assert heatmap_pair(rows(study, recipe())) is None
+
+
+def test_a_trial_that_diverged_counts_as_the_worst_of_a_metric_without_bounds(tmp_path):
+    made = recipe(
+        data={"name": "given:pair"},
+        task="regression",
+        optimizer={"name": "sgd"},
+        sweep={"parameters": {"optimizer.lr": [1e-3, 1e6]}},
+    )
+    x = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+    study = open_study(made, url(tmp_path))
+    work(made, study, Program(own_data((x, x[:, 0]), "pair")), fabric_on())
+    assert unreadable(study, made) == []
+    assert [row.val for row in rows(study, made)][1:] == [float("inf")]

@@ -192,7 +192,7 @@ def member_bytes(recipe: Recipe, program: Program, device: torch.device) -> int:
     data = program.data
     if not data.batch_size and not isinstance(data.train, Fed) and recipe.batch_size > len(data.train):
         raise ConfigError(
-            f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples",
+            f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples; take fewer",
             code="batch-too-large",
         )
     processes = recipe.engine.devices * recipe.engine.nodes

@@ -287,7 +287,7 @@ def _row(trial: FrozenTrial, recipe: Recipe) -> Row | None:
     metric = recipe.task.task().metric
     if not isinstance(runs, list) or len(runs) != len(recipe.seeds) or not all(_is_run(run, metric) for run in runs):
         return None
-    if trial.value is None or not isfinite(trial.value):
+    if trial.value is None or not (isfinite(trial.value) or trial.value == metric.worst):  # that of a run that diverged
         return None
     return Row(trial.number, dict(trial.params), trial.value, mean(value_of(run, metric, "test") for run in runs), runs)
 
