@@ -7,7 +7,7 @@ from typing import Any, get_args
 import click
 
 import trainability
-from trainability.cli.arguments import ExperimentCommand, once_option, options
+from trainability.cli.arguments import ExperimentCommand, known_settings, once_option, options
 from trainability.cli.request import prepare
 from trainability.cli.terminal import printable
 from trainability.experiments.reading import Command
@@ -137,6 +137,13 @@ def run(arguments: list[str] | None = None) -> int:
         code = app.main(arguments, prog_name="trainability", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
+        return 2
+    except click.NoSuchOption as error:
+        name = error.option_name.lstrip("-").replace("-", "_")
+        known = ["loss", "metrics", *known_settings()]
+        full = next((setting for setting in known if name in (setting, setting.rpartition(".")[2])), None)
+        hint = f"; write {full}=VALUE" if full else ""
+        print(f"trainability: {printable(error.format_message().rstrip('.'))}{hint}", file=sys.stderr)
         return 2
     except click.ClickException as error:
         print(f"trainability: {printable(error.format_message())}", file=sys.stderr)

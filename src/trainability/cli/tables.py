@@ -11,11 +11,14 @@ from rich.text import Text
 from trainability.cli.terminal import duration
 from trainability.experiments.comparison import Comparison
 from trainability.experiments.study import Row
+from trainability.report.answer import score_of
 from trainability.report.sweep import plain, short
 from trainability.report.text import grid, shown
 from trainability.tasks import Metric
+from trainability.training.history import ScorePoint
 
 _MOST_ROWS = 12
+_MOST_NAMED = 6
 
 
 class Watch:
@@ -26,7 +29,7 @@ class Watch:
         self._begin = time.monotonic()
         self._drawn = 0.0
         self._first: int | None = None
-        self._line: tuple[int, ...] | None = None
+        self._line = 0
         self._table = Table()
 
     def __call__(self, comparison: Comparison, done: int, total: int) -> Table:
@@ -45,17 +48,26 @@ class Watch:
         return self._table
 
     def _log(self, comparison: Comparison) -> None:
-        """One line per epoch, with the middle of the networks."""
-        found = [history for history in comparison.histories if history.scores]
-        epochs = {history.epochs for history in found}
-        beginning = epochs == {1} and any(history.status == "waiting" for history in comparison.histories)
-        if len(epochs) != 1 or beginning or self._line == (line := (len(found), *epochs)):
+        """One line per epoch, with the median score of every remedy."""
+        going = [history for history in comparison.histories if history.status != "diverged"]
+        epochs = min((history.epochs for history in going), default=0)
+        if epochs <= self._line:
             return
-        self._line = line
-        part, values = "validation", [h.val for h in found if h.val is not None]
-        if not values:
-            part, values = "test", [h.test for h in found if h.test is not None]
-        self._console.print(f"epoch {found[0].epochs}: median {part} score {median(values):.2f}")
+        self._line = epochs
+        metric = comparison.task.metric
+        scores = {
+            f"{comparison.name_of(side)} {metric.number(median(values), 'brief')}": None
+            for side in comparison.sides
+            if (values := [_scored(h.scores[-1]) for h in side.histories if h.scores])
+        }
+        part = "validation" if any(h.val is not None for h in going) else "test"
+        shown = ", ".join(list(scores)[:_MOST_NAMED]) + (", ..." if len(scores) > _MOST_NAMED else "")
+        self._console.print(f"epoch {epochs}, {part} {metric.name}: {shown}", soft_wrap=True, markup=False)
+
+
+def _scored(point: ScorePoint) -> float:
+    """The validation score, or that on the test part where there is none."""
+    return score_of(point) if point.val is None else point.val
 
 
 def histories(comparison: Comparison) -> Table:

@@ -92,7 +92,7 @@ def _named_parts(given: Any, name: str) -> tuple[dict[str, Any], int | None]:
         return {"train": given}, None
     raise DataError(
         f"{name} is {_described(given)}; give a mapping with 'train', 'validation' and 'test', a list of two or three "
-        "parts, or a pair (inputs, targets)",
+        "parts such as ((x, y), (x_val, y_val)), or a pair (inputs, targets)",
         code="data-form",
     )
 
@@ -134,6 +134,8 @@ def _part(value: Any, name: str) -> Part:
 
 def _pair(pair: Sequence[Any], name: str) -> Split:
     inputs, targets = (_arrays(nest) for nest in pair)
+    _check_finite(inputs, f"{name}: the inputs")
+    _check_finite(targets, f"{name}: the targets")
     lengths = same_length(inputs), same_length(targets)
     if None in lengths or lengths[0] != lengths[1]:
         found = [", ".join(str(tuple(t.shape)) for t in tensors_in(nest)) for nest in (inputs, targets)]
@@ -142,6 +144,13 @@ def _pair(pair: Sequence[Any], name: str) -> Split:
             code="lengths-differ",
         )
     return Split(inputs, map_tensors(_as_target, targets))
+
+
+def _check_finite(nest: Any, what: str) -> None:
+    for tensor in tensors_in(nest):
+        if tensor.is_floating_point() and tensor.dim() and not bool((finite := tensor.isfinite()).all()):
+            row = int((~finite).reshape(len(tensor), -1).any(1).nonzero()[0])
+            raise DataError(f"{what} of sample {row} are not finite; leave it out, or fill it in", code="not-finite")
 
 
 def _arrays(nest: Any) -> Any:
@@ -261,6 +270,6 @@ def _outputs(train: Part, given: Any) -> int | None:
 def _described(value: Any) -> str:
     """What something is, in a few words."""
     if isinstance(value, list | tuple):
-        kinds = ", ".join(type(entry).__name__ for entry in value[:3])
+        kinds = ", ".join(type(entry).__name__ for entry in value[:6])
         return f"a {type(value).__name__} of {len(value)} things ({kinds})"
-    return f"of type {type(value).__name__}" if value is not None else "nothing"
+    return f"of type {type(value).__name__}" if value is not None else "None"

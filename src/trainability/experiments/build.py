@@ -190,9 +190,11 @@ def member_bytes(recipe: Recipe, program: Program, device: torch.device) -> int:
         ConfigError: a batch larger than the training set.
     """
     data = program.data
-    if not data.batch_size and not isinstance(data.train, Fed) and recipe.batch_size > len(data.train):
+    count = len(data.train)
+    if not data.batch_size and not isinstance(data.train, Fed) and recipe.batch_size > count:
         raise ConfigError(
-            f"batch_size: {recipe.batch_size} is more than the {len(data.train)} training samples; take fewer",
+            f"batch_size: {recipe.batch_size} is more than the {count} training samples; write "
+            f"batch_size={max(2, count // 4)}",
             code="batch-too-large",
         )
     processes = recipe.engine.devices * recipe.engine.nodes

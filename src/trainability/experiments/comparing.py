@@ -46,7 +46,8 @@ def compare(
             every network.
         data: a mapping with ``train``, ``validation`` and, if there is one, ``test``; a list of two or three parts in
             that order; or one part, which is split 70/15/15. A part is a pair ``(inputs, targets)`` of tensors or
-            arrays, a map-style dataset, or a loader. Inputs are given to the model as in `trainability.measure`.
+            arrays, a map-style dataset, or a loader. A function is called for its data. Inputs are given to the model
+            as in `trainability.measure`.
         remedies: names, names joined by ``+``, objects such as ``TAT(eta=0.8)``, or lists of these that go together.
         loss_fn: of the model's outputs and the targets: one number, or one for each sample. Without it the task is
             classification.
@@ -95,11 +96,11 @@ def compare(
     from trainability.experiments.run import run
 
     _check_makes_models(make_model)
-    given, dataset = _Given(), own_data(data, "data")
+    given, dataset = _Given(), own_data(data() if inspect.isroutine(data) else data, "data")
     changes: dict[str, Any] = {
         "model": {"name": given.keep(make_model), "options": dict(options or {})},
         "data": {"name": given.keep(dataset, "data")},
-        "remedies": [list(entry) if isinstance(entry, tuple) else entry for entry in remedies],
+        "remedies": [list(entry) if isinstance(entry, tuple) else entry for entry in _listed(remedies)],
         "seeds": seeds if isinstance(seeds, int) else list(seeds),
         "epochs": epochs,
         "optimizer.lr": lr if isinstance(lr, int | float) else list(lr),
@@ -115,6 +116,11 @@ def compare(
         recipe = read_recipe(None, changes, "compare")
         show = opened.enter_context(_bar()) if progress else lambda *_: None
         return run(recipe, folder, existing=existing, progress=show, resolve=given.resolve)
+
+
+def _listed(remedies: Any) -> Any:
+    """A list of remedies, also of names with commas between them."""
+    return remedies.split(",") if isinstance(remedies, str) else remedies
 
 
 def _scored_by(

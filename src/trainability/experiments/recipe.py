@@ -356,7 +356,8 @@ def put(content: dict[str, Any], name: str, value: Any) -> None:
     known = {"model.name": models.architecture, "task.name": tasks.kind}
     if name in known and isinstance(value, str):
         try:
-            own = {"options"} if is_reference(value) else known[name](value).settings()
+            file = is_reference(value) or value.endswith(".py")
+            own = {"options"} if file else known[name](value).settings()
         except ArgumentError as error:
             raise ConfigError(f"{name}: {error}", code=error.code) from None
         for other in place.keys() - own:  # settings of what stood there

@@ -103,6 +103,11 @@ class DataSettings(Settings):
                     f"{given} does not apply to {self.name}; what it needs are data.options", code="does-not-apply"
                 )
             return self
+        if self.name.endswith((".py", ".csv")):
+            file = self.name if self.name.endswith(".py") else "my_file.py"
+            raise ArgumentError(
+                f"{self.name} is a file; write {file}:NAME, of a function that returns the data", code="unknown-choice"
+            )
         if self.options:
             raise ArgumentError(
                 f"options are arguments of a function of one's own, and {self.name} is none", code="does-not-apply"
@@ -127,6 +132,8 @@ def _named(section: str, default: str, known: Callable[[], tuple[str, ...]], kin
         options.pop("name", None)
         if not isinstance(name, str):
             raise ArgumentError(f"its name is {name!r}; give one name", code="setting-type")
+        if name.endswith(".py"):
+            raise ArgumentError(f"{name} is a file; write {name}:NAME, of a function in it", code="unknown-choice")
         if section == "model" and is_reference(name):
             return _own_model(name, options)
         kind = kind_of(name)

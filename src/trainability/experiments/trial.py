@@ -48,7 +48,10 @@ def try_out(recipe: Recipe, program: Program, model: nn.Module) -> None:
     except ConfigError:
         raise
     except TrainabilityError as error:
-        raise ConfigError(f"{recipe.model.name}: {error}", code=error.code) from error
+        whose = {"targets": f"{data.name}: ", "loss-shape": "", "metric-value": ""}.get(
+            error.code, f"{recipe.model.name}: "
+        )
+        raise ConfigError(f"{whose}{error}", code=error.code) from error
 
 
 def _step(task: Task, program: Program, model: nn.Module, samples: Split) -> None:

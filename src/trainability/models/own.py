@@ -44,6 +44,11 @@ class OwnModel(Architecture):
         """
         from torch import nn
 
+        if isinstance(make, nn.Module):
+            raise ConfigError(
+                f"{self.reference} is a model; name a function that returns a new one, since every seed needs its own",
+                code="not-a-function",
+            )
         model = make(**self.options)
         if not isinstance(model, nn.Module):
             raise ConfigError(

@@ -44,7 +44,9 @@ def summary(comparison: Comparison) -> Iterator[RenderableType]:
             for sentence in words[section.title][: 2 if len(words) > 1 else None]:  # the report has the rest
                 yield Text(f"- {sentence}")
     if all(history.status == "diverged" for history in comparison.histories):
-        yield Text("Every network diverged: try a lower learning rate, or a remedy.")
+        yield Text(
+            "Every network diverged: try a lower learning rate, or a remedy, and look for data that are not finite."
+        )
 
 
 def remedies(section: Section, rows: Sequence[Line], found: Answer, over: str | None, metric: Metric) -> Group:

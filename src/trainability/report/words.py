@@ -87,7 +87,9 @@ def headline(found: Answer, metric: Metric) -> str:
         return f"{found.remedy}{at} trains{some}: {score}."
     lead = "" if found.learned is None else f" trains{some}"
     ending = ": no difference is shown." if found.margin.verdict == "no difference" else "."
-    return f"{found.remedy}{at}{lead}: {score}, {versus(found.margin, metric)}{ending}"
+    if found.margin.gain < 0:
+        ending = f" (it was chosen on the {found.chosen_on} part){ending}"
+    return f"{found.remedy}{at}{lead}: {score}, in the mean {versus(found.margin, metric)}{ending}"
 
 
 def facts(found: Answer, metric: Metric, *, kind: str = "remedy", tested: float | None = None) -> list[Fact]:
@@ -110,8 +112,8 @@ def facts(found: Answer, metric: Metric, *, kind: str = "remedy", tested: float 
     if (lead := found.margin) is not None:
         told.append(Fact("margin", "Margin", gain(lead, metric), f"than {lead.rival}, the next, in the mean"))
         shown = interval(lead, metric) or "none"
-        few = "from 3 seeds on" if lead.verdict == "few seeds" else f"of the margin, over {lead.seeds} seeds"
-        told.append(Fact("interval", "95 % interval", shown, few))
+        few = "from 3 seeds on" if lead.verdict == "few seeds" else f"positive where better; over {lead.seeds} seeds"
+        told.append(Fact("interval", "95 % interval of the gain", shown, few))
         if found.over_default is not None and found.over_default.rival != lead.rival:
             base = found.over_default
             told.append(Fact("default", "Over default", gain(base, metric), interval(base, metric)))

@@ -46,10 +46,11 @@ def loss_of_one(loss: Loss, outputs: Any, targets: Any) -> tuple[Tensor, int]:
     found, count = loss.of(outputs, targets), samples(targets)
     if not isinstance(found, Tensor) or not found.is_floating_point() or found.shape not in ((), (count,)):
         what = f"a tensor {tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else repr(found)
-        raise ArgumentError(
-            f"the loss returns {what[:80]} for {count} samples; return one real number, or one for every sample",
-            code="loss-shape",
-        )
+        advice = "return a tensor with one real number, or with one for every sample"
+        if isinstance(found, float):
+            advice = "return a tensor, without .item(), so that it has a gradient"
+        place = getattr(loss.of, "reference", "the loss")
+        raise ArgumentError(f"{place} returns {what[:80]} for {count} samples; {advice}", code="loss-shape")
     return found.mean(), count
 
 

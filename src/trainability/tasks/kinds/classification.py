@@ -48,10 +48,12 @@ def _check(logits: "Tensor", labels: "Tensor") -> None:
     import torch
 
     if not isinstance(labels, torch.Tensor) or labels.dtype != torch.long or labels.dim() != 1:
+        advice = "give whole numbers, or another task or loss"
+        if isinstance(labels, torch.Tensor) and labels.dim() == 2:
+            advice = "leave out the last dimension" if labels.shape[1] == 1 else "take argmax(1), if they are one-hot"
         what = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
         raise ArgumentError(
-            f"classification takes labels of torch.int64, one for each sample, and the targets are {what}; give whole "
-            "numbers, or another task or loss",
+            f"classification takes labels of torch.int64, one for each sample, and the targets are {what}; {advice}",
             code="targets",
         )
     if logits.dim() != 2 or len(logits) != len(labels):

@@ -58,13 +58,17 @@ class _Later:
 
     def __init__(self, reference: str, resolve: Resolve) -> None:
         self.reference, self._resolve = reference, resolve
+        self._function: Callable[[Any, Any], Any] | None = None
 
     def found(self) -> Any:
         """What the reference names."""
         return self._resolve(self.reference)
 
     def __call__(self, outputs: Any, targets: Any) -> Any:
-        return self.found()(outputs, targets)
+        if self._function is None:
+            found = self.found()
+            self._function = found() if isinstance(found, type) else found  # such as nn.MSELoss
+        return self._function(outputs, targets)
 
 
 def _direction(word: str) -> Literal["max", "min"]:
