@@ -1,5 +1,6 @@
 """Objects of the user's own, named as ``file.py:name`` or ``package.module:name``, and the place of their errors."""
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -57,16 +58,20 @@ def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise ConfigError(f"there is no file {path}; {suggestion(path.name, near)}".rstrip("; "), code="reference")
-    name, folder = path.stem, str(path.resolve().parent)
-    known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
-        return known
+    folder, whole = str(path.resolve().parent), str(path.resolve())
+    other = f"{path.stem}_{hashlib.blake2b(whole.encode(), digest_size=4).hexdigest()}"  # where the name is taken
+    name = path.stem
+    for known in (sys.modules.get(name), sys.modules.get(other)):
+        if known is not None and getattr(known, "__file__", None) == whole:
+            return known
+    if name in sys.modules or name in sys.stdlib_module_names:
+        name = other
     main = sys.modules["__main__"]
     if (script := getattr(main, "__file__", None)) and Path(script).resolve() == path.resolve():
         return main  # the script that is running
     if folder not in sys.path:  # as if the file were run: it may import its neighbors
         sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(name if known is None else f"_own_{name}", path.resolve())
+    spec = importlib.util.spec_from_file_location(name, whole)
     assert spec is not None, "a path that ends in .py has a loader"
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -164,7 +169,7 @@ def place_of_frame(frame: FrameType | None) -> str | None:
 
 
 def _is_own(file: str) -> bool:
-    return not file.startswith(("<", _HERE, *_LIBRARIES))
+    return file.startswith("<ipython") or not file.startswith(("<", _HERE, *_LIBRARIES))
 
 
 def _shown(file: str) -> str:

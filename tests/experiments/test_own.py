@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from recipes_for_tests import last_state, recipe
 from refusals import refused
-from trainability import TAT, compare
+from trainability import TAT, cli, compare
 from trainability.errors import ArgumentError, ArgumentTypeError, ConfigError, DataError
 from trainability.experiments.comparison import Comparison
 from trainability.experiments.run import run
@@ -342,3 +342,112 @@ def test_a_built_in_network_on_ones_own_data(mine, tmp_path):
     mine.write_text(textwrap.dedent(MINE).replace("x[:, :2].prod(1)", "(x[:, 0] > 0).long()"))
     made = recipe(data={"name": f"{mine.name}:make_data", "options": {"count": 90}}, **SETTINGS)
     assert run(made, tmp_path / "out").histories[0].test is not None
+
+
+def sorted_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A batch in the order of its targets, which depends on all samples that it is given."""
+    x, y = (torch.stack(part) for part in zip(*sorted(samples, key=lambda sample: float(sample[1])), strict=True))
+    return x - x.mean(0), y
+
+
+def test_what_collates_samples_is_given_those_of_one_network(tmp_path):
+    data = [DataLoader(Same(0), batch_size=8, collate_fn=sorted_first), Same(1)]
+    three = compared(data, tmp_path / "three", seeds=3, remedies=["default"])
+    one = compared(data, tmp_path / "one", seeds=[1], remedies=["default"])
+    assert three.histories[1].val == pytest.approx(one.histories[0].val, rel=1e-6)
+    assert any("collates" in note for note in three.notes)
+
+
+def test_models_that_contain_the_same_module_do_not_share_its_weights(tmp_path):
+    trunk = nn.Linear(4, 6)
+    before = trunk.weight.detach().clone()
+    comparison = compared(
+        _in_memory(), tmp_path / "out", make_model=lambda: nn.Sequential(trunk, nn.ReLU(), nn.Linear(6, 1))
+    )
+    assert torch.equal(trunk.weight, before)
+    alone = compared(
+        _in_memory(),
+        tmp_path / "alone",
+        make_model=lambda: nn.Sequential(trunk, nn.ReLU(), nn.Linear(6, 1)),
+        remedies=["he"],
+        seeds=[1],
+    )
+    assert comparison.histories[3].val == pytest.approx(alone.histories[0].val, rel=1e-6)
+
+
+def test_other_data_are_not_resumed(tmp_path):
+    compared(_in_memory(), tmp_path / "out")
+    (x, y), part = _in_memory()
+    with refused(ConfigError, "source-changed"):
+        compared([(x, -y), part], tmp_path / "out", existing="resume")
+
+
+def noisy_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return squared(outputs + 0.1 * torch.randn(outputs.shape), targets)
+
+
+def test_what_a_loss_draws_is_repeated_and_the_random_state_is_left_alone(tmp_path):
+    state = torch.get_rng_state()
+    first, again = (
+        compared(_in_memory(), tmp_path / name, loss_fn=noisy_loss, seeds=seeds)
+        for name, seeds in (("first", 2), ("again", [1]))
+    )
+    assert first.histories[1].val == pytest.approx(again.histories[0].val, rel=1e-6)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return squared(outputs, targets) * self.scale.exp()
+
+
+def test_a_loss_may_be_an_object_or_its_class_but_not_one_with_parameters(tmp_path):
+    data = [(part[0], part[1].unsqueeze(1)) for part in _in_memory()]
+    found = [
+        compared(data, tmp_path / str(n), loss_fn=loss).histories[0].val
+        for n, loss in enumerate((nn.functional.mse_loss, nn.MSELoss(), nn.MSELoss))
+    ]
+    assert found[0] == found[1] == found[2]
+    with refused(ConfigError, "loss-parameters"):
+        compared(data, tmp_path / "out", loss_fn=Weighted())
+
+
+def test_no_process_of_a_loader_outlives_the_comparison(tmp_path):
+    import psutil
+
+    compared([DataLoader(Same(0), batch_size=8, num_workers=2), Same(1)], tmp_path / "out")
+    assert not psutil.Process().children()
+
+
+class Late(Same):
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        return self.x[number], torch.tensor(7 if number == 35 else 0)
+
+
+def test_labels_that_do_not_fit_are_told_whenever_they_come(tmp_path):
+    classifier = lambda: nn.Linear(4, 3)  # noqa: E731
+    with refused(ConfigError, "own-code", match="in training"):
+        compared([Late(0), Late(1)], tmp_path / "out", make_model=classifier, loss_fn=None)
+    labels = torch.zeros(40, dtype=torch.long)
+    labels[35] = 7
+    with refused(ConfigError, "targets"):
+        compared([(Same(0).x, labels)] * 2, tmp_path / "out", make_model=classifier, loss_fn=None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_are_not_finite_are_refused(tmp_path):
+    x, y = _in_memory()[0]
+    x[3, 2] = torch.nan
+    with refused(DataError, "not-finite", match="sample 3"):
+        compared([(x, y), _in_memory()[1]], tmp_path / "out")
+
+
+def test_a_sweep_of_ones_own_model_ends_with_its_report(mine, tmp_path, capsys):
+    words = [f"model={mine.name}:make_model", f"data.name={mine.name}:make_data", f"loss={mine.name}:loss"]
+    words += ["sweep.parameters={model.options.width: [3, 9]}", "epochs=1", "seeds=1", "batch_size=16"]
+    assert cli.run(["sweep", *words, "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "report.html").exists()

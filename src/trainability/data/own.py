@@ -78,7 +78,7 @@ def _named_parts(given: Any, name: str) -> tuple[dict[str, Any], int | None]:
     if isinstance(given, Mapping):
         content = {("validation" if key == "val" else key): value for key, value in given.items()}
         classes = content.pop("classes", None)
-        unknown = [key for key in content if key not in _PARTS]
+        unknown = [key for key in content if key not in _PARTS or content[key] is None or len(content) + 1 < len(given)]
         if unknown or "train" not in content or "validation" not in content:
             raise DataError(
                 f"{name} is a mapping with {', '.join(map(repr, given)) or 'nothing'}; give 'train', 'validation' and, "
@@ -123,7 +123,7 @@ def _is_nest(value: Any) -> bool:
 def _part(value: Any, name: str) -> Part:
     if isinstance(value, Split | Samples | Fed):
         return value
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_nest, value)):
         return _pair(value, name)
     if isinstance(value, DataLoader):
         return _of_loader(value, name)

@@ -1,6 +1,10 @@
 """Random numbers that depend on what they are for and on nothing else, so that a run can be taken up at any step."""
 
 import hashlib
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,6 +20,24 @@ def stream(seed: int, purpose: str, *position: int) -> int:
     """
     text = f"{purpose} {seed} {' '.join(map(str, position))}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Within it, torch, Python and NumPy draw from a seed; afterwards they go on from where they were."""
+    numpy = sys.modules.get("numpy")
+    before = torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    if numpy:
+        numpy.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        if numpy:
+            numpy.random.set_state(before[2])
 
 
 class Generators:

@@ -1,9 +1,6 @@
 """Samples that are read as they are needed: from a map-style dataset, or from somebody's own loader."""
 
-import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from trainability.data.dataset import Split
-from trainability.data.seeding import stream
+from trainability.data.seeding import drawing, stream
 from trainability.errors import DataError
 from trainability.introspect.hooks import tensors_in
 from trainability.introspect.outputs import map_tensors
@@ -40,6 +37,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def plain(self) -> bool:
+        """True where a batch is made of samples by torch's own function, which looks at each by itself."""
+        return self.collate is default_collate
+
     def first(self, count: int) -> Split:
         """The first samples, at most so many."""
         return next(self.batches([[(i, stream(0, "sample", i)) for i in range(min(count, len(self)))]], workers=0))
@@ -49,12 +51,21 @@ class Samples:
         numbered = [(i, stream(0, "sample", i)) for i in range(len(self))]
         yield from self.batches([numbered[at : at + size] for at in range(0, len(self), size)])
 
-    def batches(self, plan: Iterable[list[tuple[int, int]]], workers: int | None = None) -> Iterator[Split]:
-        """Yield a batch for every list of numbers of samples and of seeds for what these draw."""
+    def batches(
+        self, plan: Iterable[list[tuple[int, int]]], workers: int | None = None, members: int | None = None
+    ) -> Iterator[Split]:
+        """Yield a batch for every list of numbers of samples and of seeds for what these draw.
+
+        With ``members`` a list is that of the samples of one after another, each of which is made a batch by itself;
+        they come stacked, ``(E, B, ...)``.
+
+        Raises:
+            DataError: the batches of members differ in shape.
+        """
         loader: DataLoader[Any] = DataLoader(
             _Seeded(self.dataset),
             batch_sampler=plan,
-            collate_fn=self.collate,
+            collate_fn=_Collate(self.collate, members),
             num_workers=self.workers if workers is None else workers,
             generator=torch.Generator(),  # or it would draw from torch's own
         )
@@ -138,28 +149,38 @@ class _Seeded(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, numbered: tuple[int, int]) -> Any:
+    def __getitem__(self, numbered: tuple[int, int]) -> tuple[int, Any]:
         number, seed = numbered
         with drawing(seed):
-            return self.dataset[number]
+            return seed, self.dataset[number]
 
 
-@contextmanager
-def drawing(seed: int) -> Iterator[None]:
-    """Within it, torch, Python and NumPy draw from a seed; afterwards they go on from where they were."""
-    numpy = sys.modules.get("numpy")
-    before = torch.get_rng_state(), random.getstate(), numpy.random.get_state() if numpy else None
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    if numpy:
-        numpy.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before[0])
-        random.setstate(before[1])
-        if numpy:
-            numpy.random.set_state(before[2])
+class _Collate:
+    """Makes batches of samples that come with their seeds, from the first of which each batch draws."""
+
+    def __init__(self, collate: Collate, members: int | None) -> None:
+        self._collate, self._members = collate, members
+
+    def __call__(self, seeded: list[tuple[int, Any]]) -> Any:
+        if self._members is None:
+            return self._one(seeded)
+        size = len(seeded) // self._members
+        parts = [split_of(self._one(seeded[at : at + size])) for at in range(0, len(seeded), size)]
+        try:
+            stacked = [
+                map_tensors(lambda *each: torch.stack(each), *nests)
+                for nests in ([part.inputs for part in parts], [part.targets for part in parts])
+            ]
+        except RuntimeError as error:
+            raise DataError(
+                f"the batches of networks that train at once differ in shape ({error}); give all samples one shape",
+                code="shapes-differ",
+            ) from None
+        return Split(*stacked)
+
+    def _one(self, seeded: list[tuple[int, Any]]) -> Any:
+        with drawing(seeded[0][0] ^ 1):
+            return self._collate([sample for _, sample in seeded])
 
 
 def split_of(batch: Any) -> Split:
@@ -216,8 +237,3 @@ def same_length(nest: Any) -> int | None:
     """The length that all tensors of a nest have, or None."""
     lengths = {len(t) if t.dim() else -1 for t in tensors_in(nest)}
     return lengths.pop() if len(lengths) == 1 else None
-
-
-def by_member(nest: Any, members: int) -> Any:
-    """Tensors ``(E · B, ...)`` of a nest as ``(E, B, ...)``."""
-    return map_tensors(lambda t: t.unflatten(0, (members, -1)), nest)

@@ -4,6 +4,7 @@ import inspect
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,7 +92,10 @@ def compare(
             f"compare needs {error.name}, which comes with an extra: pip install 'trainability[experiments]'",
             code="missing-extra",
         ) from error
+    import torch
+
     from trainability.data.own import own_data
+    from trainability.data.seeding import drawing
     from trainability.experiments.reading import read_recipe
     from trainability.experiments.run import run
 
@@ -101,12 +105,12 @@ def compare(
         "model": {"name": given.keep(make_model), "options": dict(options or {})},
         "data": {"name": given.keep(dataset, "data")},
         "remedies": [list(entry) if isinstance(entry, tuple) else entry for entry in _listed(remedies)],
-        "seeds": seeds if isinstance(seeds, int) else list(seeds),
+        "seeds": int(seeds) if isinstance(seeds, Integral | int) else [int(seed) for seed in seeds],
         "epochs": epochs,
-        "optimizer.lr": lr if isinstance(lr, int | float) else list(lr),
+        "optimizer.lr": float(lr) if isinstance(lr, Real | float) else [float(rate) for rate in lr],
         **_scored_by(loss_fn, metrics, task, given),
     }
-    changes["batch_size"] = batch_size or max(2, min(128, len(dataset.train)))
+    changes["batch_size"] = max(2, min(128, len(dataset.train))) if batch_size is None else batch_size
     for name, value in (settings or {}).items():
         if name in changes and name != "optimizer.lr":
             raise ArgumentError(f"{name} is given twice: among the settings and by itself", code="duplicate")
@@ -115,6 +119,8 @@ def compare(
         folder = Path(out) if out is not None else Path(opened.enter_context(tempfile.TemporaryDirectory())) / "run"
         recipe = read_recipe(None, changes, "compare")
         show = opened.enter_context(_bar()) if progress else lambda *_: None
+        opened.enter_context(drawing(0))  # the random state is as it was afterwards
+        opened.enter_context(torch.enable_grad())
         return run(recipe, folder, existing=existing, progress=show, resolve=given.resolve)
 
 

@@ -1,6 +1,5 @@
 """What a recipe names, as objects: the data, the task, and what makes a network."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -97,7 +96,7 @@ def _data(recipe: Recipe, resolve: Resolve) -> Dataset:
     if given.own:
         with naming_the_place(given.name):
             found = resolve(given.name)
-            makes = inspect.isroutine(found) or isinstance(found, type)
+            makes = callable(found) and not hasattr(found, "__getitem__") and not hasattr(found, "__iter__")
             return own_data(found(**given.options) if makes else found, given.name)
     return load_by_name(
         given.name,

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainability._references import load
+from trainability._references import load, naming_the_place
 from trainability.data.dataset import Split
-from trainability.errors import ArgumentError, ConfigError, DataError, FolderError, UnsupportedModelError
+from trainability.data.streamed import Samples
+from trainability.errors import ArgumentError, ConfigError, FolderError, UnsupportedModelError
 from trainability.experiments.build import (
     architecture_key,
     build_model,
@@ -23,7 +24,7 @@ from trainability.experiments.comparison import Comparison, Side
 from trainability.experiments.environment import describe_environment
 from trainability.experiments.program import Program, Resolve, references
 from trainability.experiments.recipe import Recipe
-from trainability.experiments.sources import NAME, check_sources, sources
+from trainability.experiments.sources import NAME, check_sources, fingerprint, sources
 from trainability.experiments.trial import needs_trial, try_out
 from trainability.remedies.apply import Report
 from trainability.stack.memory import free_bytes
@@ -130,7 +131,8 @@ class _Experiment:
         self.program = Program.of(recipe, resolve)
         data = self.program.data
         described = data.describe()
-        self._sources = sources(recipe, resolve)
+        own = fingerprint(data) if recipe.data.own else {}
+        self._sources = {**sources(recipe, resolve), **own}
         check_sources(out, self._sources, existing)
         sides = [Side(cell, [waiting(cell.recipe, seed) for seed in cell.recipe.seeds]) for cell in recipe.cells()]
         self._notes: list[str] = []
@@ -173,6 +175,10 @@ class _Experiment:
         """Return whether networks of different seeds can be stacked; a note says why not."""
         if len(recipe.seeds) == 1 or not references(recipe):
             return True
+        train = self.program.data.train
+        if isinstance(train, Samples) and not train.plain:
+            self._notes.append(f"{recipe.remedies.name}: the networks run one after another, as the loader collates.")
+            return False
         try:
             Stack([build_model(recipe, self.program, seed)[0] for seed in recipe.seeds[:2]])
         except UnsupportedModelError as error:
@@ -203,7 +209,9 @@ class _Experiment:
                     if not self._take_turns(turn, writer, interrupted):
                         self.comparison.interrupted = True
                         break
-            except (ConfigError, DataError):
+            except (OSError, FolderError):  # of the disk: what was kept is whole
+                raise
+            except Exception:
                 self._discard(writer)
                 raise
             self.comparison.seconds = time.monotonic() - begin
@@ -273,10 +281,14 @@ class _Experiment:
             _restore(stack.histories, finished)
             stack.report(build_model(stack.recipes[0], self.program, stack.recipes[0].seeds[0])[1])
             return None
-        training, reports = build_training(stack.recipes, self.program, self.fabric, writer.note)
+        with naming_the_place():
+            training, reports = build_training(stack.recipes, self.program, self.fabric, writer.note)
+        opened.callback(training.batches.close)
         stack.keep(training.histories)
         writer.write("remedies.json", stack.report(reports))
-        own = Run(training, writer, self.recipe.checkpoint_every)
+        first = stack.recipes[0]
+        whose = f"{first.model.name} on {self.program.data.name}, in training" if references(first) else ""
+        own = Run(training, writer, self.recipe.checkpoint_every, whose)
         try:
             own.begin(state)
         except UnsupportedModelError as error:

@@ -1,13 +1,18 @@
 """The text of the user's own files that a run used, kept in its folder: a run is not taken up with other code."""
 
 import difflib
+import hashlib
 import json
 from pathlib import Path
 
+import torch
+
 from trainability._references import code_of, file_of, load, source_of
+from trainability.data.dataset import Dataset, Split
 from trainability.errors import ConfigError
 from trainability.experiments.program import Resolve, references
 from trainability.experiments.recipe import Recipe
+from trainability.introspect.hooks import tensors_in
 from trainability.training.files import write_whole
 from trainability.training.places import Existing
 
@@ -23,6 +28,19 @@ def sources(recipe: Recipe, resolve: Resolve = load) -> dict[str, str]:
         text = source_of(reference) if whole else code_of(resolve(reference))
         if text is not None:
             found[str(file_of(reference)) if whole else reference] = text
+    return found
+
+
+def fingerprint(data: Dataset) -> dict[str, str]:
+    """The number of samples of every part, and a hash of those that are in memory, for data of the user's own."""
+    found = {}
+    for name, part in (("train", data.train), ("validation", data.val), ("test", data.test)):
+        digest = hashlib.blake2b(digest_size=8)
+        for nest in (part.inputs, part.targets) if isinstance(part, Split) else ():
+            for tensor in tensors_in(nest):
+                digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        found[f"data, {name}"] = f"{len(part)} samples, {digest.hexdigest()}"
     return found
 
 

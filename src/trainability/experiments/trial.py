@@ -18,7 +18,7 @@ from trainability.experiments.recipe import Recipe
 from trainability.introspect.outputs import map_tensors
 from trainability.introspect.run import call, observing
 from trainability.tasks import Task
-from trainability.tasks.scoring import Evaluation
+from trainability.tasks.scoring import Evaluation, samples as samples_in
 
 _SAMPLES = 8
 
@@ -59,7 +59,10 @@ def _step(task: Task, program: Program, model: nn.Module, samples: Split) -> Non
     model.train()
     with noticing_python_draws():
         outputs = call(model, inputs)
-    task.check(task.reads(outputs), targets)
+    _check(task, outputs, targets)
+    for part in (program.data.train, program.data.val, program.data.test):
+        if isinstance(part, Split) and len(part) and not program.data.reconstructs:
+            _check(task, outputs, part.targets)
     loss = task.losses(*(_as_one_member(nest) for nest in (outputs, targets))).sum()
     if not loss.requires_grad:
         raise ConfigError(
@@ -67,6 +70,12 @@ def _step(task: Task, program: Program, model: nn.Module, samples: Split) -> Non
             code="no-gradient",
         )
     loss.backward()
+
+
+def _check(task: Task, outputs: Any, targets: Any) -> None:
+    """Check that targets fit outputs, as if there were as many of these."""
+    count = samples_in(targets)
+    task.check(task.reads(map_tensors(lambda t: t[:1].expand(count, *t.shape[1:]) if t.dim() else t, outputs)), targets)
 
 
 def _score(task: Task, program: Program, model: nn.Module, samples: Split) -> None:

@@ -1,5 +1,6 @@
 """A user's own model, by a reference to the function or class that makes it."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -55,4 +56,12 @@ class OwnModel(Architecture):
                 f"{self.reference} returns {type(model).__name__}; it should return a torch.nn.Module",
                 code="not-a-module",
             )
+        return _alone(model)
+
+
+def _alone(model: "nn.Module") -> "nn.Module":
+    """A copy, which shares no weights with a model that is returned again, or with a module that several contain."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # what cannot be copied, such as weights that were computed, is taken as it is
         return model

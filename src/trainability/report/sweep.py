@@ -20,7 +20,7 @@ from trainability.report.figures import style
 from trainability.report.page import environment
 from trainability.report.plots import Plot, plot
 from trainability.report.words import facts
-from trainability.tasks import Metric, task
+from trainability.tasks import Metric
 from trainability.training.files import write_whole
 
 _COLORS = ["#440154", "#21918c", "#6ab043"]  # no yellow, which thin lines do not show on white
@@ -45,7 +45,7 @@ def render_sweep(
     recipe: Recipe, found: Sequence[Row], lost: Sequence[dict[str, Any]] = (), left_out: Sequence[int] = ()
 ) -> str:
     """Return the HTML; of trials without a result it tells the values, and of unreadable ones the numbers."""
-    metric = task(recipe.task.name).metric
+    metric = recipe.task.task().metric
     best = answer_of_sweep(found, metric)
     tested = found[0].test if found and isfinite(found[0].test) else None
     first, *rest = narrate_sweep(found, len(recipe.seeds), metric)

@@ -1,7 +1,7 @@
 """A task: a loss for every sample, and the metrics by which networks are compared."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -105,11 +105,14 @@ class Task:
         """The main metric."""
         return self.metrics[0]
 
-    def losses(self, outputs: Any, targets: Any) -> "Tensor":
-        """Mean loss of each member of a stack, ``(E,)``, from its outputs and targets ``(E, B, ...)``."""
+    def losses(self, outputs: Any, targets: Any, seeds: "Sequence[int] | None" = None) -> "Tensor":
+        """Mean loss of each member of a stack, ``(E,)``, from its outputs and targets ``(E, B, ...)``.
+
+        ``seeds`` are those of what a loss of one's own draws, one for each member.
+        """
         from trainability.tasks.scoring import mean_loss
 
-        return mean_loss(self.loss, self.reads(outputs), targets)
+        return mean_loss(self.loss, self.reads(outputs), targets, seeds)
 
 
 @dataclass(frozen=True)

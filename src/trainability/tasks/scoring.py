@@ -1,12 +1,14 @@
 """Losses and metrics of the members of a stack, from their outputs and targets."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainability.data.seeding import drawing
 from trainability.errors import ArgumentError
 from trainability.introspect.hooks import tensors_in
 from trainability.introspect.outputs import map_tensors
@@ -16,10 +18,14 @@ from trainability.tasks.metrics import Meter, PerSample
 _FINE = torch.float64  # in which sums over a data set are kept where the device has it
 
 
-def mean_loss(loss: Loss, outputs: Any, targets: Any) -> Tensor:
+def mean_loss(loss: Loss, outputs: Any, targets: Any, seeds: Sequence[int] | None = None) -> Tensor:
     """Mean loss of each member, ``(E,)``, from outputs and targets ``(E, B, ...)``."""
     if loss.by_member:
-        return torch.stack([loss_of_one(loss, *pair)[0] for pair in _by_member(outputs, targets)])
+        found = []
+        for member, pair in enumerate(_by_member(outputs, targets)):
+            with drawing(seeds[member]) if seeds else nullcontext():
+                found.append(loss_of_one(loss, *pair)[0])
+        return torch.stack(found)
     sums, counts = _flat(loss.of, outputs, targets)
     return sums.mean(1) if counts is None else sums.sum(1) / _mean_count(counts.sum(1))
 

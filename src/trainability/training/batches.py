@@ -1,6 +1,6 @@
 """The samples that each member of a stack sees at each step, in order and augmented."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from trainability.data.augment import Augment
 from trainability.data.dataset import Dataset, Split
 from trainability.data.seeding import Generators, stream
-from trainability.data.streamed import Fed, Samples, by_member
+from trainability.data.streamed import Fed, Samples
 from trainability.errors import ArgumentError
 from trainability.introspect.outputs import map_tensors
 
@@ -36,6 +36,9 @@ class Batches(Protocol):
 
     def current(self) -> tuple[Any, Any]:
         """Inputs and targets of that step."""
+
+    def close(self) -> None:
+        """Let go of what was read ahead, and of the processes that read."""
 
 
 def batches_of(
@@ -170,6 +173,9 @@ class ResidentBatches(_Ordered):
             inputs = data.normalize(torch.stack(shaped))
         return inputs, inputs if data.reconstructs else targets
 
+    def close(self) -> None:
+        """Nothing is read ahead."""
+
     def _orders(self, epoch: int) -> Tensor:
         return super()._orders(epoch).to(self._device)
 
@@ -197,11 +203,14 @@ class SampledBatches(_Ordered):
 
     def current(self) -> tuple[Any, Any]:
         """Inputs and targets of that step."""
-        inputs, targets = self._data.prepared(self._ahead.batch)
-        return by_member(inputs, len(self.seeds)), by_member(targets, len(self.seeds))
+        return self._data.prepared(self._ahead.batch)
+
+    def close(self) -> None:
+        """Let the workers go."""
+        self._ahead.close()
 
     def _from(self, step: int) -> Iterator[Split]:
-        return self._train.batches(self._plan(step))
+        return self._train.batches(self._plan(step), members=len(self.seeds))
 
     def _plan(self, step: int) -> Iterator[list[tuple[int, int]]]:
         """Yield numbers and seeds of all members' samples for this step and those after it."""
@@ -243,6 +252,10 @@ class FedBatches:
         )
         return inputs, targets
 
+    def close(self) -> None:
+        """Let the workers go."""
+        self._ahead.close()
+
     def _from(self, step: int) -> Iterator[Split]:
         epoch, skipped = divmod(step, self.per_epoch)
         while True:
@@ -269,6 +282,12 @@ class _Ahead:
             self._coming = self._begin(step)
         self.batch = next(self._coming)
         self._step = step
+
+    def close(self) -> None:
+        """Forget what was read ahead, and end the processes that read."""
+        if isinstance(self._coming, Generator):
+            self._coming.close()
+        self._coming, self._step = iter(()), None
 
 
 def _device_of(part: Split) -> torch.device:

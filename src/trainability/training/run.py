@@ -22,9 +22,13 @@ class Run:
         training: not yet prepared.
         writer: that of the first process, or one that writes nothing.
         checkpoint_every: steps between checkpoints; by default an epoch, but not more often than every few seconds.
+        whose: what an error is said to be of that is raised in no file of the user's; it is raised as it is without.
     """
 
-    def __init__(self, training: Training, writer: Writer, checkpoint_every: int | None = None) -> None:
+    def __init__(
+        self, training: Training, writer: Writer, checkpoint_every: int | None = None, whose: str = ""
+    ) -> None:
+        self._whose = whose
         self.training, self._writer, self._every = training, writer, checkpoint_every
         self._kept_at = time.monotonic()
 
@@ -57,7 +61,7 @@ class Run:
         """Train to the end of the epoch, or until ``after_step``, which is called after each, says to stop."""
         training = self.training
         while not training.done:
-            with naming_the_place():
+            with naming_the_place(self._whose):
                 training.advance()
             ended = training.steps % training.batches.per_epoch == 0
             if not training.done and self._is_due(ended):

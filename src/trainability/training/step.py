@@ -63,6 +63,7 @@ class Step:
         self._stack, self._forward, self._lbe, self._task = stack, forward, lbe, task
         self._updates, self._batches, self._fabric = updates, batches, fabric
         self._noise = Generators(batches.seeds, fabric.device)
+        self._loss_seeds: list[int] | None = None
         self.alive = [True] * len(stack)
         self._frozen_buffers: list[tuple[Tensor, Tensor]] = []  # of frozen members, and what they hold
         self._inputs: Any = None
@@ -142,6 +143,8 @@ class Step:
         """Put what belongs to a step where the device looks for it."""
         self._batches.set(number)
         rank = self._fabric.global_rank
+        if self._task.loss.by_member:
+            self._loss_seeds = [stream(seed, "loss", rank, number) for seed in self._batches.seeds]
         self._stack.seed(
             self._noise.at("dropout", rank, number),
             [stream(seed, "dropout", rank, number) for seed in self._batches.seeds],
@@ -188,7 +191,7 @@ class Step:
         self._inputs = x
         with self._fabric.autocast():
             outputs, readings = self._forward(x)
-            losses = self._task.losses(outputs, y)
+            losses = self._task.losses(outputs, y, self._loss_seeds)
         return losses.detach(), self._lbe(losses, readings) if self._lbe else losses
 
     def _backward(self, totals: Tensor) -> None:

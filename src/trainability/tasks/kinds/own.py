@@ -68,7 +68,18 @@ class _Later:
         if self._function is None:
             found = self.found()
             self._function = found() if isinstance(found, type) else found  # such as nn.MSELoss
+            _check_loss(self.reference, self._function)
         return self._function(outputs, targets)
+
+
+def _check_loss(reference: str, function: Any) -> None:
+    parameters = getattr(function, "parameters", None)
+    if callable(parameters) and any(True for _ in parameters()):
+        raise ArgumentError(
+            f"{reference} has parameters of its own, which would not be trained and which all networks would share; "
+            "put them into the model, which may return them",
+            code="loss-parameters",
+        )
 
 
 def _direction(word: str) -> Literal["max", "min"]:
@@ -129,11 +140,17 @@ class _Whole:
         import torch
 
         from trainability.introspect.outputs import map_tensors
+        from trainability.tasks.scoring import samples
 
-        outputs, targets = (
-            map_tensors(lambda *parts: torch.cat(parts) if parts[0].dim() else parts[0], *nests)
-            for nests in zip(*self._seen, strict=True)
-        )
+        counts = torch.tensor([float(samples(targets)) for _, targets in self._seen])
+
+        def joined(*parts: Any) -> Any:
+            if parts[0].dim():
+                return torch.cat(parts)
+            weights = (counts / counts.sum()).to(parts[0].device)  # of a mean of each batch
+            return (torch.stack(parts).float() * weights).sum()
+
+        outputs, targets = (map_tensors(joined, *nests) for nests in zip(*self._seen, strict=True))
         return _number(self._name, self._function(outputs, targets))
 
 
@@ -146,9 +163,11 @@ class _MeanLoss:
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Take a batch."""
+        from trainability.data.seeding import drawing, stream
         from trainability.tasks.scoring import loss_of_one
 
-        mean, count = loss_of_one(self._loss, outputs, targets)
+        with drawing(stream(0, "score", self._count)):
+            mean, count = loss_of_one(self._loss, outputs, targets)
         self._sum, self._count = self._sum + float(mean) * count, self._count + count
 
     def compute(self) -> float:
