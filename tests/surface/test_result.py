@@ -34,8 +34,8 @@ def test_center_minimum_and_rim(landscape):
 def test_figures_show_a_to_the_right_and_the_path(landscape):
     contour, *others = landscape.plot().data
     assert contour.type == "contour"
-    assert contour.z[1] == (4.0, 1.0, 0.5)  # b = 0
-    assert (others[0].x, others[0].y) == ((0.5, 0.0), (-0.5, 0.0))
+    assert list(contour.z[1]) == [4.0, 1.0, 0.5]  # b = 0
+    assert [*others[0].x, *others[0].y] == [0.5, 0.0, -0.5, 0.0]
     surface = landscape.plot("<b>", "surface")
     assert surface.data[0].type == "surface"
     assert surface.data[0].colorbar.title.text == "&lt;b&gt;"
@@ -47,4 +47,4 @@ def test_what_spans_powers_of_ten_is_drawn_by_its_logarithm(landscape):
     steep = Landscape(**{**vars(landscape), "values": {"loss": 10 ** landscape.values["loss"]}})
     figure = steep.plot().data[0]
     assert figure.colorbar.title.text == "log₁₀ loss"
-    assert figure.z[0] == pytest.approx((9, 3, 8))
+    assert list(figure.z[0]) == pytest.approx([9, 3, 8])
