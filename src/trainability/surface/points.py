@@ -14,6 +14,7 @@ from trainability.introspect.hooks import tensors_in
 from trainability.introspect.outputs import first_of, map_tensors
 from trainability.introspect.run import call
 from trainability.introspect.torch_private import ConvNd, RunningNorm
+from trainability.stack.cuda_graphs import synchronize
 from trainability.stack.direct import teach_
 from trainability.stack.inputs import map_inputs
 from trainability.stack.memory import bytes_per_member, members_that_fit
@@ -23,10 +24,11 @@ from trainability.stack.ways import prepare
 from trainability.surface.plane import Plane
 from trainability.surface.scores import Batches, Scores
 
-# More at once gain nothing on a CPU, where their activations leave the caches.
-_MOST = 32
+# The weights of those that run at once on a CPU should stay in its caches; a few gain nonetheless.
+_CACHED = 2**24
+_FEW, _MOST, _MOST_ON_DEVICE = 4, 32, 256
 _TRIED = 8  # samples on which it is found out whether a model can be stacked
-_TURNS = 3
+_TURNS = 2
 
 
 class Runner(Protocol):
@@ -140,20 +142,20 @@ def runner_of(model: nn.Module, plane: Plane, batch: Split, wanted: int, members
         direct = _way(model, plane, batch)
         if direct is None:
             return alone, "the model cannot be mapped over its weights"
-        most = members or min(_MOST, members_that_fit(bytes_per_member(model, batch.inputs), _device(model)) // 2)
+        most = members or _worthwhile(model, batch)
         if min(most, wanted) < 2:
             return alone, "there is no memory for more"
+        if members is None and any(isinstance(m, ConvNd) for m in model.modules()):
+            few = AtOnce(model, min(most, _FEW), direct)
+            plane.write_(few.module, torch.zeros(few.members, 2))
+            if _seconds(few, batch) > _seconds(alone, batch) * few.members:
+                return alone, "which is faster"
         turns = -(-wanted // most)
-        together = AtOnce(model, -(-wanted // turns), direct)
+        return AtOnce(model, -(-wanted // turns), direct), ""
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # of a pass in training, by which stacks are judged, while the model itself may run
         return alone, f"the model cannot be stacked: {error}"
-    if members is None and any(isinstance(m, ConvNd) for m in model.modules()):
-        plane.write_(together.module, torch.zeros(together.members, 2))
-        if _seconds(together, batch) > _seconds(alone, batch) * together.members:
-            return alone, "which is faster"
-    return together, ""
 
 
 def _way(model: nn.Module, plane: Plane, batch: Split) -> bool | None:
@@ -176,8 +178,14 @@ def _way(model: nn.Module, plane: Plane, batch: Split) -> bool | None:
     return trial.way == "direct"
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def _worthwhile(model: nn.Module, batch: Split) -> int:
+    """The number of networks that run at once, by what the device has."""
+    device = next(model.parameters()).device
+    fit = members_that_fit(bytes_per_member(model, batch.inputs), device) // 2
+    if device.type != "cpu":
+        return min(fit, _MOST_ON_DEVICE)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return min(fit, max(_FEW, min(_MOST, _CACHED // weights)))
 
 
 def _seconds(runner: Runner, batch: Split) -> float:
@@ -187,7 +195,6 @@ def _seconds(runner: Runner, batch: Split) -> float:
         for _ in range(_TURNS + 1):
             begin = time.perf_counter()
             runner.outputs(batch.inputs)
-            if batch_device := next((t.device for t in tensors_in(batch.inputs) if t.is_cuda), None):
-                torch.cuda.synchronize(batch_device)
+            synchronize(next(runner.module.parameters()).device)
             times.append(time.perf_counter() - begin)
     return min(times[1:])
