@@ -147,6 +147,32 @@ def test_every_point_is_that_of_a_plain_loop(kind, batchnorm, members, word):
         assert "at once" in found.execution
 
 
+def test_the_term_of_an_lbe_is_that_of_its_formula():
+    model, part = trained_a_little(mlp), data(mlp)
+    lbe = tr.LBE(model, alpha=0.7, beta=0.3, alpha_min=0.2, where=["1", "3"])
+    with torch.no_grad():
+        lbe.alpha.copy_(torch.tensor([0.9, 0.1]))
+    surface = tr.landscape(model, part, of_logits, size=3, batch_size=15, lbe=lbe, seed=7)
+    first, second = random_directions(model, "filter", seed=7)
+    expected, totals = np.zeros((3, 3)), np.zeros((3, 3))
+    for i, a in enumerate((-1, 0, 1)):
+        for j, b in enumerate((-1, 0, 1)):
+            twin = mlp().double().eval()
+            twin.load_state_dict(model.state_dict())
+            for name, p in twin.named_parameters():
+                p.data += a * first[name] + b * second[name]
+            for x, y in zip(part[0].split(15), part[1].split(15), strict=True):
+                with torch.no_grad():
+                    hidden, logits = twin[:2](x), twin(x)
+                entropies = [float(tr.batch_entropy(t)) for t in (hidden, logits)]
+                term = 0.3 * ((entropies[0] - 0.9) ** 2 + (entropies[1] - 0.2) ** 2) / 2
+                expected[i, j] += term / 3
+                totals[i, j] += float(of_logits(logits, y)) * (1 + term) / 3
+    assert list(surface.values) == ["loss", "L_BE", "total"]
+    np.testing.assert_allclose(surface.values["L_BE"], expected, rtol=1e-6)
+    np.testing.assert_allclose(surface.values["total"], totals, rtol=1e-6)
+
+
 def test_the_surface_of_a_quadratic_is_the_closed_form():
     model = nn.Linear(2, 1, bias=False).double()
     with torch.no_grad():
@@ -275,6 +301,14 @@ def test_samples_for_which_there_is_no_room_are_read_again():
         ({"model": "model"}, ArgumentTypeError, "not-a-module"),
         ({"data": torch.ones(3)}, DataError, "data-form"),
         ({"data": (torch.ones(0, 6), torch.ones(0))}, DataError, "empty"),
+        ({"lbe": 0.5}, ArgumentTypeError, "wrong-type"),
+        (
+            {"lbe": tr.LBE(nn.Sequential(mlp()))},
+            ArgumentError,
+            "where-matches-nothing",
+        ),
+        ({"lbe": tr.LBE(mlp()), "batch_size": 1}, ArgumentError, "one-sample"),
+        ({"lbe": tr.LBE(mlp()), "quantities": {"L_BE": of_logits}}, ArgumentError, "duplicate"),
         ({"path": [{}]}, ArgumentError, "other-weights"),
         ({"directions": "hessian", "loss_fn": right}, ArgumentError, "no-gradient"),
     ],

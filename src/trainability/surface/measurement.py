@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from trainability.errors import (
     ArgumentError,
+    ArgumentTypeError,
     MissingExtraError,
     UnsupportedModelError,
     check_choice,
@@ -19,6 +21,7 @@ from trainability.errors import (
 from trainability.introspect.run import RandomState, unwrap
 
 if TYPE_CHECKING:
+    from trainability.lbe.module import LBE
     from trainability.surface.result import Landscape
     from trainability.surface.scores import Batches, Scores
 
@@ -36,6 +39,7 @@ def landscape(
     quantities: Mapping[str, Callable[[Any, Any], Any]] | None = None,
     batchnorm: Literal["frozen", "recalibrated"] = "frozen",
     path: Iterable[Any] = (),
+    lbe: "LBE | None" = None,
     seed: int = 0,
     batch_size: int = 256,
     members: int | None = None,
@@ -59,6 +63,9 @@ def landscape(
         batchnorm: ``"frozen"``: running statistics are those of the model at every point; ``"recalibrated"``: at every
             point the means of those of all batches.
         path: state dicts, or models, of earlier steps of training, which are projected onto the plane.
+        lbe: the `trainability.LBE` of the model: ``"L_BE"`` with its layers, targets and strength, and ``"total"``,
+            loss + |loss| · L_BE, are measured too, in evaluation, on batches of ``batch_size``. Then points are
+            measured one after another.
         seed: of random directions, or of the start of the search for eigenvectors.
         batch_size: samples that run at once; a loader that cannot be read by number has its own.
         members: points that run at once; as many as are worth it and fit into memory unless given.
@@ -94,25 +101,21 @@ def landscape(
     from trainability.stack.memory import free_bytes
     from trainability.surface.directions import random_directions, trained_parameters
     from trainability.surface.plane import Plane
-    from trainability.surface.points import OneByOne, means_at, runner_of
+    from trainability.surface.points import OneByOne, Runner, means_at, runner_of
     from trainability.surface.result import Landscape
     from trainability.surface.scores import Batches, Scores
 
     check_choice("directions", directions, ("filter", "tensor", "hessian"))
     check_choice("batchnorm", batchnorm, ("frozen", "recalibrated"))
     _check_numbers(size, span, seed, batch_size, members)
-    scores = Scores(loss_fn, quantities)
+    scores = Scores(loss_fn, quantities, lbe is not None)
     model = unwrap(model, hooked=False)
-    if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
-        raise UnsupportedModelError(
-            "", "it is on the meta device and has no values; load its weights first", code="no-values"
-        )
     parameters = trained_parameters(model)
     like = next(iter(parameters.values()))
     random_state = RandomState(model)
     try:
-        batches = Batches(own_part(data, "data"), batch_size, like, free_bytes(like.device) // _SHARE)
         twin, eigenvalues = _copied(model), None
+        batches = Batches(own_part(data, "data"), batch_size, like, free_bytes(like.device) // _SHARE)
         if directions == "hessian":
             from trainability.surface.curvature import leading_eigenvectors
 
@@ -122,17 +125,18 @@ def landscape(
         plane = Plane(parameters, steps)
         places = tuple(plane.project(weights, f"path, number {n}") for n, weights in enumerate(path))
         recalibrated = batchnorm == "recalibrated"
-        center = means_at(OneByOne(twin), plane, torch.zeros(1, 2), batches, scores, recalibrated)
-        _check_center(float(center[0, 0]))
+        alone: Runner = OneByOne(twin)
         axis = torch.linspace(-span, span, size, dtype=torch.float64)
         axis[size // 2] = 0.0
         points = torch.cartesian_prod(axis, axis)
-        runner, why = runner_of(twin, plane, next(iter(batches)), len(points), members)
-        found = []
-        for group in points.split(runner.members):
-            full = torch.cat([group, group[-1:].expand(runner.members - len(group), 2)])
-            found.append(means_at(runner, plane, full, batches, scores, recalibrated)[: len(group)])
-        values = torch.cat(found).T.unflatten(1, (size, size))
+        with _read(lbe, twin, scores):
+            center = means_at(alone, plane, torch.zeros(1, 2), batches, scores, recalibrated)
+            _check_center(float(center[0, 0]))
+            runner, why = alone, "as activations are read"
+            if lbe is None:
+                runner, why = runner_of(twin, plane, next(iter(batches)), len(points), members)
+            means = means_at(runner, plane, points, batches, scores, recalibrated)
+        values = means.T.unflatten(1, (size, size))
     finally:
         random_state.restore()
     return Landscape(
@@ -164,12 +168,33 @@ def _check_numbers(size: int, span: float, seed: int, batch_size: int, members: 
 
 
 def _copied(model: nn.Module) -> nn.Module:
+    """A copy that may be changed, in evaluation."""
+    if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+        raise UnsupportedModelError(
+            "", "it is on the meta device and has no values; load its weights first", code="no-values"
+        )
     try:
         return copy.deepcopy(model).eval()
     except Exception as error:  # whatever a model holds may not be made to be copied
         raise UnsupportedModelError(
             "", f"it cannot be copied ({type(error).__name__}: {error})", code="not-copyable"
         ) from error
+
+
+@contextmanager
+def _read(lbe: "LBE | None", model: nn.Module, scores: "Scores") -> Iterator[None]:
+    """Within it, the activations of a model are read for the term of an LBE, if there is one."""
+    if lbe is None:
+        yield
+        return
+    from trainability.lbe.module import LBE
+    from trainability.surface.entropy_term import EntropyTerm
+
+    if not isinstance(lbe, LBE):
+        raise ArgumentTypeError(f"lbe is a trainability.LBE, not {type(lbe).__name__}", code="wrong-type")
+    with EntropyTerm(lbe, model) as term:
+        scores.term = term.value
+        yield
 
 
 def _mean_losses(model: nn.Module, batches: "Batches", scores: "Scores") -> Iterator[tuple[Tensor, float]]:

@@ -91,17 +91,26 @@ class AtOnce:
 def means_at(
     runner: Runner, plane: Plane, points: Tensor, batches: Batches, scores: Scores, recalibrated: bool
 ) -> Tensor:
-    """The means of all scores at points ``(E, 2)``, as many as the runner has networks: ``(E, scores)``."""
-    plane.write_(runner.module, points)
-    total, count = torch.zeros(len(points), len(scores.names), dtype=torch.float64), 0
-    with torch.no_grad(), drawing(0):
-        if recalibrated:
-            _recalibrate_(runner, batches)
-        runner.module.eval()
-        for batch in batches:
-            each = runner.outputs(batch.inputs)
-            total += torch.stack([scores.sums(outputs, batch) for outputs in each]).to(total)
-            count += len(batch)
+    """The means of all scores at points ``(N, 2)``, ``(N, scores)``; as many at once as the runner has networks."""
+    found = []
+    for group in points.split(runner.members):
+        full = torch.cat([group, group[-1:].expand(runner.members - len(group), 2)])
+        plane.write_(runner.module, full)
+        with torch.no_grad(), drawing(0):  # the same at every point, should the model draw random numbers
+            if recalibrated:
+                _recalibrate_(runner, batches)
+            found.append(_means(runner, batches, scores)[: len(group)])
+    return torch.cat(found)
+
+
+def _means(runner: Runner, batches: Batches, scores: Scores) -> Tensor:
+    """The means over all samples, for each network."""
+    runner.module.eval()
+    total, count = torch.zeros(runner.members, len(scores.names), dtype=torch.float64), 0
+    for batch in batches:
+        each = runner.outputs(batch.inputs)
+        total += torch.stack([scores.sums(outputs, batch) for outputs in each]).to(total)
+        count += len(batch)
     return total / count
 
 

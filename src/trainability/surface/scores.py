@@ -14,6 +14,9 @@ from trainability.introspect.outputs import in_dtype
 Score = Callable[[Any, Any], Any]
 
 
+_OF_TERM = ("L_BE", "total")
+
+
 class Batches:
     """The samples as often as they are asked for, in the same batches: on a model's device, in its precision.
 
@@ -54,15 +57,17 @@ class Scores:
     Args:
         loss_fn: of outputs and targets to one number, the mean over the batch, or one for each sample.
         others: the same by name.
+        with_term: whether there are also L_BE and the total, loss + |loss| L_BE.
     """
 
-    def __init__(self, loss_fn: Score, others: Mapping[str, Score] | None) -> None:
+    def __init__(self, loss_fn: Score, others: Mapping[str, Score] | None, with_term: bool = False) -> None:
         if others is not None and not isinstance(others, Mapping):
             raise ArgumentTypeError(
                 f"quantities is a mapping of names to functions, not {type(others).__name__}", code="wrong-type"
             )
-        if others and "loss" in others:
-            raise ArgumentError("quantities: 'loss' is that of loss_fn; take another name", code="duplicate")
+        own = ("loss", *(_OF_TERM if with_term else ()))
+        if taken := sorted(set(own) & set(others or ())):
+            raise ArgumentError(f"quantities: {taken[0]!r} is measured anyway; take another name", code="duplicate")
         self._functions = {"loss": loss_fn, **(others or {})}
         for name, function in self._functions.items():
             if not isinstance(name, str):
@@ -72,12 +77,17 @@ class Scores:
                 raise ArgumentTypeError(
                     f"{what} is a function of outputs and targets, not {function!r}", code="wrong-type"
                 )
-        self.names = tuple(self._functions)
+        self.term: Callable[[], Tensor] | None = None  # L_BE of the latest pass, while it is read
+        self.names = (*self._functions, *(_OF_TERM if with_term else ()))
 
     def sums(self, outputs: Any, batch: Split) -> Tensor:
         """The sums over the samples of a batch, one for each name, in float64."""
         each = [mean_of(name, f(outputs, batch.targets), len(batch)) for name, f in self._functions.items()]
-        return torch.stack([mean.detach().double() for mean in each]) * len(batch)
+        means = [mean.detach().double() for mean in each]
+        if self.term is not None:
+            term = self.term().to(means[0])
+            means += [term, means[0] + means[0].abs() * term]
+        return torch.stack(means) * len(batch)
 
     def mean_loss(self, outputs: Any, batch: Split) -> Tensor:
         """The mean loss of a batch, with its graph."""
