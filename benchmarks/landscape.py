@@ -1,10 +1,10 @@
 """A loss surface by this package, and by a loop over its points, in turns.
 
-Claim: points that run at once are measured at least twice as fast for 30×100, and never slower than one by one.
+Claim: a call is no slower than a loop by hand, and gains where the calls of torch, not the arithmetic, take the time.
 
 The loop is what one writes by hand: a copy of the model, weights w + a d₁ + b d₂ put in place, a pass without gradients
 over samples that lie ready. The other side is the whole call of `trainability.landscape`, with all that it does
-before the first point. Both take turns in one process on one thread; a ratio is that of two turns side by side, above 1
+before the first point. Both take turns in one process on one thread; a ratio is that of two successive turns, above 1
 where the package is faster.
 
     python benchmarks/landscape.py [--networks 15x500 30x100 cnn] [--batch-size 256] [--rounds 7] [--out FILE]

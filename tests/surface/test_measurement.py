@@ -317,3 +317,9 @@ def test_what_cannot_be_measured_is_refused(change, kind: type[TrainabilityError
     given = {"model": mlp().double(), "data": data(mlp), "loss_fn": of_logits, **change}
     with refused(kind, code):
         tr.landscape(given.pop("model"), given.pop("data"), given.pop("loss_fn"), **given)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_scripted_model_is_refused():
+    with refused(UnsupportedModelError, "scripted"):
+        tr.landscape(torch.jit.script(mlp()), data(mlp), of_logits)

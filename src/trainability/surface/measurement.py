@@ -71,7 +71,8 @@ def landscape(
         members: points that run at once; as many as are worth it and fit into memory unless given.
 
     Raises:
-        UnsupportedModelError: the model has no parameters that are trained, cannot be copied, or has no Hessian.
+        UnsupportedModelError: the model has no parameters that are trained, is scripted, cannot be copied, or has no
+            Hessian.
         ArgumentError: an argument cannot be used, or the loss of the model itself is not finite.
         DataError: the data have another form, or are empty.
         MissingExtraError: what comes with ``trainability[experiments]`` is not installed.
@@ -109,7 +110,7 @@ def landscape(
     check_choice("batchnorm", batchnorm, ("frozen", "recalibrated"))
     _check_numbers(size, span, seed, batch_size, members)
     scores = Scores(loss_fn, quantities, lbe is not None)
-    model = unwrap(model, hooked=False)
+    model = unwrap(model)
     parameters = trained_parameters(model)
     like = next(iter(parameters.values()))
     random_state = RandomState(model)
