@@ -4,7 +4,8 @@
 >>> sorted(tr.__all__)
 ['DKS', 'EOC', 'Flow', 'IC', 'ICLayer', 'Init', 'LBE', 'Normalize', 'Residual', 'SELU', 'Selection', 'TAT',
  'TrainabilityError', 'UnsupportedModelError', 'Verdict', 'WeightLayout', 'apply_', 'batch_entropy', 'compare',
- 'diagnose', 'differential_entropy', 'measure', 'neuron_entropy', 'predict', 'register_weight_layer', 'select']
+ 'diagnose', 'differential_entropy', 'landscape', 'measure', 'neuron_entropy', 'predict', 'register_weight_layer',
+ 'select']
 """
 
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from trainability.nn.ic import ICLayer
     from trainability.remedies import DKS, EOC, IC, SELU, TAT, Init, Normalize, Residual, apply_
     from trainability.signal import predict
+    from trainability.surface.measurement import landscape
 
 __version__ = "0.1.0"
 
@@ -48,6 +50,7 @@ __all__ = [
     "compare",
     "diagnose",
     "differential_entropy",
+    "landscape",
     "measure",
     "neuron_entropy",
     "predict",
@@ -70,5 +73,6 @@ __getattr__, __dir__ = lazily(
         "nn.ic": ("ICLayer",),
         "remedies": ("DKS", "EOC", "IC", "SELU", "TAT", "Init", "Normalize", "Residual", "apply_"),
         "signal": ("predict",),
+        "surface.measurement": ("landscape",),
     },
 )

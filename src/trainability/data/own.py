@@ -73,6 +73,23 @@ def own_data(given: Any, name: str, *, seed: int = 0) -> Dataset:
     return Dataset(name, classes, train, val, test, None, None, sources, seed, batch_size=batch_size)
 
 
+def own_part(given: Any, name: str) -> Part:
+    """Make one part of a data set of what a user has: a pair of tensors, a map-style dataset or a loader.
+
+    Raises:
+        DataError: it has another form, or is empty.
+    """
+    if not _is_part(given):
+        raise DataError(
+            f"{name} is {_described(given)}; give a pair (inputs, targets), a map-style dataset or a loader",
+            code="data-form",
+        )
+    part = _part(given, name)
+    if not len(part):
+        raise DataError(f"{name} is empty; give one that has samples", code="empty")
+    return part
+
+
 def _named_parts(given: Any, name: str) -> tuple[dict[str, Any], int | None]:
     """The parts by name, and the number of classes where it is given."""
     if isinstance(given, Mapping):

@@ -1,0 +1,1 @@
+"""Loss surfaces: what a model's loss is on a plane through its weights."""
