@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainability.data.dataset import Split
-from trainability.data.streamed import drawing
+from trainability.data.seeding import drawing
 from trainability.introspect.hooks import tensors_in
 from trainability.introspect.outputs import first_of, map_tensors
 from trainability.introspect.run import call
