@@ -93,3 +93,25 @@ def test_kernel_values_at_what_modules_are_given():
     unit = a / np.linalg.norm(a, axis=1, keepdims=True)
     assert c[0] == pytest.approx((unit @ unit.T)[~np.eye(32, dtype=bool)].mean(), rel=1e-4)
     assert len(q) == len(c) == 2
+
+
+def test_kernel_values_at_every_call_of_a_module():
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, self.act = nn.ModuleList(nn.Linear(8, 8) for _ in range(3)), nn.Tanh()
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = self.act(layer(x))
+            return x
+
+    model, x = Again(), torch.randn(32, 8)
+    names = [layer.name for layer in tr.measure(model, x)]
+    assert names == ["act", "act#2", "act#3"]
+    q, _ = signal_values(model, x, names)
+    expected = []
+    for layer in model.layers:
+        x = torch.tanh(layer(x))
+        expected.append(float(x.square().mean()))
+    assert q == pytest.approx(expected, rel=1e-5)

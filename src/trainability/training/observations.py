@@ -1,5 +1,6 @@
 """Observations of networks in training: their flow and signal, single neurons, and how these depend on one another."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from trainability.dependence.dropout import dropout_effects
 from trainability.dependence.pairs import evenly_spaced, independence, varying_neurons
 from trainability.errors import TrainabilityError, UnsupportedModelError
 from trainability.flow import measure
-from trainability.introspect.hooks import INPUT_OF, Place
+from trainability.introspect.hooks import INPUT_OF, Place, reading_name
 from trainability.introspect.outputs import first_of
 from trainability.introspect.readings import read_activations
 from trainability.introspect.run import call, observing
@@ -67,10 +68,13 @@ def neuron_histograms(model: nn.Module, inputs: Any, bins: int = 40) -> list[His
 def signal_values(model: nn.Module, inputs: Any, layers: list[str]) -> tuple[list[float], list[float]]:
     """Mean square q and mean cosine c between two inputs after each layer, over 128 inputs at the most."""
     modules = dict(model.named_modules())
-    places = [Place(name.removeprefix(INPUT_OF), given=name.startswith(INPUT_OF)) for name in layers]
-    seen = {
-        path: (q, c) for path, q, c in measured(model, first_of(inputs, 128), [p for p in places if p.path in modules])
-    }
+    once = dict.fromkeys(name.partition("#")[0] for name in layers)
+    places = [Place(name.removeprefix(INPUT_OF), given=name.startswith(INPUT_OF)) for name in once]
+    calls: Counter[str] = Counter()
+    seen = {}
+    for path, q, c in measured(model, first_of(inputs, 128), [place for place in places if place.path in modules]):
+        calls[path] += 1
+        seen[reading_name(path, calls[path])] = q, c
     return [seen[p][0] for p in layers if p in seen], [seen[p][1] for p in layers if p in seen]
 
 
