@@ -100,11 +100,12 @@ def test_kernel_values_at_every_call_of_a_module():
         def __init__(self) -> None:
             super().__init__()
             self.layers, self.act = nn.ModuleList(nn.Linear(8, 8) for _ in range(3)), nn.Tanh()
+            self.head = nn.Linear(8, 2)
 
         def forward(self, x: Tensor) -> Tensor:
             for layer in self.layers:
                 x = self.act(layer(x))
-            return x
+            return self.head(x)
 
     model, x = Again(), torch.randn(32, 8)
     names = [layer.name for layer in tr.measure(model, x)]
