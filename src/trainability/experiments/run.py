@@ -11,7 +11,7 @@ from typing import Any
 from trainability._references import load, naming_the_place
 from trainability.data.dataset import Split
 from trainability.data.streamed import Samples
-from trainability.errors import ArgumentError, ConfigError, FolderError, UnsupportedModelError
+from trainability.errors import ArgumentError, ConfigError, DataError, FolderError, UnsupportedModelError
 from trainability.experiments.build import (
     architecture_key,
     build_model,
@@ -209,9 +209,7 @@ class _Experiment:
                     if not self._take_turns(turn, writer, interrupted):
                         self.comparison.interrupted = True
                         break
-            except (OSError, FolderError):  # of the disk: what was kept is whole
-                raise
-            except Exception:
+            except (ConfigError, DataError):
                 self._discard(writer)
                 raise
             self.comparison.seconds = time.monotonic() - begin

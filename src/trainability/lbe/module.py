@@ -123,6 +123,7 @@ class LBE(nn.Module):
         self.alpha_min = alpha_min
         self.convention = convention
         self.neurons = neurons
+        self.channel_dim = channel_dim
         self._last: LastCall | None = None
         self._row_of = {path: row for row, path in enumerate(self.selection.paths)}
         self._rows: tuple[tuple[int, ...], Tensor] | None = None

@@ -27,7 +27,7 @@ class EntropyTerm(OneCall):
     """
 
     def __init__(self, lbe: LBE, model: nn.Module) -> None:
-        self._lbe, self._neurons, self._channel_dim = lbe, lbe.neurons, lbe._reader.channel_dim
+        self._lbe, self._neurons, self._channel_dim = lbe, lbe.neurons, lbe.channel_dim
         self._constant = entropy_constant(lbe.convention)
         targets = lbe.alpha.detach().abs().clamp(min=lbe.alpha_min).double()
         self._targets = dict(zip(lbe.selection.paths, targets, strict=True))
