@@ -16,7 +16,7 @@ from torch.utils.data import (
 from refusals import refused
 from trainability.data.dataset import Split
 from trainability.data.own import own_data
-from trainability.data.streamed import Fed, Samples, split_of
+from trainability.data.streamed import DatasetPart, LoaderPart, split_of
 from trainability.errors import DataError
 
 X, Y = torch.arange(100.0).view(50, 2), torch.arange(50) % 3
@@ -81,14 +81,14 @@ def test_without_a_test_part_it_is_empty():
 
 def test_what_is_not_in_memory_is_read_as_it_is_needed():
     data = own_data({"train": DataLoader(Pairs(), batch_size=8, shuffle=True), "validation": Pairs()}, "mine")
-    assert isinstance(data.train, Samples)
-    assert isinstance(data.val, Samples)
+    assert isinstance(data.train, DatasetPart)
+    assert isinstance(data.val, DatasetPart)
     assert data.batch_size == 8
     assert torch.equal(data.train.first(3).inputs, X[:3])
     assert torch.equal(torch.cat([chunk.targets for chunk in data.val.chunks(16)]), Y)
     weighted = DataLoader(Pairs(), batch_size=8, sampler=WeightedRandomSampler([1.0] * 50, 50))
     for loader in (weighted, DataLoader(Counted(), batch_size=10)):
-        assert isinstance(own_data([loader, PAIR], "mine").train, Fed)
+        assert isinstance(own_data([loader, PAIR], "mine").train, LoaderPart)
 
 
 def test_random_split_of_tensors_stays_in_memory():
@@ -122,6 +122,7 @@ def test_outputs_are_told_by_targets():
         ((X, Y[:20]), "lengths-differ"),
         (({"a": X, "b": X[:3]}, Y), "lengths-differ"),
         ((X, [["a"]] * 50), "data-form"),
+        ((X, np.array(["a"] * 50)), "not-numbers"),
         ([(X[:1], Y[:1]), PAIR], "too-few"),
         ([(X[:0], Y[:0]), PAIR], "empty"),
         ([PAIR, (X[:0], Y[:0])], "empty"),
@@ -144,7 +145,7 @@ def test_what_samples_draw_depends_on_their_seed_alone():
 
     state = torch.get_rng_state()
     plan = [[(3, 7), (4, 8)], [(3, 7), (4, 9)]]
-    found = [[batch.inputs for batch in Samples(Noisy(), workers=workers).batches(plan)] for workers in (0, 1)]
+    found = [[batch.inputs for batch in DatasetPart(Noisy(), workers=workers).batches(plan)] for workers in (0, 1)]
     assert torch.equal(torch.stack(found[0]), torch.stack(found[1]))
     assert torch.equal(found[0][0][0], found[0][1][0])
     assert not torch.equal(found[0][0][1], found[0][1][1])
@@ -152,8 +153,8 @@ def test_what_samples_draw_depends_on_their_seed_alone():
 
 
 def test_a_pass_over_a_loader_depends_on_its_number_alone():
-    def loader() -> Fed:
-        return Fed(DataLoader(Pairs(), batch_size=8, sampler=WeightedRandomSampler([1.0] * 50, 50)))
+    def loader() -> LoaderPart:
+        return LoaderPart(DataLoader(Pairs(), batch_size=8, sampler=WeightedRandomSampler([1.0] * 50, 50)))
 
     first, again = ([batch.inputs for batch in part.once(2)] for part in (loader(), loader()))
     assert all(map(torch.equal, first, again))

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import trainability as tr
 from refusals import refused
-from trainability.data.streamed import Samples
+from trainability.data.streamed import DatasetPart
 from trainability.errors import ArgumentError, ArgumentTypeError, DataError, TrainabilityError, UnsupportedModelError
 from trainability.surface.directions import random_directions
 from trainability.surface.scores import Batches
@@ -273,7 +273,7 @@ def test_points_at_which_the_loss_is_not_finite_are_kept_and_named():
 
 
 def test_samples_for_which_there_is_no_room_are_read_again():
-    part = Samples(TensorDataset(*data(mlp)))
+    part = DatasetPart(TensorDataset(*data(mlp)))
     for room in (0, 10**9):
         batches = Batches(part, BATCH, torch.zeros(1), room)
         for _ in range(2):

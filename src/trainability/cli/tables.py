@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from statistics import median
+from textwrap import shorten
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -13,12 +14,11 @@ from trainability.experiments.comparison import Comparison
 from trainability.experiments.study import Row
 from trainability.report.answer import score_of
 from trainability.report.sweep import plain, short
-from trainability.report.text import grid, shown
+from trainability.report.text import WIDTH, grid, shown
 from trainability.tasks import Metric
 from trainability.training.history import ScorePoint
 
 _MOST_ROWS = 12
-_MOST_NAMED = 6
 
 
 class Watch:
@@ -61,8 +61,8 @@ class Watch:
             if (values := [_scored(h.scores[-1]) for h in side.histories if h.scores])
         }
         part = "validation" if any(h.val is not None for h in going) else "test"
-        shown = ", ".join(list(scores)[:_MOST_NAMED]) + (", ..." if len(scores) > _MOST_NAMED else "")
-        self._console.print(f"epoch {epochs}, {part} {metric.name}: {shown}", soft_wrap=True, markup=False)
+        line = f"epoch {epochs}, {part} {metric.name}: {', '.join(scores)}"
+        self._console.print(shorten(line, WIDTH, placeholder=" ..."), soft_wrap=True, markup=False)
 
 
 def _scored(point: ScorePoint) -> float:

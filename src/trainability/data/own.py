@@ -18,10 +18,9 @@ from torch.utils.data import (
 )
 
 from trainability.data.dataset import Dataset, Part, Split
-from trainability.data.streamed import Fed, Samples, same_length, split_of
+from trainability.data.streamed import DatasetPart, LoaderPart, as_targets, as_tensors, described, same_length, split_of
 from trainability.errors import DataError
 from trainability.introspect.hooks import tensors_in
-from trainability.introspect.outputs import map_tensors
 
 _PARTS = ("train", "validation", "test")
 _SHARES = (0.70, 0.15)  # of training and validation; the rest is for testing
@@ -53,7 +52,7 @@ def own_data(given: Any, name: str, *, seed: int = 0) -> Dataset:
     batch_size = _batch_size(parts["train"])
     made = {part: _part(value, f"{name}, {part}") for part, value in parts.items()}
     if "validation" not in made:
-        if isinstance(made["train"], Fed) or isinstance(parts["train"], DataLoader):
+        if isinstance(made["train"], LoaderPart) or isinstance(parts["train"], DataLoader):
             raise DataError(
                 f"{name} is a loader alone, which is taken for training; give a mapping with 'train' and 'validation'",
                 code="needs-validation",
@@ -68,7 +67,7 @@ def own_data(given: Any, name: str, *, seed: int = 0) -> Dataset:
             )
     train, val = made["train"], made["validation"]
     classes = classes or _outputs(train, parts["train"])
-    sources = f"given: {_described(parts['train'])}"
+    sources = f"given: {described(parts['train'])}"
     test = made.get("test", _EMPTY)
     return Dataset(name, classes, train, val, test, None, None, sources, seed, batch_size=batch_size)
 
@@ -81,13 +80,19 @@ def own_part(given: Any, name: str) -> Part:
     """
     if not _is_part(given):
         raise DataError(
-            f"{name} is {_described(given)}; give a pair (inputs, targets), a map-style dataset or a loader",
+            f"{name} is {described(given)}; give a pair (inputs, targets), a map-style dataset or a loader",
             code="data-form",
         )
     part = _part(given, name)
     if not len(part):
         raise DataError(f"{name} is empty; give one that has samples", code="empty")
     return part
+
+
+def data_of(given: Any, options: Mapping[str, Any]) -> Any:
+    """What a function, or anything else that is called for data, returns; or data as they are."""
+    makes = callable(given) and not hasattr(given, "__getitem__") and not hasattr(given, "__iter__")
+    return given(**options) if makes else given
 
 
 def _named_parts(given: Any, name: str) -> tuple[dict[str, Any], int | None]:
@@ -108,7 +113,7 @@ def _named_parts(given: Any, name: str) -> tuple[dict[str, Any], int | None]:
     if _is_part(given):
         return {"train": given}, None
     raise DataError(
-        f"{name} is {_described(given)}; give a mapping with 'train', 'validation' and 'test', a list of two or three "
+        f"{name} is {described(given)}; give a mapping with 'train', 'validation' and 'test', a list of two or three "
         "parts such as ((x, y), (x_val, y_val)), or a pair (inputs, targets)",
         code="data-form",
     )
@@ -116,7 +121,7 @@ def _named_parts(given: Any, name: str) -> tuple[dict[str, Any], int | None]:
 
 def _is_part(value: Any) -> bool:
     """Return whether a value is a pair of inputs and targets, a dataset or a loader."""
-    if isinstance(value, Split | Samples | Fed):
+    if isinstance(value, Split | DatasetPart | LoaderPart):
         return True
     if isinstance(value, list | tuple):
         return len(value) == 2 and all(map(_is_nest, value))
@@ -138,7 +143,7 @@ def _is_nest(value: Any) -> bool:
 
 
 def _part(value: Any, name: str) -> Part:
-    if isinstance(value, Split | Samples | Fed):
+    if isinstance(value, Split | DatasetPart | LoaderPart):
         return value
     if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_nest, value)):
         return _pair(value, name)
@@ -150,7 +155,7 @@ def _part(value: Any, name: str) -> Part:
 
 
 def _pair(pair: Sequence[Any], name: str) -> Split:
-    inputs, targets = (_arrays(nest) for nest in pair)
+    inputs, targets = as_tensors(pair[0]), as_targets(pair[1])
     _check_finite(inputs, f"{name}: the inputs")
     _check_finite(targets, f"{name}: the targets")
     lengths = same_length(inputs), same_length(targets)
@@ -160,7 +165,7 @@ def _pair(pair: Sequence[Any], name: str) -> Split:
             f"{name}: the inputs are {found[0]} and the targets {found[1]}; there must be one target for every input",
             code="lengths-differ",
         )
-    return Split(inputs, map_tensors(_as_target, targets))
+    return Split(inputs, targets)
 
 
 def _check_finite(nest: Any, what: str) -> None:
@@ -168,30 +173,6 @@ def _check_finite(nest: Any, what: str) -> None:
         if tensor.is_floating_point() and tensor.dim() and not bool((finite := tensor.isfinite()).all()):
             row = int((~finite).reshape(len(tensor), -1).any(1).nonzero()[0])
             raise DataError(f"{what} of sample {row} are not finite; leave it out, or fill it in", code="not-finite")
-
-
-def _arrays(nest: Any) -> Any:
-    """Tensors of arrays, data frames and lists of numbers."""
-    if isinstance(nest, Tensor):
-        return nest.detach()
-    if isinstance(nest, Mapping):
-        return {key: _arrays(value) for key, value in nest.items()}
-    if isinstance(nest, list | tuple) and any(map(_is_array, nest)):
-        return tuple(map(_arrays, nest))
-    import numpy
-
-    try:
-        array = numpy.asarray(nest)
-        return torch.from_numpy(numpy.ascontiguousarray(array).copy())
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{_described(nest)} cannot be made a tensor ({error}); give numbers", code="data-form"
-        ) from None
-
-
-def _as_target(t: Tensor) -> Tensor:
-    """The same; whole numbers as int64, which losses of classes take."""
-    return t.long() if t.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32) else t
 
 
 def _of_loader(loader: "DataLoader[Any]", name: str) -> Part:
@@ -215,27 +196,27 @@ def _of_dataset(dataset: Any, name: str) -> Part:
     return held if held is not None else _samples(dataset, name)
 
 
-def _samples(dataset: Any, name: str) -> Samples:
+def _samples(dataset: Any, name: str) -> DatasetPart:
     try:
         count = len(dataset)
     except TypeError:
         raise DataError(f"{name} has no length; give its dataset a __len__", code="no-length") from None
     if count:
         split_of(dataset[0])  # a sample that is no pair is refused before anything is trained
-    return Samples(dataset)
+    return DatasetPart(dataset)
 
 
 def _held(dataset: Any) -> Split | None:
     """The tensors of a dataset that only holds tensors, or a subset of them."""
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) > 1:
         *inputs, targets = dataset.tensors
-        return Split(inputs[0] if len(inputs) == 1 else tuple(inputs), _as_target(targets))
+        return Split(inputs[0] if len(inputs) == 1 else tuple(inputs), as_targets(targets))
     if isinstance(dataset, Subset) and (whole := _held(dataset.dataset)) is not None:
         return whole.take(torch.as_tensor(list(dataset.indices)))
     return None
 
 
-def _fed(loader: Any, name: str) -> Fed:
+def _fed(loader: Any, name: str) -> LoaderPart:
     try:
         count = len(loader)
     except TypeError:
@@ -246,7 +227,7 @@ def _fed(loader: Any, name: str) -> Fed:
         ) from None
     if not count:
         raise DataError(f"{name} is empty; give one that has batches", code="empty")
-    return Fed(loader)
+    return LoaderPart(loader)
 
 
 def _split(part: Part, seed: int) -> dict[str, Part]:
@@ -257,7 +238,7 @@ def _split(part: Part, seed: int) -> dict[str, Part]:
     indices = dict(zip(_PARTS, order.split([train, val, count - train - val]), strict=True))
     if isinstance(part, Split):
         return {name: part.take(index) for name, index in indices.items()}
-    assert isinstance(part, Samples)
+    assert isinstance(part, DatasetPart)
     return {name: replace(part, dataset=Subset(part.dataset, index.tolist())) for name, index in indices.items()}
 
 
@@ -282,11 +263,3 @@ def _outputs(train: Part, given: Any) -> int | None:
     if not targets.is_floating_point():
         return int(targets.max()) + 1 if targets.numel() else None
     return 1 if targets.dim() == 1 else int(targets[0].numel())
-
-
-def _described(value: Any) -> str:
-    """What something is, in a few words."""
-    if isinstance(value, list | tuple):
-        kinds = ", ".join(type(entry).__name__ for entry in value[:6])
-        return f"a {type(value).__name__} of {len(value)} things ({kinds})"
-    return f"of type {type(value).__name__}" if value is not None else "None"

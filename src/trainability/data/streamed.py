@@ -19,7 +19,7 @@ _TARGETS = ("labels", "label", "targets", "target")
 
 
 @dataclass(frozen=True)
-class Samples:
+class DatasetPart:
     """A map-style dataset, of which each pass has an order of its own; what a sample draws depends on its seed alone.
 
     Args:
@@ -72,13 +72,13 @@ class Samples:
         for batch in loader:
             yield split_of(batch).to(self.device)
 
-    def to(self, device: torch.device | str) -> "Samples":
+    def to(self, device: torch.device | str) -> "DatasetPart":
         """The same, whose batches go to a device."""
         return replace(self, device=device)
 
 
 @dataclass(frozen=True)
-class Fed:
+class LoaderPart:
     """Somebody's own loader, whose batches are taken as they come: its order and its batch size are its own.
 
     Args:
@@ -135,7 +135,7 @@ class Fed:
             given += 1
             yield split_of(batch).to(self.device)
 
-    def to(self, device: torch.device | str) -> "Fed":
+    def to(self, device: torch.device | str) -> "LoaderPart":
         """The same, whose batches go to a device."""
         return replace(self, device=device)
 
@@ -199,38 +199,59 @@ def split_of(batch: Any) -> Split:
         key = next((key for key in _TARGETS if key in batch), None)
         if key is not None:
             others = {name: value for name, value in batch.items() if name != key}
-            return Split(_tensors(others), _tensors(batch[key]))
+            return Split(as_tensors(others), as_targets(batch[key]))
     elif isinstance(batch, list | tuple) and len(batch) >= 2:
         *inputs, targets = batch
-        return Split(_tensors(inputs[0] if len(inputs) == 1 else tuple(inputs)), _tensors(targets))
+        return Split(as_tensors(inputs[0] if len(inputs) == 1 else tuple(inputs)), as_targets(targets))
     raise DataError(
-        f"a batch is {_kind(batch)}; it should be a pair (inputs, targets), or a mapping with 'labels' among its keys",
+        f"a batch is {described(batch)}; it should be a pair (inputs, targets), or a mapping with 'labels' among its "
+        "keys",
         code="batch-form",
     )
 
 
-def _tensors(nest: Any) -> Any:
-    """A nest of tensors in which NumPy arrays and lists of numbers are tensors too."""
+def as_tensors(nest: Any) -> Any:
+    """Tensors of arrays, data frames and lists of numbers, also in a tuple or a mapping.
+
+    Raises:
+        DataError: something else is there.
+    """
     if isinstance(nest, Tensor):
-        return nest
+        return nest.detach()
     if isinstance(nest, Mapping):
-        return {name: _tensors(value) for name, value in nest.items()}
-    if isinstance(nest, list | tuple) and nest and not isinstance(nest[0], int | float | bool):
-        return tuple(map(_tensors, nest))
+        return {key: as_tensors(value) for key, value in nest.items()}
+    if isinstance(nest, list | tuple) and any(
+        isinstance(entry, Tensor) or hasattr(entry, "__array__") for entry in nest
+    ):
+        return tuple(map(as_tensors, nest))
+    import numpy
+
     try:
-        return torch.as_tensor(nest)
-    except (TypeError, ValueError, RuntimeError):
+        return torch.from_numpy(numpy.array(nest))
+    except (TypeError, ValueError) as error:
         raise DataError(
-            f"{_kind(nest)} cannot be made a tensor; give tensors, NumPy arrays or numbers", code="batch-form"
+            f"{described(nest)} cannot be made a tensor ({error}); give numbers", code="not-numbers"
         ) from None
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)}"
+def as_targets(nest: Any) -> Any:
+    """The same for targets: whole numbers as int64, which losses of classes take."""
+    small = (torch.uint8, torch.int8, torch.int16, torch.int32)
+    return map_tensors(lambda t: t.long() if t.dtype in small else t, as_tensors(nest))
+
+
+def described(value: Any) -> str:
+    """The kind of a value, in a few words.
+
+    >>> described(None), described([torch.ones(2), 3])
+    ('None', 'a list of 2 (Tensor, int)')
+    """
     if isinstance(value, Mapping):
         return f"a mapping of {', '.join(map(str, list(value)[:4]))}"
-    return f"{type(value).__name__}"
+    if isinstance(value, list | tuple):
+        kinds = ", ".join(type(entry).__name__ for entry in value[:6])
+        return f"a {type(value).__name__} of {len(value)} ({kinds})"
+    return "None" if value is None else f"of type {type(value).__name__}"
 
 
 def same_length(nest: Any) -> int | None:

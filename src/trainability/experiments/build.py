@@ -10,7 +10,7 @@ from torch import nn
 
 from trainability._references import naming_the_place
 from trainability.data.augment import usual_augmentation
-from trainability.data.streamed import Fed
+from trainability.data.streamed import LoaderPart
 from trainability.errors import ConfigError, TrainabilityError
 from trainability.experiments.axes import STACKABLE
 from trainability.experiments.program import Program
@@ -191,7 +191,7 @@ def member_bytes(recipe: Recipe, program: Program, device: torch.device) -> int:
     """
     data = program.data
     count = len(data.train)
-    if not data.batch_size and not isinstance(data.train, Fed) and recipe.batch_size > count:
+    if not data.batch_size and not isinstance(data.train, LoaderPart) and recipe.batch_size > count:
         raise ConfigError(
             f"batch_size: {recipe.batch_size} is more than the {count} training samples; write "
             f"batch_size={max(2, count // 4)}",

@@ -85,22 +85,20 @@ def compare(
     ['default', 'default', 'he', 'he']
     """
     try:
-        import lightning_fabric  # noqa: F401
-        import pydantic  # noqa: F401
-    except ImportError as error:
+        from trainability.experiments.reading import read_recipe
+        from trainability.experiments.run import run
+    except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"compare needs {error.name}, which comes with an extra: pip install 'trainability[experiments]'",
             code="missing-extra",
         ) from error
     import torch
 
-    from trainability.data.own import own_data
+    from trainability.data.own import data_of, own_data
     from trainability.data.seeding import drawing
-    from trainability.experiments.reading import read_recipe
-    from trainability.experiments.run import run
 
     _check_makes_models(make_model)
-    given, dataset = _Given(), own_data(data() if inspect.isroutine(data) else data, "data")
+    given, dataset = _Given(), own_data(data_of(data, {}), "data")
     changes: dict[str, Any] = {
         "model": {"name": given.keep(make_model), "options": dict(options or {})},
         "data": {"name": given.keep(dataset, "data")},
@@ -112,8 +110,9 @@ def compare(
     }
     changes["batch_size"] = max(2, min(128, len(dataset.train))) if batch_size is None else batch_size
     for name, value in (settings or {}).items():
-        if name in changes and name != "optimizer.lr":
-            raise ArgumentError(f"{name} is given twice: among the settings and by itself", code="duplicate")
+        if name in changes:
+            own = name.rpartition(".")[2]
+            raise ArgumentError(f"settings: {name} is an argument of compare; give {own}= instead", code="duplicate")
         changes[name] = value
     with ExitStack() as opened:
         folder = Path(out) if out is not None else Path(opened.enter_context(tempfile.TemporaryDirectory())) / "run"

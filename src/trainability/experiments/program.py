@@ -10,7 +10,7 @@ import torch
 from trainability._references import is_reference, load, naming_the_place
 from trainability.data import load as load_by_name
 from trainability.data.dataset import Dataset, Split
-from trainability.data.own import own_data
+from trainability.data.own import data_of, own_data
 from trainability.errors import ConfigError
 from trainability.experiments.recipe import Recipe
 from trainability.introspect.outputs import in_dtype
@@ -95,9 +95,7 @@ def _data(recipe: Recipe, resolve: Resolve) -> Dataset:
     given = recipe.data
     if given.own:
         with naming_the_place(given.name):
-            found = resolve(given.name)
-            makes = callable(found) and not hasattr(found, "__getitem__") and not hasattr(found, "__iter__")
-            return own_data(found(**given.options) if makes else found, given.name)
+            return own_data(data_of(resolve(given.name), given.options), given.name)
     return load_by_name(
         given.name,
         given.dir,

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainability._references import load, naming_the_place
 from trainability.data.dataset import Split
-from trainability.data.streamed import Samples
+from trainability.data.streamed import DatasetPart
 from trainability.errors import ArgumentError, ConfigError, DataError, FolderError, UnsupportedModelError
 from trainability.experiments.build import (
     architecture_key,
@@ -176,7 +176,7 @@ class _Experiment:
         if len(recipe.seeds) == 1 or not references(recipe):
             return True
         train = self.program.data.train
-        if isinstance(train, Samples) and not train.plain:
+        if isinstance(train, DatasetPart) and not train.plain:
             self._notes.append(f"{recipe.remedies.name}: the networks run one after another, as the loader collates.")
             return False
         try:

@@ -1,5 +1,6 @@
 """The samples that each member of a stack sees at each step, in order and augmented."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -9,8 +10,9 @@ from torch import Tensor
 from trainability.data.augment import Augment
 from trainability.data.dataset import Dataset, Split
 from trainability.data.seeding import Generators, stream
-from trainability.data.streamed import Fed, Samples
+from trainability.data.streamed import DatasetPart, LoaderPart
 from trainability.errors import ArgumentError
+from trainability.introspect.hooks import tensors_in
 from trainability.introspect.outputs import map_tensors
 
 
@@ -28,7 +30,7 @@ class Batches(Protocol):
     resident: bool
 
     @property
-    def generators(self) -> list[torch.Generator]:
+    def generators(self) -> Sequence[torch.Generator]:
         """Those from which the batches draw on the device."""
 
     def set(self, step: int) -> None:
@@ -69,21 +71,21 @@ def batches_of(
     batch_size = data.batch_size or batch_size
     if isinstance(data.train, Split):
         return ResidentBatches(data, data.train, seeds, batch_size, augmentation, rank=rank, world=world)
-    if isinstance(data.train, Samples):
-        return SampledBatches(data, data.train, seeds, batch_size, rank=rank, world=world)
+    if isinstance(data.train, DatasetPart):
+        return DatasetBatches(data, data.train, seeds, batch_size, rank=rank, world=world)
     if world > 1:
         raise ArgumentError(
             "a loader's own batches cannot be shared by several processes; give the dataset in place of the loader, or "
             "take engine.devices: 1",
             code="needs-one-process",
         )
-    assert isinstance(data.train, Fed)
-    return FedBatches(data.train, seeds)
+    assert isinstance(data.train, LoaderPart)
+    return LoaderBatches(data.train, seeds)
 
 
 def steps_per_epoch(data: Dataset, batch_size: int) -> int:
     """The number of batches in a pass over the training set."""
-    if isinstance(data.train, Fed):
+    if isinstance(data.train, LoaderPart):
         return data.train.per_pass
     return max(1, len(data.train) // (data.batch_size or batch_size))
 
@@ -180,34 +182,50 @@ class ResidentBatches(_Ordered):
         return super()._orders(epoch).to(self._device)
 
 
-class SampledBatches(_Ordered):
-    """Batches of a map-style dataset, read ahead of the step that needs them."""
+class _ReadAhead(ABC):
+    """Batches from an iterator over the steps that follow one another, read ahead of the step that needs them."""
 
     resident = False
+    generators: tuple[torch.Generator, ...] = ()  # what samples draw does not come from the device
 
-    def __init__(
-        self, data: Dataset, train: Samples, seeds: Sequence[int], batch_size: int, *, rank: int = 0, world: int = 1
-    ) -> None:
-        super().__init__(len(train), seeds, batch_size, rank, world)
-        self._data, self._train = data, train
-        self._ahead = _Ahead(self._from)
-
-    @property
-    def generators(self) -> list[torch.Generator]:
-        """None: what samples draw depends on seeds of their own."""
-        return []
+    def __init__(self) -> None:
+        self._step: int | None = None
+        self._coming: Iterator[Split] = iter(())
+        self._batch: Split
 
     def set(self, step: int) -> None:
-        """Have the batch of a step read."""
-        self._ahead.go_to(step)
+        """Read the batch of a step, unless it is there."""
+        if step == self._step:
+            return
+        if self._step is None or step != self._step + 1:
+            self._coming = self._from(step)
+        self._batch = next(self._coming)
+        self._step = step
+
+    def close(self) -> None:
+        """Forget what was read ahead, and end the processes that read."""
+        if isinstance(self._coming, Generator):
+            self._coming.close()
+        self._coming, self._step = iter(()), None
+
+    @abstractmethod
+    def _from(self, step: int) -> Iterator[Split]:
+        """Yield the batches of this step and of those after it."""
+
+
+class DatasetBatches(_ReadAhead, _Ordered):
+    """Batches of a map-style dataset."""
+
+    def __init__(
+        self, data: Dataset, train: DatasetPart, seeds: Sequence[int], batch_size: int, *, rank: int = 0, world: int = 1
+    ) -> None:
+        _ReadAhead.__init__(self)
+        _Ordered.__init__(self, len(train), seeds, batch_size, rank, world)
+        self._data, self._train = data, train
 
     def current(self) -> tuple[Any, Any]:
         """Inputs and targets of that step."""
-        return self._data.prepared(self._ahead.batch)
-
-    def close(self) -> None:
-        """Let the workers go."""
-        self._ahead.close()
+        return self._data.prepared(self._batch)
 
     def _from(self, step: int) -> Iterator[Split]:
         return self._train.batches(self._plan(step), members=len(self.seeds))
@@ -224,37 +242,22 @@ class SampledBatches(_Ordered):
             step += 1
 
 
-class FedBatches:
+class LoaderBatches(_ReadAhead):
     """Batches of somebody's own loader, the same for all members."""
 
-    resident = False
-
-    def __init__(self, train: Fed, seeds: Sequence[int]) -> None:
+    def __init__(self, train: LoaderPart, seeds: Sequence[int]) -> None:
         self.seeds, self._train = list(seeds), train
+        super().__init__()
         self.per_epoch = train.per_pass
-        self._ahead = _Ahead(self._from)
-
-    @property
-    def generators(self) -> list[torch.Generator]:
-        """None: what a loader draws depends on the number of the pass."""
-        return []
-
-    def set(self, step: int) -> None:
-        """Have the batch of a step read."""
-        self._ahead.go_to(step)
 
     def current(self) -> tuple[Any, Any]:
         """Inputs and targets of that step."""
-        batch = self._ahead.batch
+        batch = self._batch
         inputs, targets = (
             map_tensors(lambda t: t.expand(len(self.seeds), *t.shape).clone(), nest)
             for nest in (batch.inputs, batch.targets)
         )
         return inputs, targets
-
-    def close(self) -> None:
-        """Let the workers go."""
-        self._ahead.close()
 
     def _from(self, step: int) -> Iterator[Split]:
         epoch, skipped = divmod(step, self.per_epoch)
@@ -265,32 +268,5 @@ class FedBatches:
             epoch, skipped = epoch + 1, 0
 
 
-class _Ahead:
-    """The batch of a step, from an iterator over the steps that follow one another."""
-
-    def __init__(self, begin: Any) -> None:
-        self._begin = begin
-        self._step: int | None = None
-        self._coming: Iterator[Split] = iter(())
-        self.batch: Split
-
-    def go_to(self, step: int) -> None:
-        """Read the batch of a step, unless it is there: that of the step before is followed by it."""
-        if step == self._step:
-            return
-        if self._step is None or step != self._step + 1:
-            self._coming = self._begin(step)
-        self.batch = next(self._coming)
-        self._step = step
-
-    def close(self) -> None:
-        """Forget what was read ahead, and end the processes that read."""
-        if isinstance(self._coming, Generator):
-            self._coming.close()
-        self._coming, self._step = iter(()), None
-
-
 def _device_of(part: Split) -> torch.device:
-    from trainability.introspect.hooks import tensors_in
-
     return next(tensors_in(part.targets)).device
